@@ -1,0 +1,66 @@
+"""Files appear whole or not at all."""
+
+import os
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path"]
+
+
+@contextmanager
+def atomic_path(path, *, overwrite=False):
+    """Give a temporary path to write to, and move it to ``path`` once that has worked.
+
+    The temporary file lies in the same folder, so that the move is one step of the file
+    system: a reader sees the old file or the new one, never half of one. After an error
+    nothing is left behind and what stood at ``path`` is untouched.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where the file is to appear. Its folder has to exist.
+    overwrite : bool, optional
+        Replace a file that is there already. By default that is refused.
+
+    Yields
+    ------
+    pathlib.Path
+        The temporary path, with the suffix of ``path``.
+
+    Raises
+    ------
+    FileExistsError
+        If ``path`` exists and ``overwrite`` is false.
+    FileNotFoundError
+        If the folder of ``path`` does not exist.
+    IsADirectoryError
+        If ``path`` is a folder.
+    PermissionError
+        If the folder cannot be written to.
+    """
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {str(path)!r}: the folder {str(folder)!r} does not exist; make it first"
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{str(path)!r} exists; choose another name, or overwrite it with overwrite=True "
+            "(--overwrite on the command line)"
+        )
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"cannot write {str(path)!r}: the folder {str(folder)!r} is read-only; "
+            "choose one that can be written to"
+        )
+    suffix = "".join(path.suffixes[-2:])
+    temporary = folder / f".{uuid.uuid4().hex}{suffix}"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
