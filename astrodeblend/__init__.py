@@ -1,0 +1,28 @@
+"""Take overlapping galaxies apart with branched neural networks.
+
+The public names below load on first use, so that ``import astrodeblend`` stays quick and
+pulls in neither torch nor astropy.
+"""
+
+import importlib
+
+# Public name -> the module that defines it.
+_HOME = {
+    "Deblended": "results",
+    "Deblender": "deblender",
+    "__version__": "_version",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # found at once the next time
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME})
