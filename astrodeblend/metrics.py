@@ -1,0 +1,440 @@
+"""How well a component matches the truth: image quality, flux, position and shape.
+
+Every function takes arrays of shape (..., bands, y, x), any number of leading axes, and
+returns one number per image, shape (...). NaN among the pixels that count makes it NaN.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+__all__ = [
+    "Moments",
+    "bootstrap_error",
+    "centroid_error",
+    "ellipticity_error",
+    "flux_error",
+    "isophote",
+    "moments",
+    "psnr",
+    "ssim",
+    "ssim_reiman2019",
+    "table_statistics",
+]
+
+_WINDOW = 7  # pixels on a side of the window of SSIM
+_CHUNK = 2**19  # pixels in work at once, so that the arrays of SSIM stay in the cache
+
+
+def psnr(image, truth, *, data_range=1.0):
+    r"""Peak signal-to-noise ratio in decibels.
+
+    :math:`10 \log_{10}(R^2 / \mathrm{MSE})` with R the data range and the mean of the
+    squared error taken over bands and pixels; infinite where the images are equal. Reiman &
+    Goehre (2019, MNRAS 485, 2617) use R = 1, images in [0, 1].
+
+    Parameters
+    ----------
+    image, truth : array_like
+        Shape (..., bands, y, x).
+    data_range : float, optional
+        Largest minus smallest value an image can have.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...).
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or there are fewer than three axes.
+    """
+    image, truth = _pair(image, truth)
+    error = np.square(image - truth).mean(axis=(-3, -2, -1), dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(data_range**2 / error)
+
+
+def ssim(image, truth, *, data_range=1.0):
+    r"""Structural similarity on the strict scale: images in [0, 1], data range 1.
+
+    The mean over pixels and bands of Wang et al. (2004, IEEE Trans. Image Process. 13, 600),
+    equation 13, with means, sample variances and covariance in a uniform window of 7x7 pixels,
+    :math:`K_1 = 0.01`, :math:`K_2 = 0.03`, and without the outer 3 pixels, whose window
+    sticks out of the image. The same number as `skimage.metrics.structural_similarity` with
+    its other settings as they come, for a whole batch at once.
+
+    Parameters
+    ----------
+    image, truth : array_like
+        Shape (..., bands, y, x), y and x at least 7.
+    data_range : float, optional
+        Largest minus smallest value an image can have.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...).
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there are fewer than three axes, or an image is smaller than
+        the window.
+
+    See Also
+    --------
+    ssim_reiman2019 : the number to compare with the paper.
+    """
+    image, truth = _pair(image, truth)
+    height, width = image.shape[-2:]
+    if min(height, width) < _WINDOW:
+        raise ValueError(
+            f"image is {height}x{width} pixels and the window of SSIM {_WINDOW}x{_WINDOW}; "
+            f"give images of at least {_WINDOW}x{_WINDOW}"
+        )
+    planes = image.reshape(-1, height, width), truth.reshape(-1, height, width)
+    scores = np.empty(len(planes[0]))
+    step = max(1, _CHUNK // (height * width))
+    for start in range(0, len(scores), step):
+        part = slice(start, start + step)
+        scores[part] = _ssim_planes(*(p[part].astype(np.float64) for p in planes), data_range)
+    return scores.reshape(image.shape[:-2]).mean(axis=-1)
+
+
+def ssim_reiman2019(image, truth):
+    """Structural similarity on the lenient scale of the paper: images in [0, 1], data range 2.
+
+    Reiman & Goehre (2019, MNRAS 485, 2617) scored images in [0, 1] with scikit-image as it
+    was in 2018, which took 2 for the data range of any image of floats. The same outputs
+    score higher than on the strict scale of `ssim`; only this number compares with theirs.
+
+    Parameters
+    ----------
+    image, truth : array_like
+        Shape (..., bands, y, x), y and x at least 7.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...).
+
+    Raises
+    ------
+    ValueError
+        As `ssim`.
+    """
+    return ssim(image, truth, data_range=2.0)
+
+
+def isophote(truth, *, fraction=0.1):
+    """Footprint of the galaxy in a true image: its light down to a fraction of its peak.
+
+    The pixels where the sum over bands exceeds ``fraction`` times its maximum and which are
+    connected (sides or corners) with the brightest pixel. This is the isophotal footprint of
+    SExtractor (Bertin & Arnouts 1996, A&AS 117, 393) with a threshold relative to the peak,
+    so that it means the same in pictures and in flux. The sky has to be near zero.
+
+    Parameters
+    ----------
+    truth : array_like
+        Shape (..., bands, y, x).
+    fraction : float, optional
+        Threshold as a fraction of the peak, between 0 and 1. At 0.1 the sky of Galaxy Zoo
+        pictures stays out.
+
+    Returns
+    -------
+    numpy.ndarray of bool
+        Shape (..., y, x); empty where the image has no positive light.
+
+    Raises
+    ------
+    ValueError
+        If ``fraction`` is not between 0 and 1 or there are fewer than three axes.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction} is not between 0 and 1; 0.1 is usual")
+    light = _images(truth, "truth").sum(axis=-3)
+    planes = light.reshape(-1, *light.shape[-2:])
+    footprints = np.zeros(planes.shape, dtype=bool)
+    for plane, footprint in zip(planes, footprints, strict=True):
+        peak = np.unravel_index(plane.argmax(), plane.shape)
+        if plane[peak] > 0:
+            label, _ = ndimage.label(plane > fraction * plane[peak], structure=np.ones((3, 3)))
+            footprint[:] = label == label[peak]
+    return footprints.reshape(light.shape)
+
+
+class Moments(NamedTuple):
+    """Moments of the light in a footprint, one of each per image; see `moments`."""
+
+    flux: np.ndarray
+    """Sum of the light over bands and footprint."""
+    centroid: np.ndarray
+    """Centre of the light in pixels, shape (..., 2), x then y, 0 at the first pixel's centre."""
+    distortion: np.ndarray
+    """Complex ellipticity, shape (...)."""
+
+
+def moments(image, footprint):
+    r"""Flux, centroid and distortion of the light in a footprint.
+
+    With I the sum over bands, F the flux and sums over the footprint:
+
+    .. math::
+
+        F = \sum I, \quad \bar x = \sum x I / F, \quad
+        Q_{xy} = \sum (x - \bar x)(y - \bar y) I / F, \quad
+        \chi = \frac{Q_{xx} - Q_{yy} + 2 i Q_{xy}}{Q_{xx} + Q_{yy}} .
+
+    The moments are plain: every pixel of the footprint has the same weight. For elliptical
+    isophotes of axis ratio q, :math:`|\chi| = (1 - q^2) / (1 + q^2)` and half the argument
+    of :math:`\chi` is the angle from the x towards the y axis. This is the "distortion" of
+    Bernstein & Jarvis (2002, AJ 123, 583) and the :math:`\chi` of Seitz & Schneider (1995,
+    A&A 297, 287); the centroid is that of `photutils.centroids.centroid_com`.
+
+    Parameters
+    ----------
+    image : array_like
+        Shape (..., bands, y, x).
+    footprint : array_like of bool
+        Shape (..., y, x), or one that broadcasts to it.
+
+    Returns
+    -------
+    Moments
+        NaN for centroid and distortion where the flux is not positive, and for the
+        distortion where the size :math:`Q_{xx} + Q_{yy}` is not.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three axes or the footprint does not fit the image.
+    """
+    light = _images(image, "image").sum(axis=-3, dtype=np.float64)
+    footprint = np.asarray(footprint, dtype=bool)
+    try:
+        footprint = np.broadcast_to(footprint, light.shape)
+    except ValueError:
+        raise ValueError(
+            f"footprint has shape {footprint.shape}; give one that broadcasts to {light.shape}, "
+            "the image without its bands"
+        ) from None
+    light = np.where(footprint, light, 0)
+    flux = light.sum(axis=(-2, -1))
+    y, x = (np.arange(n, dtype=float) for n in light.shape[-2:])
+    total = np.where(flux > 0, flux, np.nan)
+    along_x, along_y = light.sum(axis=-2), light.sum(axis=-1)
+    # A matrix product each, so that no array as large as the image is made.
+    x_mean, y_mean = along_x @ x / total, along_y @ y / total
+    q_xx = along_x @ x**2 / total - x_mean**2
+    q_yy = along_y @ y**2 / total - y_mean**2
+    q_xy = (light @ x) @ y / total - x_mean * y_mean
+    size = q_xx + q_yy
+    # A single pixel has no size but for rounding.
+    size = np.where(size > 1e-9, size, np.nan)
+    return Moments(flux, np.stack([x_mean, y_mean], axis=-1), (q_xx - q_yy + 2j * q_xy) / size)
+
+
+def flux_error(image, truth, *, footprint=None):
+    """Relative error of the flux in the galaxy's footprint, with its sign.
+
+    (flux of the image - flux of the truth) / flux of the truth, both the sum over the bands
+    in the same footprint: what photometry with the true segment would get wrong. For one
+    band, pass that band alone.
+
+    Parameters
+    ----------
+    image, truth : array_like
+        Shape (..., bands, y, x).
+    footprint : array_like of bool, optional
+        Shape (..., y, x), by default `isophote` of the truth.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...); NaN where the true flux is not positive.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or there are fewer than three axes.
+    """
+    found, true = _both_moments(image, truth, footprint)
+    return (found.flux - true.flux) / np.where(true.flux > 0, true.flux, np.nan)
+
+
+def centroid_error(image, truth, *, footprint=None):
+    """Distance in pixels between the centroids of image and truth in the galaxy's footprint.
+
+    The centroids are those of `moments`. Footprint and weight stay where the truth has them,
+    so light that has moved out of the footprint is missed, not followed.
+
+    Parameters
+    ----------
+    image, truth : array_like
+        Shape (..., bands, y, x).
+    footprint : array_like of bool, optional
+        Shape (..., y, x), by default `isophote` of the truth.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...); NaN where either flux is not positive.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or there are fewer than three axes.
+    """
+    found, true = _both_moments(image, truth, footprint)
+    return np.hypot(*np.moveaxis(found.centroid - true.centroid, -1, 0))
+
+
+def ellipticity_error(image, truth, *, footprint=None):
+    r"""Modulus of the difference of the distortions of image and truth.
+
+    :math:`|\chi_\mathrm{image} - \chi_\mathrm{truth}|` with the complex distortion of
+    `moments` (Bernstein & Jarvis 2002, AJ 123, 583) in the same footprint: 0 is right, and
+    an error in axis ratio or angle both count.
+
+    Parameters
+    ----------
+    image, truth : array_like
+        Shape (..., bands, y, x).
+    footprint : array_like of bool, optional
+        Shape (..., y, x), by default `isophote` of the truth.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...); NaN where either has no positive flux or no size.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or there are fewer than three axes.
+    """
+    found, true = _both_moments(image, truth, footprint)
+    return np.abs(found.distortion - true.distortion)
+
+
+def table_statistics(values):
+    """Mean, median, max, min and variance, the columns of the paper's table 1.
+
+    Parameters
+    ----------
+    values : array_like
+        A score per image, any shape; all of them count alike.
+
+    Returns
+    -------
+    dict of float
+        With the keys ``mean``, ``median``, ``max``, ``min`` and ``variance``; the variance
+        is that of the values themselves (divided by n).
+
+    Raises
+    ------
+    ValueError
+        If there are no values.
+    """
+    values = _values(values)
+    with np.errstate(invalid="ignore"):  # an infinite PSNR has no variance: NaN
+        variance = values.var()
+    return {
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "max": float(values.max()),
+        "min": float(values.min()),
+        "variance": float(variance),
+    }
+
+
+def bootstrap_error(values, statistic=np.mean, *, resamples=1000, rng=None):
+    """Estimate the standard error of a statistic by the bootstrap (Efron 1979).
+
+    Draws along the first axis with replacement (Efron 1979, Ann. Statist. 7, 1): give one
+    row per blend, so that the components of a blend, whose errors go together, stay together.
+
+    Parameters
+    ----------
+    values : array_like
+        Scores, shape (blends, ...).
+    statistic : callable, optional
+        From an array to a number, by default the mean.
+    resamples : int, optional
+        How many times to draw.
+    rng : int or numpy.random.Generator, optional
+        Where the randomness comes from.
+
+    Returns
+    -------
+    float
+        The standard deviation of the statistic over the resamples.
+
+    Raises
+    ------
+    ValueError
+        If there are no values or fewer than two resamples.
+    """
+    values = _values(values)
+    if resamples < 2:
+        raise ValueError(f"resamples={resamples} gives no spread; 1000 is usual")
+    rng = np.random.default_rng(rng)
+    drawn = [
+        statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)
+    ]
+    return float(np.std(drawn, ddof=1))
+
+
+def _values(values):
+    values = np.atleast_1d(np.asarray(values, dtype=float))
+    if values.size == 0:
+        raise ValueError("values is empty; give at least one score")
+    return values
+
+
+def _images(image, name):
+    image = np.asarray(image)
+    if image.ndim < 3:
+        raise ValueError(f"{name} has shape {image.shape}; give (..., bands, y, x)")
+    return image.astype(np.result_type(image.dtype, np.float32), copy=False)
+
+
+def _pair(image, truth):
+    image, truth = _images(image, "image"), _images(truth, "truth")
+    if image.shape != truth.shape:
+        raise ValueError(
+            f"image has shape {image.shape} and truth {truth.shape}; give both the same shape"
+        )
+    return image, truth
+
+
+def _both_moments(image, truth, footprint):
+    image, truth = _pair(image, truth)
+    footprint = isophote(truth) if footprint is None else footprint
+    return moments(image, footprint), moments(truth, footprint)
+
+
+def _window_mean(planes):
+    # Only where the whole window lies in the image. Twice in one dimension beats
+    # scipy's `uniform_filter` over the stack.
+    planes = ndimage.uniform_filter1d(planes, _WINDOW, axis=-1)
+    edge = _WINDOW // 2
+    planes = ndimage.uniform_filter1d(planes[..., edge:-edge], _WINDOW, axis=-2)
+    return planes[..., edge:-edge, :]
+
+
+def _ssim_planes(a, b, data_range):
+    """SSIM of each plane, (n, y, x) -> (n,), as Wang et al. (2004) define it."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    sample = _WINDOW**2 / (_WINDOW**2 - 1)  # from the variance to the sample variance
+    mean_a, mean_b = _window_mean(a), _window_mean(b)
+    product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
+    covariance = sample * (_window_mean(a * b) - product)
+    variances = sample * (_window_mean(a**2 + b**2) - squares)
+    score = (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+    return score.mean(axis=(-2, -1))
