@@ -1,0 +1,107 @@
+"""How Sphinx builds the documentation: `tox -e build_docs`."""
+
+import datetime
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+
+import click
+from astrodeblend.cli import main
+from sphinx_astropy.conf.v3 import *  # noqa: F403
+from sphinx_astropy.conf.v3 import exclude_patterns, intersphinx_mapping
+
+import astrodeblend
+
+HERE = Path(__file__).parent
+
+project = "astrodeblend"
+author = "astrodeblend developers"
+project_copyright = f"{datetime.date.today().year}, {author}"
+release = metadata.version(project)
+version = release.partition(".dev")[0]
+
+html_title = f"{project} {release}"
+html_static_path = ["_static"]
+exclude_patterns += ["generated/*.txt"]
+toc_object_entries = False
+
+del intersphinx_mapping["h5py"], intersphinx_mapping["astropy.org"]
+intersphinx_mapping.update(
+    {
+        "photutils": ("https://photutils.readthedocs.io/en/stable/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+)
+
+# A reference that leads nowhere is an error. Other projects' names are let pass, because the
+# build has to work without the internet; with it they become links.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(astropy|click|matplotlib|numpy|pathlib|photutils|safetensors|torch)\..*"),
+    (r"py:.*", r"(bool|dict|float|int|list|object|str|tuple|type|None|[A-Z][a-z]+Error)"),
+]
+
+# Docstrings of everything in the reference are checked against numpydoc's standard.
+numpydoc_validation_checks = {
+    "all",
+    "ES01",  # an extended summary is not always needed,
+    "EX01",  # nor an example,
+    "SA01",  # nor "See Also"
+    "RT02",  # a returned value may have a name
+    "SS06",
+}
+numpydoc_validation_exclude = {r"\.__init__$", r"\.count$", r"\.index$"}
+
+
+def write_model_cards(app):
+    """Turn the cards of the shipped models into text that docs/models.rst includes."""
+    cards = sorted((Path(astrodeblend.__file__).parent / "models").glob("*.json"))
+    text = "\n".join(model_section(json.loads(card.read_text("utf-8"))) for card in cards)
+    generated("models.txt", text)
+
+
+def model_section(card):
+    """Return a section of reStructuredText that shows every field of a card."""
+    lines = [card["name"], "=" * len(card["name"]), "", card["description"], ""]
+    for field, value in card.items():
+        if field not in ("name", "description") and value not in (None, {}, [], ""):
+            lines += [f":{field.replace('_', ' ')}: {in_words(value)}"]
+    return "\n".join([*lines, ""])
+
+
+def in_words(value):
+    """Return a value of a card as a line of reStructuredText."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key.replace('_', ' ')} {in_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(in_words(item) for item in value)
+    text = str(value)
+    return text if re.match(r"https?://", text) else text.replace("*", r"\*").replace("_", r"\_")
+
+
+def write_command_help(app):
+    """Write what each command's ``--help`` prints, for docs/command_line.rst."""
+    top = click.Context(main, info_name="astrodeblend", terminal_width=80)
+    contexts = [top] + [
+        click.Context(command, info_name=name, parent=top)
+        for name, command in main.commands.items()
+    ]
+    lines = []
+    for context in contexts:
+        lines += [context.command_path, "=" * len(context.command_path), "", "::", ""]
+        lines += [f"    {line}".rstrip() for line in context.get_help().splitlines()]
+        lines += [""]
+    generated("command_line.txt", "\n".join(lines))
+
+
+def generated(name, text):
+    path = HERE / "generated" / name
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text("utf-8") != text:  # an unchanged page is not rebuilt
+        path.write_text(text, "utf-8")
+
+
+def setup(app):
+    app.connect("builder-inited", write_model_cards)
+    app.connect("builder-inited", write_command_help)
