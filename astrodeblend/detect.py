@@ -1,0 +1,309 @@
+"""Where the galaxies are, how large they are, and which of them overlap (photutils).
+
+Everything here takes an image as `astrodeblend.images.read_image` gives it: an
+`~astropy.nddata.NDData` with float data of shape (bands, y, x).
+"""
+
+import warnings
+
+import numpy as np
+from astropy import units as u
+from astropy.stats import mad_std
+from photutils.background import Background2D, MADStdBackgroundRMS, MedianBackground
+from photutils.geometry import circular_overlap_grid
+from photutils.segmentation import (
+    SegmentationImage,
+    SourceCatalog,
+    deblend_sources,
+    detect_sources,
+    make_2dgaussian_kernel,
+)
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy.ndimage import binary_dilation, convolve, gaussian_filter
+
+__all__ = [
+    "estimate_background",
+    "find_sources",
+    "petrosian_radius",
+]
+
+SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
+CATALOGUE = [
+    "label",
+    "x_centroid",
+    "y_centroid",
+    "bbox_xmin",
+    "bbox_xmax",
+    "bbox_ymin",
+    "bbox_ymax",
+    "segment_area",
+    "semimajor_axis",
+    "semiminor_axis",
+    "orientation",
+    "ellipticity",
+    "kron_radius",
+]
+
+
+def estimate_background(image):
+    """Estimate the sky's level and its noise in each band.
+
+    Sources are masked step by step, so that a stamp full of one galaxy gets a sane level too.
+    From 512 pixels a side on, both are maps (`photutils.background.Background2D`).
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x), any unit, 8-bit pictures included.
+
+    Returns
+    -------
+    level, noise : `~numpy.ndarray`
+        Both of shape (bands, 1, 1) for a small image, (bands, y, x) for a large one, in the
+        image's unit. ``noise`` is the standard deviation of a pixel from the median absolute
+        deviation; it is positive even where the sky has no scatter (clipped at zero, or
+        noise-free).
+
+    Raises
+    ------
+    ValueError
+        If a band has no valid pixel.
+    """
+    data, hidden = data_and_mask(image)
+    if hidden.all(axis=(1, 2)).any():
+        raise ValueError("image has a band without a single valid pixel; leave that band out")
+    side = min(data.shape[1:])
+    estimates = []
+    for band, out in zip(data, hidden, strict=True):
+        level, noise, sources = _sky(band, out)
+        covered = sources | out
+        if side >= SMALLEST_FOR_A_MAP:
+            background = Background2D(
+                band,
+                int(np.clip(side // 16, 64, 256)),
+                mask=covered,
+                filter_size=3,
+                # a box under a large galaxy has no sky left: it is filled from its neighbours
+                exclude_percentile=90,
+                bkg_estimator=MedianBackground(),
+                bkg_rms_estimator=MADStdBackgroundRMS(),
+            )
+            level, noise = background.background, background.background_rms
+        estimates.append((np.atleast_2d(level), np.atleast_2d(noise)))
+    level, noise = (np.stack(maps) for maps in zip(*estimates, strict=True))
+    return level, np.maximum(noise, _noise_floor(image, data, hidden))
+
+
+def data_and_mask(image):
+    """Return the data as float64 with zeros where masked, and the mask (both bands, y, x)."""
+    data = np.array(image.data, dtype=float)
+    if data.ndim != 3:
+        raise ValueError(f"image has shape {data.shape}; it has to be (bands, y, x)")
+    hidden = ~np.isfinite(data)
+    if image.mask is not None:
+        hidden |= image.mask
+    data[hidden] = 0
+    return data, hidden
+
+
+def _sky(band, hidden):
+    """Level, noise and mask of the sources of one band (y, x), as single numbers."""
+    values = band[~hidden]
+    level, noise = np.median(values), mad_std(values)
+    sources = np.zeros(band.shape, dtype=bool)
+    smoothing = 1.5  # sigma of the smoothing in pixels
+    for _ in range(10):
+        smooth = gaussian_filter(np.where(hidden, level, band), smoothing)
+        threshold = level + 2 * noise / (np.sqrt(4 * np.pi) * smoothing)
+        found = binary_dilation(smooth > threshold, iterations=4)
+        sky = band[~(found | hidden)]
+        if sky.size < 0.02 * values.size:
+            break
+        previous, level, noise, sources = level, np.median(sky), mad_std(sky), found
+        if abs(level - previous) < 0.01 * noise:
+            break
+    return level, noise, sources
+
+
+def _noise_floor(image, data, hidden):
+    """Smallest noise to believe in, (bands, 1, 1): a step of a picture, or nearly nothing."""
+    if is_picture(image):
+        return np.full((len(data), 1, 1), 1 / np.sqrt(12))
+    spread = [np.ptp(band[~out]) for band, out in zip(data, hidden, strict=True)]
+    spread = np.array(spread)[:, None, None]
+    return np.where(spread > 0, 1e-5 * spread, 1.0)
+
+
+def is_picture(image):
+    return image.meta.get("astrodeblend", {}).get("full_scale") is not None
+
+
+def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing=3.0):
+    """Detect and measure the sources of an image.
+
+    Sources are found on the sum of the bands weighted by their noise, smoothed, and separated
+    where they touch (`photutils.segmentation.deblend_sources`).
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+    threshold : float, optional
+        Detection threshold, in standard deviations of the smoothed sum's noise.
+    n_pixels : int, optional
+        Smallest number of connected pixels of a source.
+    contrast : float, optional
+        Smallest part of the light of a group that a peak needs to be a source of its own.
+    smoothing : float, optional
+        Full width at half maximum of the smoothing kernel in pixels.
+
+    Returns
+    -------
+    sources : `~astropy.table.QTable`
+        One row per source, with the names and meanings of
+        `photutils.segmentation.SourceCatalog`: ``label``, ``x_centroid``, ``y_centroid``,
+        ``sky_centroid`` (if the image has a WCS), ``semimajor_axis``, ``orientation`` and so
+        on; ``max_value``, ``segment_flux`` and ``kron_flux`` have shape (rows, bands) and the
+        image's unit. Besides: ``parent`` (the same number for sources whose light touches),
+        ``signal_to_noise``, ``petrosian_radius``, and ``petrosian_found`` (false where that
+        radius is a guess from the source's other sizes). Without sources the table has all
+        its columns and no rows.
+    segmentation : `~numpy.ndarray` of int, shape (y, x)
+        The label of the source that each pixel belongs to, 0 for the sky.
+    """
+    level, noise = estimate_background(image)
+    data, hidden = data_and_mask(image)
+    data = np.where(hidden, 0, data - level)
+    nowhere = hidden.all(axis=0)
+    detection = (data / noise).sum(axis=0) / np.sqrt(np.maximum((~hidden).sum(axis=0), 1))
+    kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
+    smooth = convolve(detection, kernel, mode="nearest")
+    # neighbouring pixels and bands share their noise: measure what the smoothing leaves of it
+    base, scatter, _ = _sky(smooth, nowhere)
+    scatter = max(scatter, 1e-5 * np.ptp(smooth))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoDetectionsWarning)
+        parents = detect_sources(smooth, base + threshold * scatter, n_pixels, mask=nowhere)
+    if parents is None:
+        # a made-up source is measured and dropped, so that the empty table has all columns
+        lone = np.zeros(detection.shape, dtype=np.int32)
+        lone[0, 0] = 1
+        lone = SegmentationImage(lone)
+        sources = _measure(image, data, hidden, np.ones_like(detection), lone, lone)
+        return sources[:0], np.zeros_like(lone.data)
+    segments = deblend_sources(smooth, parents, n_pixels, contrast=contrast, progress_bar=False)
+    return _measure(image, data, hidden, detection, segments, parents), segments.data
+
+
+def _measure(image, data, hidden, detection, segments, parents):
+    """Catalogue the segments: shapes on the summed bands, fluxes in every band."""
+    nowhere = hidden.all(axis=0)
+    catalog = SourceCatalog(detection, segments, mask=nowhere, wcs=image.wcs, progress_bar=False)
+    sources = catalog.to_table(columns=CATALOGUE)
+    if image.wcs is not None:
+        sources.add_column(catalog.sky_centroid, name="sky_centroid", index=3)
+    bands = [
+        SourceCatalog(band, segments, mask=out, detection_catalog=catalog, progress_bar=False)
+        for band, out in zip(data, hidden, strict=True)
+    ]
+    for name in ("max_value", "segment_flux", "kron_flux"):
+        values = np.stack([getattr(band, name) for band in bands], axis=-1)
+        sources[name] = values if image.unit is None else values << image.unit
+    area = sources["segment_area"].value
+    sources["signal_to_noise"] = catalog.segment_flux / np.sqrt(area)
+    # a segment lies in one parent as a whole, so any of its pixels tells
+    labels, first = np.unique(segments.data, return_index=True)
+    sources["parent"] = parents.data.flat[first[labels > 0]]
+
+    extent = np.hypot(
+        sources["bbox_xmax"] - sources["bbox_xmin"], sources["bbox_ymax"] - sources["bbox_ymin"]
+    )
+    radius = np.array(
+        [
+            _radius_among_neighbours(detection, segments.data, nowhere, *place)
+            for place in zip(
+                sources["label"],
+                sources["x_centroid"],
+                sources["y_centroid"],
+                1.5 * extent + 5,
+                strict=True,
+            )
+        ]
+    )
+    found = np.isfinite(radius)
+    axis = np.sqrt(sources["semimajor_axis"] * sources["semiminor_axis"]).value
+    # for an exponential disc the Petrosian radius is 1.8 times the first moment of its light
+    guess = np.fmax(1.8 * sources["kron_radius"].value * axis, np.sqrt(area / np.pi))
+    sources["petrosian_radius"] = np.where(found, radius, guess) << u.pix
+    sources["petrosian_found"] = found
+    return sources
+
+
+def _radius_among_neighbours(detection, segmentation, nowhere, label, x, y, largest):
+    """Petrosian radius of one segment, the pixels of all others masked."""
+    low = np.maximum(np.array([y, x]) - largest - 1, 0).astype(int)
+    high = (np.array([y, x]) + largest + 2).astype(int)
+    box = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+    others = (segmentation[box] != 0) & (segmentation[box] != label)
+    position = (x - low[1], y - low[0])
+    return petrosian_radius(detection[box], position, mask=others | nowhere[box], largest=largest)
+
+
+def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
+    """Measure the Petrosian radius of a galaxy.
+
+    It is the radius r at which the mean surface brightness in the annulus from 0.8 r to
+    1.25 r has fallen to ``eta`` times the mean within r (Petrosian 1976; the definition is
+    the SDSS's, Blanton et al. 2001, equation 2). Where parts of an annulus are masked, the
+    mean of the rest of it stands for them.
+
+    Parameters
+    ----------
+    data : `~numpy.ndarray`, shape (y, x)
+        The image, its background subtracted.
+    position : tuple of float
+        Centre (x, y) in pixels.
+    mask : `~numpy.ndarray` of bool, shape (y, x), optional
+        True where pixels are not to be used, such as those of a neighbour.
+    eta : float, optional
+        The Petrosian ratio.
+    largest : float, optional
+        Largest radius to look at in pixels; by default as far as the image goes.
+
+    Returns
+    -------
+    radius : float
+        In pixels; NaN if the ratio does not fall to ``eta``.
+    """
+    x, y = position
+    ny, nx = data.shape
+    if largest is None:
+        largest = np.hypot(max(x, nx - 1 - x), max(y, ny - 1 - y))
+    steps = 3  # rings to a factor of 1.25, so that 0.8 r and 1.25 r are edges of rings too
+    count = int(np.ceil(steps * np.log(max(largest, 2)) / np.log(1.25))) + 1
+    edges = np.concatenate([[0], 1.25 ** (np.arange(-steps, count) / steps)])
+    seen = np.isfinite(data) if mask is None else np.isfinite(data) & ~mask
+    light = np.where(seen, data, 0)
+    frame = (-0.5 - x, nx - 0.5 - x, -0.5 - y, ny - 0.5 - y, nx, ny)
+    discs = [circular_overlap_grid(*frame, radius, 1, 1) for radius in edges[1:]]
+    ring_light = np.diff([np.vdot(disc, light) for disc in discs], prepend=0)
+    ring_area = np.diff([np.vdot(disc, seen) for disc in discs], prepend=0)
+    known = ring_area > 1e-6 * np.pi * np.diff(edges**2)
+    if not known.any():
+        return np.nan
+    middle = (edges[1:] + edges[:-1]) / 2
+    brightness = np.interp(middle, middle[known], ring_light[known] / ring_area[known])
+    area = np.pi * edges**2
+    flux = np.concatenate([[0], np.cumsum(brightness * np.diff(area))])
+    r = slice(1 + steps, -steps)
+    inner, outer = slice(1, -2 * steps), slice(1 + 2 * steps, None)
+    annulus = (flux[outer] - flux[inner]) / (area[outer] - area[inner])
+    within = flux[r] / area[r]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(within > 0, annulus / within, np.inf)
+    below = np.flatnonzero(ratio < eta)
+    if below.size == 0 or below[0] == 0:
+        return np.nan
+    last = below[0]
+    part = (ratio[last - 1] - eta) / (ratio[last - 1] - ratio[last])
+    return float(edges[r][last - 1] * 1.25 ** (part / steps))

@@ -1,0 +1,401 @@
+"""Stamps centred on galaxies: cut, brought to the network's grid, and brought back.
+
+Everything here takes an image as `astrodeblend.images.read_image` gives it: an
+`~astropy.nddata.NDData` with float data of shape (bands, y, x).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.nddata import NDData
+from astropy.wcs import Sip
+from scipy.interpolate import make_interp_spline
+
+from astrodeblend.detect import data_and_mask, estimate_background, find_sources, is_picture
+
+__all__ = ["Stamp", "cut_stamp", "pixel_position", "source_radius", "stamp_width"]
+
+SMALLEST_STAMP = 16  # pixels; less holds no measurable galaxy
+
+
+def stamp_width(radius, *, petrosian_radii=5.8, shape=None):
+    """Width of the stamp for a galaxy, from its size by a model's rule.
+
+    Parameters
+    ----------
+    radius : float or `~astropy.units.Quantity`
+        Petrosian radius in pixels.
+    petrosian_radii : float, optional
+        Width of the stamp in Petrosian radii; part of a model's card.
+    shape : tuple of int, optional
+        The image's (y, x): the stamp is no wider than its longer side.
+
+    Returns
+    -------
+    width : float
+        In pixels of the image, at least 16.
+    """
+    width = petrosian_radii * float(u.Quantity(radius, u.pix).value)
+    if not np.isfinite(width) or width <= 0:
+        raise ValueError(f"radius is {radius}; a Petrosian radius is a positive number of pixels")
+    if shape is not None:
+        width = min(width, max(shape))
+    return max(width, float(SMALLEST_STAMP))
+
+
+def pixel_position(image, position=None):
+    """Turn a position into pixels, refusing what lies outside the image.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+    position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
+        One position: (x, y) in pixels, the first pixel's centre being (0, 0), or a place on
+        the sky. By default the middle of the image.
+
+    Returns
+    -------
+    x, y : float
+
+    Raises
+    ------
+    ValueError
+        If ``position`` is not inside the image, or on the sky while the image has no WCS.
+    TypeError
+        If ``position`` is neither two numbers nor a `~astropy.coordinates.SkyCoord`.
+    """
+    ny, nx = image.data.shape[-2:]
+    if position is None:
+        return (nx - 1) / 2, (ny - 1) / 2
+    shown = position
+    if isinstance(position, SkyCoord):
+        if image.wcs is None:
+            raise ValueError(
+                f"position is {position} on the sky, but the image has no WCS; "
+                "give it as pixels (x, y), or give an image with a WCS"
+            )
+        if position.size != 1:
+            raise ValueError(f"position holds {position.size} places; give one at a time")
+        position = image.wcs.world_to_pixel(position.reshape(()))
+        shown = f"{shown.to_string()} on the sky, at pixel {tuple(map(float, position))}"
+    try:
+        x, y = (float(value) for value in position)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"position is {shown!r}; it has to be two numbers (x, y) or a SkyCoord"
+        ) from error
+    if not (-0.5 <= x <= nx - 0.5 and -0.5 <= y <= ny - 0.5):
+        raise ValueError(
+            f"position is {shown}, outside the image; x has to be within 0 and {nx - 1}, "
+            f"y within 0 and {ny - 1}"
+        )
+    return x, y
+
+
+def source_radius(image, position=None):
+    """Petrosian radius of the galaxy at a position.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+    position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
+        As in `pixel_position`.
+
+    Returns
+    -------
+    radius : float
+        In pixels; of the source whose segment holds the position, or else of the one nearest
+        to it; NaN if the image has no sources.
+    """
+    x, y = pixel_position(image, position)
+    sources, segmentation = find_sources(image)
+    if len(sources) == 0:
+        return np.nan
+    label = segmentation[_pixel_at(x, y, segmentation.shape)]
+    distance = np.hypot(sources["x_centroid"] - x, sources["y_centroid"] - y)
+    row = np.flatnonzero(sources["label"] == label)[0] if label else np.argmin(distance)
+    return float(sources["petrosian_radius"][row].value)
+
+
+@dataclass(frozen=True, eq=False)
+class Stamp:
+    """A square part of an image on a grid of its own, with the way back.
+
+    Made by `cut_stamp`.
+
+    Attributes
+    ----------
+    image : `~astropy.nddata.NDData`
+        The stamp: data of shape (bands, pixels, pixels), unit, WCS, and a mask that is true
+        where any part of a pixel was masked or outside the image and so was filled with the
+        background's level.
+    position : tuple of float
+        Where the stamp's middle lies in the image, (x, y) in pixels.
+    width : float
+        Width in pixels of the image.
+    shape : tuple of int
+        The image's (y, x).
+    brightness : bool
+        True if values are surface brightnesses (pictures, or a unit such as MJy/sr), which
+        resampling keeps; false if they are fluxes per pixel, of which it keeps the sum.
+    """
+
+    image: NDData
+    position: tuple
+    width: float
+    shape: tuple
+    brightness: bool
+
+    @property
+    def pixels(self):
+        """Pixels along each side of the stamp."""
+        return self.image.data.shape[-1]
+
+    @property
+    def scale(self):
+        """Width of a pixel of the stamp in pixels of the image."""
+        return self.width / self.pixels
+
+    @property
+    def slices(self):
+        """The part of the image that the stamp touches, as slices (y, x)."""
+        return tuple(
+            slice(max(low, 0), min(high, side))
+            for (low, high), side in zip(self._reach()[::-1], self.shape, strict=True)
+        )
+
+    def _reach(self):
+        """First and past-the-last pixel touched, for x and y, also outside the image."""
+        return [_touched(centre, self.width) for centre in self.position]
+
+    def to_image(self, values, *, cutout=False):
+        """Resample an array from the stamp's grid to the image's own, flux kept.
+
+        Parameters
+        ----------
+        values : `~numpy.ndarray`, shape (..., pixels, pixels)
+            In the units of the stamp.
+        cutout : bool, optional
+            Return only the part of the image at `slices`.
+
+        Returns
+        -------
+        `~numpy.ndarray`, shape (..., y, x)
+            Zero outside the stamp. A pixel that the stamp covers in part has that part of
+            the light.
+        """
+        (x_low, x_high), (y_low, y_high) = self._reach()
+        if self._aligned():
+            result = np.array(values, dtype=float)
+        else:
+            own = [_edges(centre, self.width, self.pixels) for centre in self.position]
+            result = _rebin(values, own[0], np.arange(x_low, x_high + 1) - 0.5, axis=-1)
+            result = _rebin(result, own[1], np.arange(y_low, y_high + 1) - 0.5, axis=-2)
+            if self.brightness:
+                result *= self.scale**2
+        box = self.slices
+        inside = result[
+            ...,
+            box[0].start - y_low : box[0].stop - y_low,
+            box[1].start - x_low : box[1].stop - x_low,
+        ]
+        if cutout:
+            return inside
+        whole = np.zeros(inside.shape[:-2] + self.shape)
+        whole[(..., *box)] = inside
+        return whole
+
+    def fractions_to_image(self, fractions, *, cutout=False):
+        """Interpolate fractions of the light from the stamp's grid to the image's own.
+
+        Multiplied there with the image, they give components of full resolution, in the
+        image's own units, with its flux.
+
+        Parameters
+        ----------
+        fractions : `~numpy.ndarray`, shape (..., pixels, pixels)
+            Parts of the blend's light, 0 to 1.
+        cutout : bool, optional
+            Return only the part of the image at `slices`.
+
+        Returns
+        -------
+        `~numpy.ndarray`, shape (..., y, x)
+            Within 0 and 1; zero outside the stamp. Fractions that sum to 1 still do.
+        """
+        covered = self.to_image(np.ones((self.pixels, self.pixels)), cutout=cutout)
+        result = self.to_image(fractions, cutout=cutout)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.clip(np.where(covered > 1e-9, result / covered, 0), 0, 1)
+
+    def _aligned(self):
+        """Whether the stamp's pixels are pixels of the image."""
+        return all(_is_aligned(centre, self.width, self.pixels) for centre in self.position)
+
+
+def cut_stamp(image, position=None, *, width=None, pixels=80, petrosian_radii=5.8, background=None):
+    """Cut a stamp centred on a position and bring it to the network's grid.
+
+    The light is averaged over each pixel of the stamp: a cubic spline through the summed
+    light at the pixels' edges, so that no flux is lost or made, whatever the scale. A stamp
+    whose pixels are those of the image is a plain copy.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+    position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
+        As in `pixel_position`; it comes to lie in the stamp's middle.
+    width : float, optional
+        Width in pixels of the image. By default from the size of the galaxy at
+        ``position``, by `source_radius` and `stamp_width`.
+    pixels : int, optional
+        Pixels along each side of the stamp.
+    petrosian_radii : float, optional
+        Width of the stamp in Petrosian radii if ``width`` is not given.
+    background : float or `~numpy.ndarray`, shape (bands,), optional
+        What to fill masked pixels with, and those outside the image. By default the
+        background's level at ``position``.
+
+    Returns
+    -------
+    Stamp
+
+    Raises
+    ------
+    ValueError
+        If ``position`` is outside the image, or no source is found to take a width from.
+    """
+    x, y = pixel_position(image, position)
+    shape = image.data.shape[-2:]
+    if width is None:
+        radius = source_radius(image, (x, y))
+        if np.isnan(radius):
+            raise ValueError("width is not given and the image has no source to take it from")
+        width = stamp_width(radius, petrosian_radii=petrosian_radii, shape=shape)
+    width = float(width)
+    if not (np.isfinite(width) and width >= 1):
+        raise ValueError(f"width is {width}; it has to be at least one pixel")
+    data, hidden = data_and_mask(image)
+    if background is None:
+        level, _ = estimate_background(image)
+        background = np.broadcast_to(level, data.shape)[:, *_pixel_at(x, y, shape)]
+    background = np.broadcast_to(background, len(data))[:, None, None]
+
+    margin = 4  # pixels of support for the spline beyond the stamp
+    grid = [
+        np.arange(
+            *(end + side for end, side in zip(_touched(c, width), (-margin, margin), strict=True))
+        )
+        for c in (x, y)
+    ]
+    outside = [(axis < 0) | (axis >= n) for axis, n in zip(grid, shape[::-1], strict=True)]
+    box = np.ix_(*(np.clip(axis, 0, n - 1) for axis, n in zip(grid[::-1], shape, strict=True)))
+    filled = hidden[(slice(None), *box)] | outside[1][:, None] | outside[0]
+    part = np.where(filled, background, data[(slice(None), *box)])
+    if all(_is_aligned(centre, width, pixels) for centre in (x, y)):
+        inner = slice(margin, margin + pixels)
+        part, filled = part[:, inner, inner], filled[:, inner, inner]
+        brightness = _is_brightness(image)
+    else:
+        brightness = _is_brightness(image)
+        old = [np.append(axis, axis[-1] + 1) - 0.5 for axis in grid]
+        new = [_edges(centre, width, pixels) for centre in (x, y)]
+        part = _rebin(_rebin(part, old[0], new[0], axis=-1), old[1], new[1], axis=-2)
+        filled = filled.astype(float)
+        filled = _rebin(filled, old[0], new[0], axis=-1, degree=1)
+        filled = _rebin(filled, old[1], new[1], axis=-2, degree=1)
+        area = (width / pixels) ** 2
+        filled = filled > 1e-6 * area
+        if brightness:
+            part /= area
+    stamp = NDData(
+        part.astype(image.data.dtype),
+        mask=filled,
+        unit=image.unit,
+        wcs=None if image.wcs is None else _stamp_wcs(image.wcs, (x, y), width, pixels),
+        meta=dict(image.meta),
+    )
+    return Stamp(stamp, (x, y), width, tuple(shape), brightness)
+
+
+def _pixel_at(x, y, shape):
+    """Index (y, x) of the pixel that holds a position."""
+    return tuple(min(int(np.floor(p + 0.5)), n - 1) for p, n in zip((y, x), shape, strict=True))
+
+
+def _is_brightness(image):
+    """Whether pixel values are surface brightnesses, whose mean counts, not their sum."""
+    if is_picture(image):
+        return True
+    if image.unit is None:
+        return False
+    base = image.unit.decompose()
+    return dict(zip(base.bases, base.powers, strict=True)).get(u.rad) == -2
+
+
+def _touched(centre, width):
+    """First and past-the-last pixel that a stamp touches along one axis."""
+    # the small number keeps rounding errors from touching a pixel by nothing
+    low = int(np.floor(centre - width / 2 + 0.5 + 1e-9))
+    return low, int(np.ceil(centre + width / 2 + 0.5 - 1e-9))
+
+
+def _edges(centre, width, pixels):
+    """Edges of a stamp's pixels along one axis, in pixels of the image."""
+    return centre + width * (np.arange(pixels + 1) / pixels - 0.5)
+
+
+def _is_aligned(centre, width, pixels):
+    low = centre - width / 2 + 0.5
+    return width == pixels and abs(low - round(low)) < 1e-9
+
+
+def _rebin(values, old, new, *, axis, degree=3):
+    """Light between the edges ``new``, from that between the edges ``old``, along one axis."""
+    values = np.asarray(values, dtype=float)
+    total = np.cumsum(values, axis=axis)
+    total = np.concatenate([np.zeros_like(np.take(total, [0], axis)), total], axis)
+    spline = make_interp_spline(old, total, k=degree, axis=axis)
+    return np.diff(spline(np.clip(new, old[0], old[-1])), axis=axis)
+
+
+def _stamp_wcs(wcs, position, width, pixels):
+    """Move and scale a celestial WCS to a stamp's grid, with its distortions."""
+    scale = width / pixels
+    offset = np.array(position) - scale * (pixels - 1) / 2
+
+    def moved(pixel):  # counted from 1, as in FITS
+        return (np.asarray(pixel) - 1 - offset) / scale + 1
+
+    new = wcs.deepcopy()
+    new.wcs.crpix = moved(wcs.wcs.crpix)
+    if wcs.wcs.has_cd():
+        new.wcs.cd = wcs.wcs.cd * scale
+    else:
+        new.wcs.cdelt = wcs.wcs.cdelt * scale
+    if wcs.sip is not None:
+        new.sip = Sip(
+            *(_scaled_sip(getattr(wcs.sip, name), scale) for name in ("a", "b", "ap", "bp")),
+            moved(wcs.sip.crpix),
+        )
+    for name in ("cpdis1", "cpdis2", "det2im1", "det2im2"):
+        table = getattr(new, name)
+        if table is not None:
+            table.crval = tuple(moved(table.crval))
+            table.cdelt = tuple(np.asarray(table.cdelt) / scale)
+            table.data /= scale
+    new.array_shape = (pixels, pixels)
+    return new
+
+
+def _scaled_sip(coefficients, scale):
+    """Coefficients of a SIP polynomial for pixels ``scale`` times as wide."""
+    if coefficients is None:
+        return None
+    order = np.add.outer(*2 * [np.arange(len(coefficients))])
+    return coefficients * scale ** (order - 1.0)
