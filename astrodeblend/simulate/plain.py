@@ -1,0 +1,149 @@
+"""The plain path of the simulator: one blend at a time, for reading and for checking."""
+
+import io
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from skimage.transform import warp
+
+from .recipes import BLENDING_MODES, DENSE, get_recipe
+
+__all__ = ["blend_images", "blend_pair", "reduce_image"]
+
+
+def blend_images(central, companion, *, mode="max", sky=0.0):
+    """Blend two isolated images.
+
+    With light L = image - sky, per pixel and band:
+
+    - ``max``: the brighter of the two (Reiman & Goehre 2019);
+    - ``sum``: sky + L1 + L2, as light adds that nothing stands in front of;
+    - ``max_sum``: sky + the brighter L + (1 - opacity) times the fainter L. The opacity
+      depends on how bright the brighter galaxy is at this pixel (mean over the bands): 0 below
+      0.2 of full scale, where it is diffuse, 1 above 0.6, where it is dense, a smooth step
+      (3 t^2 - 2 t^3) between.
+
+    The fainter light never counts as negative, and full scale (1) saturates. So no galaxy is
+    brighter than the blend in any mode.
+
+    Parameters
+    ----------
+    central, companion : array_like
+        Shape (bands, y, x), from 0 to 1.
+    mode : {'max', 'sum', 'max_sum'}, optional
+        The blending mode.
+    sky : float or array_like, optional
+        Level of the sky in both images; broadcast against them.
+
+    Returns
+    -------
+    numpy.ndarray
+        The blend, of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If there is no such mode.
+    """
+    if mode not in BLENDING_MODES:
+        raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(BLENDING_MODES)}")
+    brighter = np.maximum(central, companion)
+    if mode == "max":
+        return brighter
+    fainter = np.clip(np.minimum(central, companion) - sky, 0, None)
+    opacity = 0.0
+    if mode == "max_sum":
+        brightness = np.maximum(
+            (np.asarray(central) - sky).mean(axis=0), (np.asarray(companion) - sky).mean(axis=0)
+        )
+        ramp = np.clip((brightness - DENSE[0]) / (DENSE[1] - DENSE[0]), 0, 1)
+        opacity = ramp**2 * (3 - 2 * ramp)
+    return np.minimum(brighter + (1 - opacity) * fainter, 1)
+
+
+def reduce_image(image, *, crop=240, factor=3):
+    """Crop the middle and keep the middle pixel of each cell.
+
+    Parameters
+    ----------
+    image : array_like
+        Shape (bands, y, x).
+    crop : int, optional
+        Width of the middle that is kept.
+    factor : int, optional
+        Width of a cell; every third pixel by default.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (bands, crop // factor, crop // factor).
+    """
+    y, x = ((length - crop) // 2 + factor // 2 for length in np.shape(image)[1:])
+    return np.asarray(image)[:, y : y + crop : factor, x : x + crop : factor]
+
+
+def blend_pair(images, draw, recipe="reiman2019"):
+    """Make one blend, step by step.
+
+    Parameters
+    ----------
+    images : array_like
+        Shape (n, bands, y, x), y = x, uint8 (0 to 255) or float (0 to 1).
+    draw : Draw
+        The random part of one blend (length 1), from ``recipe.draw``.
+    recipe : str or Recipe, optional
+        The recipe it was drawn from.
+
+    Returns
+    -------
+    blend, isolated : numpy.ndarray
+        Shapes (bands, s, s) and (2, bands, s, s), from 0 to 1; ``isolated`` holds the truth,
+        central first.
+    """
+    recipe = get_recipe(recipe)
+    images = np.asarray(images)
+    full_scale = 255.0 if images.dtype == np.uint8 else 1.0
+    rng = np.random.default_rng(draw.noise_seed[0])
+    isolated = []
+    for index, matrix in zip(
+        (draw.central, draw.companion), draw.matrices(images.shape[-1]), strict=True
+    ):
+        image = np.moveaxis(images[index[0]] / full_scale, 0, -1)
+        image = warp(image, matrix[0], order=1, mode="constant", cval=0)
+        image = np.moveaxis(image, -1, 0)
+        isolated.append(reduce_image(image, crop=recipe.crop, factor=recipe.factor))
+    sky = 0.0
+    if draw.seeing is not None:
+        gain = draw.gain[0][:, None, None]
+        isolated = [_render(image, draw, gain, rng) for image in isolated]
+        sky = np.minimum(gain * draw.pedestal[0], 1)
+    blend = blend_images(*isolated, mode=recipe.modes[draw.mode[0]], sky=sky)
+    return blend, np.array(isolated)
+
+
+def _render(image, draw, gain, rng):
+    """Show a galaxy as another survey would."""
+    sigma, saturation, exponent, pedestal, noise, quality = (
+        float(values[0])
+        for values in (
+            draw.seeing,
+            draw.saturation,
+            draw.exponent,
+            draw.pedestal,
+            draw.noise,
+            draw.quality,
+        )
+    )
+    if sigma > 0:
+        image = ndimage.gaussian_filter(image, sigma, axes=(1, 2), radius=4, mode="nearest")
+    grey = image.mean(axis=0)
+    image = np.clip(grey + saturation * (image - grey), 0, None) ** exponent
+    image = gain * ((1 - pedestal) * image + pedestal)
+    image = np.clip(image + noise * rng.standard_normal(image.shape), 0, 1)
+    if quality == 100:
+        return image
+    file = io.BytesIO()
+    pixels = np.moveaxis((255 * image).round().astype(np.uint8), 0, -1)
+    Image.fromarray(pixels).save(file, "JPEG", quality=round(quality), subsampling=0)
+    return np.moveaxis(np.asarray(Image.open(file)), -1, 0) / 255

@@ -1,0 +1,118 @@
+"""Galaxy images from a folder, for the simulator."""
+
+import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+__all__ = ["find_images", "read_images"]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def find_images(folder, *, split=None):
+    """List the galaxy images of a folder.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        A folder with JPEG or PNG images, in folders below it too.
+    split : str, optional
+        Only this part of the images, by the table ``splits.csv`` of the folder with the
+        columns ``file`` (relative to the folder) and ``split`` (``train``, ``val``, ``test``).
+        Default: all images.
+
+    Returns
+    -------
+    list of pathlib.Path
+        In a fixed order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist, or has no ``splits.csv`` though ``split`` is given.
+    ValueError
+        If there are no images in it, or none of the split.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"images={str(folder)!r} is not a folder; give one with JPEGs or PNGs"
+        )
+    if split is None:
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        if not paths:
+            raise ValueError(f"images={str(folder)!r} holds no JPEG or PNG images")
+        return paths
+    table = folder / "splits.csv"
+    if not table.is_file():
+        raise FileNotFoundError(
+            f"split={split!r} takes a table {str(table)!r} with the columns file and split; "
+            "write one, or leave split out to take all images"
+        )
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = [folder / row["file"] for row in rows if row["split"] == split]
+    if not paths:
+        known = ", ".join(sorted({row["split"] for row in rows}))
+        raise ValueError(f"split={split!r} is not in {str(table)!r}; it has {known}")
+    return paths
+
+
+def read_images(paths, *, progress=False):
+    """Read galaxy images into one array.
+
+    All are put on one grid, the largest image's, so that the middle crop of each stays its
+    middle crop; what an image lacks is zero.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        JPEG or PNG files, square.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (n, 3, y, x). In memory the bands of a pixel lie side by side.
+
+    Raises
+    ------
+    ValueError
+        If a file is not a square image.
+    """
+    paths = list(paths)
+    size = max(_header(path) for path in paths)
+    images = np.zeros((len(paths), size, size, 3), np.uint8)
+
+    def read(k):
+        try:
+            with Image.open(paths[k]) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise ValueError(f"{str(paths[k])!r} cannot be read as an image: {error}") from error
+        start = size // 2 - len(pixels) // 2
+        images[k, start : start + len(pixels), start : start + len(pixels)] = pixels
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(read, range(len(paths)))
+        for _ in tqdm(done, "reading images", len(paths), disable=not progress, unit="image"):
+            pass
+    return np.moveaxis(images, -1, 1)
+
+
+def _header(path):
+    """Return the width of an image, from its header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as an image: {error}") from error
+    if width != height:
+        raise ValueError(f"{str(path)!r} is {width} x {height} pixels; galaxy images are square")
+    return width

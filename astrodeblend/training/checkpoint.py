@@ -1,0 +1,85 @@
+"""The state of a training run on disk: one safetensors file, whole or not at all."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from ..files import atomic_path
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(path, *, modules, optimizers, **state):
+    """Save networks, optimisers and plain values.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Of the file; one that is there is replaced.
+    modules : dict of str to torch.nn.Module
+        By name.
+    optimizers : dict of str to torch.optim.Optimizer
+        By name.
+    **state
+        Whatever JSON can hold.
+    """
+    tensors = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"{name}/{key}"] = value
+    for name, optimizer in optimizers.items():
+        for index, values in optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                tensors[f"{name}/{index}/{key}"] = value
+    # A file of its own for every tensor's memory: views and layouts do not survive otherwise.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_bytes(to_bytes(tensors, metadata={"state": json.dumps(state)}))
+
+
+def load_checkpoint(path, *, modules, optimizers):
+    """Load what `save_checkpoint` saved into networks and optimisers.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Of the file.
+    modules, optimizers : dict
+        As they were saved; filled in place.
+
+    Returns
+    -------
+    dict
+        The plain values.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged or is of another run.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {str(path)!r}; train without resume first")
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        for name, module in modules.items():
+            module.load_state_dict(_below(tensors, name))
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint {str(path)!r} does not fit: {error}") from error
+    for name, optimizer in optimizers.items():
+        values = {}
+        for key, value in _below(tensors, name).items():
+            index, _, what = key.partition("/")
+            values.setdefault(int(index), {})[what] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
+    return state
+
+
+def _below(tensors, name):
+    prefix = f"{name}/"
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,147 @@
+"""What makes a model: every choice of a training run, in one frozen object."""
+
+from dataclasses import asdict, dataclass, field
+
+from ..simulate.recipes import get_recipe
+
+__all__ = ["TrainingConfig"]
+
+LOSSES = ("log_mse", "mse")
+PLANS = ("trapezoid", "cosine", "reiman2019")
+ADVERSARIAL = ("none", "nonsaturating", "minimax")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Every choice of a training run.
+
+    Parameters
+    ----------
+    network : dict
+        Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.
+    recipe : str
+        Recipe of the blends it learns from.
+    validation_recipe : str
+        Recipe of the blends it is judged by, during training.
+    steps : int
+        Updates of the generator.
+    batch : int
+        Blends per update, over all processes together.
+    loss : {'log_mse', 'mse'}
+        Pixel loss, see `astrodeblend.training.losses`.
+    learning_rate : float
+        The highest learning rate.
+    plan : {'trapezoid', 'cosine', 'reiman2019'}
+        Learning rate over time: warm-up, level, linear fall to zero over the last ``decay``
+        of the steps; warm-up and half a cosine; or the paper's, level and a tenth of it for
+        the second half.
+    warmup : int
+        Updates over which the learning rate rises.
+    decay : float
+        Share of the steps over which the trapezoid falls.
+    optimizer : {'adamw', 'adam'}
+        Adam as in the paper, or with weight decay.
+    weight_decay : float
+        For AdamW.
+    average : float
+        Decay of the running average of the weights, which is what ships; 0 for none.
+    clip : float
+        Largest norm of the gradient; 0 for no limit.
+    adversarial : {'none', 'nonsaturating', 'minimax'}
+        Generator's adversarial loss: cross-entropy against "real" (as the published code) or
+        the minimax form (as the paper's equations 1 to 3).
+    adversarial_weight : float
+        Its weight; 1e-3 in the paper.
+    burn_in : int
+        Updates before that, on the distance of deep VGG19 features alone if there are
+        weights for it (``vgg``), otherwise on the pixel loss alone.
+    vgg : str or None
+        File with VGG19 weights in torchvision's format.
+    std_weight : float
+        Weight of the likelihood from which the standard deviations are learned.
+    precision : {'float32', 'bfloat16'}
+        Arithmetic of the network (weights and losses stay float32).
+    seed : int
+        Everything random follows from it.
+    validate_every, checkpoint_every, log_every : int
+        Updates between validations, checkpoints and lines in the log.
+    validation_blends : int
+        How many blends a validation takes.
+    """
+
+    network: dict = field(default_factory=lambda: {"kind": "unet"})
+    recipe: str = "varied"
+    validation_recipe: str = "reiman2019"
+    steps: int = 16_000
+    batch: int = 16
+    loss: str = "log_mse"
+    learning_rate: float = 1e-3
+    plan: str = "trapezoid"
+    warmup: int = 500
+    decay: float = 0.3
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-2
+    average: float = 0.999
+    clip: float = 1.0
+    adversarial: str = "none"
+    adversarial_weight: float = 1e-3
+    burn_in: int = 0
+    vgg: str | None = None
+    std_weight: float = 0.1
+    precision: str = "bfloat16"
+    seed: int = 1
+    validate_every: int = 1000
+    checkpoint_every: int = 500
+    log_every: int = 50
+    validation_blends: int = 256
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("loss", LOSSES),
+            ("plan", PLANS),
+            ("adversarial", ADVERSARIAL),
+            ("precision", PRECISIONS),
+            ("optimizer", ("adamw", "adam")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
+        for name in ("steps", "batch", "validate_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average={self.average}: give a number from 0 up to below 1")
+        get_recipe(self.recipe)
+        get_recipe(self.validation_recipe)
+
+    def to_dict(self):
+        """Return the configuration as a dict of plain values, from which it can be made again."""
+        return asdict(self)
+
+
+def reiman2019(**changes):
+    """Return the paper's configuration: its network, loss, plan and data, as published.
+
+    Parameters
+    ----------
+    **changes
+        Fields of `TrainingConfig` to set otherwise.
+    """
+    paper = {
+        "network": {"kind": "reiman2019"},
+        "recipe": "reiman2019",
+        "steps": 200_000,
+        "loss": "mse",
+        "learning_rate": 1e-4,
+        "plan": "reiman2019",
+        "warmup": 0,
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "average": 0.0,
+        "clip": 0.0,
+        "adversarial": "nonsaturating",
+        "burn_in": 2000,
+        "precision": "float32",
+    }
+    return TrainingConfig(**{**paper, **changes})

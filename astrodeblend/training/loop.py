@@ -1,0 +1,421 @@
+"""The one training loop, from blends to a model."""
+
+import copy
+import csv
+import json
+import os
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from ..files import atomic_path
+from ..networks import build
+from ..weights import Card, save_model
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import TrainingConfig
+from .losses import adversarial_loss, discriminator_loss, feature_loss, pixel_loss, std_loss
+from .stream import BlendStream
+
+__all__ = ["train"]
+
+#: What may differ when a run is taken up again.
+_FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends")
+_COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
+            "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
+
+
+def train(
+    config, images, out, *, validation=None, resume=False, device=None, card=None, progress=True
+):
+    """Train a model.
+
+    Under ``torchrun`` every process calls this and they share the batches.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Every choice there is to make.
+    images : numpy.ndarray
+        Galaxies to learn from, (n, bands, y, x), as `astrodeblend.simulate.read_images` gives.
+    out : str or path-like
+        Folder for the checkpoint, the log, pictures and the model; made if it is missing.
+    validation : numpy.ndarray, optional
+        Other galaxies, to judge the model by. Default: no validation.
+    resume : bool, optional
+        Go on from the checkpoint in ``out`` as though the run had never stopped.
+    device : str or torch.device, optional
+        Where everything happens. Default: a GPU if there is one.
+    card : Card, optional
+        What the model's card is to say; the training is filled in.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    pathlib.Path or None
+        The model's weight file; None if the run was interrupted (its state is saved).
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` holds a run already and ``resume`` is false.
+    FileNotFoundError
+        If ``resume`` is true and there is no checkpoint.
+    ValueError
+        If the checkpoint is of a run with other choices.
+    """
+    with _processes(device) as (rank, world, device):
+        out = Path(out)
+        checkpoint = out / "checkpoint.safetensors"
+        if checkpoint.exists() and not resume:
+            raise FileExistsError(
+                f"{str(out)!r} holds a run already; go on with it by resume (--resume), "
+                "or choose another folder"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+
+        # The networks, their average, their optimisers.
+        torch.manual_seed(config.seed)
+        network = build(**config.network).to(device, memory_format=torch.channels_last)
+        average = copy.deepcopy(network).requires_grad_(False)
+        modules = {"network": network, "average": average}
+        optimizers = {"optimizer": _optimizer(config, network)}
+        discriminator = features = None
+        if config.adversarial != "none":
+            from ..networks import Discriminator, DiscriminatorConfig
+
+            discriminator = Discriminator(DiscriminatorConfig(bands=images.shape[1])).to(device)
+            modules["discriminator"] = discriminator
+            optimizers["discriminator_optimizer"] = _optimizer(config, discriminator)
+        if config.vgg and config.burn_in:
+            from ..networks import VGG19
+
+            features = VGG19(config.vgg).to(device)
+
+        # Where the run stands.
+        step, best, seconds = 0, -np.inf, 0.0
+        if resume:
+            state = load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
+            _check_same(state["config"], config)
+            step, best, seconds = state["step"], state["best"], state["seconds"]
+        log = _Log(out, step) if rank == 0 else None
+
+        def save(done):
+            save_checkpoint(
+                checkpoint,
+                modules=modules,
+                optimizers=optimizers,
+                step=done,
+                best=best,
+                seconds=seconds + time.monotonic() - began,
+                config=config.to_dict(),
+            )
+
+        def export(done):
+            hours = (seconds + time.monotonic() - began) / 3600
+            return _export(out, config, average, card, done, hours * world)
+
+        # The data.
+        stream = BlendStream(
+            images, config.recipe, batch=config.batch, seed=config.seed,
+            device=device, rank=rank, world=world,
+        )  # fmt: skip
+        judge = validation is not None and rank == 0 and _Validation(config, validation, device)
+        parallel = _parallel(network, world)
+        parallel_discriminator = discriminator and _parallel(discriminator, world)
+
+        began = last = time.monotonic()
+        first = step
+        bar = tqdm(
+            total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
+            desc=f"training {config.network['kind']}", mininterval=1,
+        )  # fmt: skip
+        with bar, _interruptible() as interrupted:
+            while step < config.steps and not interrupted(world, device):
+                rate = _learning_rate(config, step)
+                for optimizer in optimizers.values():
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                losses = {}
+
+                # The generator.
+                blend, isolated = stream[step]
+                blend = blend.contiguous(memory_format=torch.channels_last)
+                with _autocast(config, device):
+                    components, std = parallel(blend)
+                components = components.float()
+                burning_in = step < config.burn_in
+                if burning_in and features is not None:
+                    losses["features"] = feature_loss(features, components, isolated)
+                    total = losses["features"]
+                else:
+                    losses["pixel"] = pixel_loss(components, isolated, kind=config.loss)
+                    total = losses["pixel"]
+                if std is not None:
+                    losses["std"] = std_loss(components, std.float(), isolated)
+                    total = total + config.std_weight * losses["std"]
+                if discriminator is not None and not burning_in:
+                    discriminator.requires_grad_(False)
+                    with _autocast(config, device):
+                        fake = discriminator(components.flatten(0, 1)).float()
+                    discriminator.requires_grad_(True)
+                    losses["adversarial"] = adversarial_loss(fake, form=config.adversarial)
+                    total = total + config.adversarial_weight * losses["adversarial"]
+                optimizers["optimizer"].zero_grad(set_to_none=True)
+                total.backward()
+                limit = config.clip or torch.inf
+                losses["gradient"] = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
+                # A batch that went wrong must not ruin what has been learned so far.
+                if torch.isfinite(losses["gradient"]):
+                    optimizers["optimizer"].step()
+
+                # The discriminator.
+                if discriminator is not None and not burning_in:
+                    with _autocast(config, device):
+                        real = parallel_discriminator(isolated.flatten(0, 1)).float()
+                        fake = parallel_discriminator(components.detach().flatten(0, 1)).float()
+                    losses["discriminator"] = discriminator_loss(real, fake)
+                    optimizers["discriminator_optimizer"].zero_grad(set_to_none=True)
+                    losses["discriminator"].backward()
+                    optimizers["discriminator_optimizer"].step()
+
+                _update_average(average, network, config.average, step)
+                step += 1
+                bar.update()
+
+                # The record.
+                due = step == config.steps
+                validate = judge and (due or step % config.validate_every == 0)
+                if rank == 0 and (due or validate or step % config.log_every == 0):
+                    now = time.monotonic()
+                    row = {name: value.item() for name, value in losses.items()}
+                    row["learning_rate"] = rate
+                    row["blends_per_second"] = (step - first) * config.batch / (now - last)
+                    first = step
+                    if validate:
+                        row["validation_psnr"] = judge(average, out / "validation.png")
+                        best = max(best, row["validation_psnr"])
+                        bar.set_postfix(val=f"{row['validation_psnr']:.2f} dB", refresh=False)
+                        export(step)
+                    last = time.monotonic()
+                    log.write(step, row)
+                if rank == 0 and (due or step % config.checkpoint_every == 0):
+                    save(step)
+        log and log.close()
+        if rank > 0:
+            return None
+        save(step)
+        return export(step) if step == config.steps else None
+
+
+def _autocast(config, device):
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _optimizer(config, network):
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def _learning_rate(config, step):
+    """Return the learning rate of one update."""
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    done = step / config.steps
+    if config.plan == "reiman2019":
+        fall = 1.0 if done < 0.5 else 0.1
+    elif config.plan == "cosine":
+        fall = 0.5 * (1 + np.cos(np.pi * done))
+    else:
+        fall = min(1.0, (1 - done) / config.decay) if config.decay else 1.0
+    return config.learning_rate * rise * fall
+
+
+@torch.no_grad()
+def _update_average(average, network, decay, step):
+    """Move the running average of the weights, quickly at first."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)
+
+
+def _check_same(saved, config):
+    """Refuse to go on with a run under other choices."""
+    saved = TrainingConfig(**saved)
+    same = replace(config, **{name: getattr(saved, name) for name in _FREE})
+    if _plain(same) != _plain(saved):
+        was, now = _plain(saved), _plain(same)
+        differing = [f"{k}={now[k]!r} (was {was[k]!r})" for k in now if now[k] != was[k]]
+        raise ValueError(
+            f"the run was begun with other choices: {', '.join(differing)}; "
+            "resume with the same, or choose another folder"
+        )
+
+
+def _plain(config):
+    """Return the configuration as JSON gives it back, tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _export(out, config, network, card, steps, core_hours):
+    """Write the model as it stands."""
+    card = card or Card(
+        name=out.resolve().name, description="trained by astrodeblend train", network={}
+    )
+    training = {
+        **card.training,
+        "config": config.to_dict(),
+        "steps": steps,
+        "hours": round(core_hours, 3),
+        "threads": torch.get_num_threads(),
+    }
+    card = replace(card, recipe=config.recipe, training=training)
+    path = out / "model.safetensors"
+    save_model(path, network, card, overwrite=True)
+    return path
+
+
+class _Validation:
+    """Judge a network on the same blends every time."""
+
+    def __init__(self, config, images, device):
+        stream = BlendStream(
+            images, config.validation_recipe, batch=config.validation_blends, seed=0, device=device
+        )
+        self.config, self.device = config, device
+        self.blend, self.isolated = stream[0]
+
+    @torch.inference_mode()
+    def __call__(self, network, picture):
+        network.eval()
+        parts = []
+        for blend in self.blend.split(self.config.batch):
+            with _autocast(self.config, self.device):
+                parts.append(network(blend)[0].float())
+        network.train()
+        components = torch.cat(parts)
+        error = (components - self.isolated).square().mean(dim=(2, 3, 4))
+        self._draw(components[:8], picture)
+        return float(-10 * error.clamp(min=1e-12).log10().mean())
+
+    def _draw(self, components, path):
+        """Draw blends over components and truths, column by column."""
+        rows = torch.stack(
+            [self.blend[:8], *(t[:8, k] for k in (0, 1) for t in (components, self.isolated))]
+        )  # (rows, n, bands, y, x)
+        rows = rows[:, :, :3].clamp(0, 1).permute(0, 3, 1, 4, 2)
+        pixels = (255 * rows.flatten(2, 3).flatten(0, 1)).round().byte().cpu().numpy()
+        with atomic_path(path, overwrite=True) as temporary:
+            Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))).save(temporary)
+
+
+class _Log:
+    """The log as CSV, and in TensorBoard's format where that is installed."""
+
+    def __init__(self, out, step):
+        path = out / "log.csv"
+        rows = []
+        if step and path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with (
+            atomic_path(path, overwrite=True) as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.file = path.open("a", newline="")
+        self.writer = csv.DictWriter(self.file, _COLUMNS)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(out / "tensorboard", purge_step=step)
+
+    def write(self, step, row):
+        self.writer.writerow({"step": step, **{k: f"{v:.6g}" for k, v in row.items()}})
+        self.file.flush()
+        if self.board:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, step)
+
+    def close(self):
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+@contextmanager
+def _interruptible():
+    """Let Ctrl-C or a request to end wait until the update under way is done."""
+    asked = []
+
+    def note(number, frame):
+        if asked:  # asked twice: at once
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    def interrupted(world, device):
+        if world == 1:
+            return bool(asked)
+        # All processes stop after the same update, or they would wait for each other for ever.
+        vote = torch.tensor(float(bool(asked)), device=device)
+        dist.all_reduce(vote)
+        return bool(vote)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _processes(device):
+    """Join the other processes if ``torchrun`` started some; yield rank, world and device."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device='cuda': torch sees no GPU here; use device='cpu'")
+        if world > 1:
+            device = torch.device("cuda", local)
+            torch.cuda.set_device(device)
+    if world == 1:
+        yield 0, 1, device
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), world, device
+    finally:
+        dist.destroy_process_group()
+
+
+def _parallel(module, world):
+    # Buffers are each process's own: they only hold running statistics, and syncing them
+    # between the discriminator's two passes would change what its gradient needs.
+    return module if world == 1 else DistributedDataParallel(module, broadcast_buffers=False)

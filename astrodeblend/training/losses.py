@@ -1,0 +1,95 @@
+"""Losses: the paper's, and those that work better."""
+
+import torch
+from torch.nn import functional as F
+
+__all__ = [
+    "adversarial_loss",
+    "discriminator_loss",
+    "feature_loss",
+    "pixel_loss",
+    "std_loss",
+]
+
+
+def pixel_loss(components, isolated, *, kind="log_mse"):
+    """Return the distance of components from the truth, pixel by pixel.
+
+    Parameters
+    ----------
+    components, isolated : torch.Tensor
+        Shape (n, branches, bands, y, x).
+    kind : {'log_mse', 'mse'}, optional
+        ``mse``: mean squared error, averaged over the branches (Reiman & Goehre 2019,
+        equation 4). ``log_mse``: mean over all components of the logarithm of the mean squared
+        error of each, which is what the mean PSNR measures, so that a small galaxy counts as
+        much as a large one.
+
+    Returns
+    -------
+    torch.Tensor
+        A number.
+    """
+    error = (components - isolated).square().mean(dim=(2, 3, 4))
+    if kind == "mse":
+        return error.mean()
+    # The floor is an error of a hundredth of an 8-bit step squared: none at all.
+    return (error + 1e-9).log().mean()
+
+
+def std_loss(components, std, isolated):
+    """Return minus the Gaussian log-likelihood of the errors, given the standard deviations.
+
+    Only the standard deviations learn from it: the components are taken as they are (Seitzer
+    et al. 2022 show how the plain likelihood spoils the mean).
+
+    Parameters
+    ----------
+    components, std, isolated : torch.Tensor
+        Shape (n, branches, bands, y, x).
+    """
+    variance = std.square() + 1e-8
+    error = (components.detach() - isolated).square()
+    return (0.5 * (error / variance + variance.log())).mean()
+
+
+def discriminator_loss(real, fake):
+    """Return the discriminator's cross-entropy.
+
+    Parameters
+    ----------
+    real, fake : torch.Tensor
+        Logits of isolated images and of components.
+    """
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def adversarial_loss(fake, *, form="nonsaturating"):
+    """Return what the generator gains by deceiving the discriminator, to be made small.
+
+    Parameters
+    ----------
+    fake : torch.Tensor
+        The discriminator's logits of components.
+    form : {'nonsaturating', 'minimax'}, optional
+        -log D, as in the code published with Reiman & Goehre (2019), or log(1 - D), as their
+        equations 1 to 3.
+    """
+    if form == "minimax":
+        return -F.softplus(fake).mean()
+    return F.softplus(-fake).mean()
+
+
+def feature_loss(features, components, isolated):
+    """Return the mean squared distance of deep features of components and truth.
+
+    Parameters
+    ----------
+    features : callable
+        Images (n, 3, y, x) from 0 to 1 to features, such as `astrodeblend.networks.VGG19`.
+    components, isolated : torch.Tensor
+        Shape (n, branches, 3, y, x).
+    """
+    with torch.no_grad():
+        wanted = features(isolated.flatten(0, 1))
+    return F.mse_loss(features(components.flatten(0, 1)), wanted)

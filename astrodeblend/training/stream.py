@@ -1,0 +1,52 @@
+"""The stream of training blends: every batch follows from the seed and its number alone."""
+
+import numpy as np
+
+from ..simulate.batched import Simulator
+
+__all__ = ["BlendStream"]
+
+
+class BlendStream:
+    """Blends by the batch, the same whenever and wherever batch ``k`` is asked for.
+
+    Nothing is remembered from batch to batch, so a run that is taken up again goes on with the
+    very blends it would have seen, and the processes of a distributed run share each batch out
+    among themselves.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        Shape (n, bands, y, x), as `astrodeblend.simulate.Simulator` takes them.
+    recipe : str or Recipe
+        What blends to make.
+    batch : int
+        Blends per batch, over all processes.
+    seed : int
+        Where the randomness starts from.
+    device : str or torch.device, optional
+        Where the blends are made and stay.
+    rank, world : int, optional
+        Which process this is, out of how many.
+
+    Raises
+    ------
+    ValueError
+        If the batch cannot be shared out evenly.
+    """
+
+    def __init__(self, images, recipe, *, batch, seed, device="cpu", rank=0, world=1):
+        if batch % world:
+            raise ValueError(
+                f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
+            )
+        self.simulator = Simulator(images, recipe, device=device)
+        self.batch = batch
+        self.seed = seed
+        self.share = slice(rank * batch // world, (rank + 1) * batch // world)
+
+    def __getitem__(self, number):
+        """Return batch ``number``: blend (n, bands, s, s) and isolated (n, 2, bands, s, s)."""
+        rng = np.random.default_rng([self.seed, number])
+        draw = self.simulator.recipe.draw(rng, self.batch, self.simulator.number)
+        return self.simulator(draw[self.share])
