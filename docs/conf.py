@@ -29,6 +29,8 @@ toc_object_entries = False
 del intersphinx_mapping["h5py"], intersphinx_mapping["astropy.org"]
 intersphinx_mapping.update(
     {
+        "reproject": ("https://reproject.readthedocs.io/en/stable/", None),
+        "skimage": ("https://scikit-image.org/docs/stable/", None),
         "photutils": ("https://photutils.readthedocs.io/en/stable/", None),
         "torch": ("https://docs.pytorch.org/docs/stable/", None),
     }
@@ -37,18 +39,25 @@ intersphinx_mapping.update(
 # A reference that leads nowhere is an error. Other projects' names are let pass, because the
 # build has to work without the internet; with it they become links.
 nitpicky = True
+OTHERS = ["astropy", "matplotlib", "numpy", "pathlib", "photutils", "reproject", "skimage", "torch"]
 nitpick_ignore_regex = [
-    (r"py:.*", r"(astropy|click|matplotlib|numpy|pathlib|photutils|safetensors|torch)\..*"),
+    (r"py:.*", rf"({'|'.join(OTHERS)})\..*"),
+    (r"py:class", r"(dict|list|tuple)\[.*"),
     (r"py:.*", r"(bool|dict|float|int|list|object|str|tuple|type|None|[A-Z][a-z]+Error)"),
 ]
 
 # Docstrings of everything in the reference are checked against numpydoc's standard.
 numpydoc_validation_checks = {
-    "all",
-    "ES01",  # an extended summary is not always needed,
-    "EX01",  # nor an example,
-    "SA01",  # nor "See Also"
-    "RT02",  # a returned value may have a name
+    "all",  # but for:
+    "ES01",  # an extended summary,
+    "EX01",  # an example,
+    "SA01",  # "See Also",
+    "SA03",
+    "SA04",
+    "RT01",  # "Returns" where the summary says it,
+    "RT02",
+    "RT04",  # and matters of taste
+    "SS05",
     "SS06",
 }
 numpydoc_validation_exclude = {r"\.__init__$", r"\.count$", r"\.index$"}
@@ -83,10 +92,8 @@ def in_words(value):
 def write_command_help(app):
     """Write what each command's ``--help`` prints, for docs/command_line.rst."""
     top = click.Context(main, info_name="astrodeblend", terminal_width=80)
-    contexts = [top] + [
-        click.Context(command, info_name=name, parent=top)
-        for name, command in main.commands.items()
-    ]
+    commands = main.commands.items()
+    contexts = [top, *(click.Context(c, info_name=name, parent=top) for name, c in commands)]
     lines = []
     for context in contexts:
         lines += [context.command_path, "=" * len(context.command_path), "", "::", ""]
