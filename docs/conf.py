@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import re
 from importlib import metadata
 from pathlib import Path
 
@@ -72,21 +71,16 @@ def write_model_cards(app):
 
 def model_section(card):
     """Return a section of reStructuredText that shows every field of a card."""
-    lines = [card["name"], "=" * len(card["name"]), "", card["description"], ""]
+    name = card.pop("name")
+    text = [name, "=" * len(name), "", card.pop("description"), ""]
+    details = {field: card.pop(field) for field, v in [*card.items()] if isinstance(v, dict)}
     for field, value in card.items():
-        if field not in ("name", "description") and value not in (None, {}, [], ""):
-            lines += [f":{field.replace('_', ' ')}: {in_words(value)}"]
-    return "\n".join([*lines, ""])
-
-
-def in_words(value):
-    """Return a value of a card as a line of reStructuredText."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key.replace('_', ' ')} {in_words(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(in_words(item) for item in value)
-    text = str(value)
-    return text if re.match(r"https?://", text) else text.replace("*", r"\*").replace("_", r"\_")
+        value = ", ".join(value) if isinstance(value, list) else value
+        text += [f":{field}: {value.replace('*', chr(92) + '*').replace('_', chr(92) + '_')}"]
+    for field, value in details.items():
+        text += ["", f"{field.replace('_', ' ').capitalize()}:", "", ".. code-block:: json", ""]
+        text += [f"    {line}" for line in json.dumps(value, indent=2).splitlines()]
+    return "\n".join([*text, ""])
 
 
 def write_command_help(app):
