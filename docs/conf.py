@@ -62,6 +62,9 @@ numpydoc_validation_checks = {
 numpydoc_validation_exclude = {r"\.__init__$", r"\.count$", r"\.index$"}
 
 
+PLAIN = str.maketrans({c: rf"\{c}" for c in "*_`|"})  # to the letter, not as markup
+
+
 def write_model_cards(app):
     """Turn the cards of the shipped models into text that docs/models.rst includes."""
     cards = sorted((Path(astrodeblend.__file__).parent / "models").glob("*.json"))
@@ -76,7 +79,7 @@ def model_section(card):
     details = {field: card.pop(field) for field, v in [*card.items()] if isinstance(v, dict)}
     for field, value in card.items():
         value = ", ".join(value) if isinstance(value, list) else value
-        text += [f":{field}: {value.replace('*', chr(92) + '*').replace('_', chr(92) + '_')}"]
+        text += [f":{field}: {value.translate(PLAIN)}"]
     for field, value in details.items():
         text += ["", f"{field.replace('_', ' ').capitalize()}:", "", ".. code-block:: json", ""]
         text += [f"    {line}" for line in json.dumps(value, indent=2).splitlines()]

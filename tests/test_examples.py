@@ -1,0 +1,18 @@
+"""The examples run from start to end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+OPTIONS = {"train_on_your_galaxies.py": ["--steps", "2"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_example(name, tmp_path):
+    command = [sys.executable, str(EXAMPLES / name), *OPTIONS.get(name, [])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "an example prints what it found"
