@@ -1,0 +1,11 @@
+"""The one door in and out: anything that holds an image becomes one kind of NDData, and back.
+
+Whatever `read_image` is given, what comes out is an `~astropy.nddata.NDData` with float32
+data of shape (bands, y, x), and with a unit, a mask, a standard deviation and a celestial WCS
+where the input has them. The rest of the package knows no other form.
+"""
+
+from .reading import read_image
+from .writing import image_to_hdus, to_original_shape, write_fits
+
+__all__ = ["image_to_hdus", "read_image", "to_original_shape", "write_fits"]
