@@ -55,10 +55,13 @@ numpydoc_validation_checks = {
     "SA04",
     "RT01",  # "Returns" where the summary says it,
     "RT02",
+    "RT03",
     "RT04",  # and matters of taste
     "SS05",
     "SS06",
 }
+# A class that others make is described by its attributes.
+numpydoc_validation_overrides = {"PR01": [r"Attributes\n\s*-{10}"]}
 numpydoc_validation_exclude = {r"\.__init__$", r"\.count$", r"\.index$"}
 
 

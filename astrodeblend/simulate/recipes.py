@@ -70,7 +70,7 @@ class Recipe:
     description : str
         One line that says what it is.
     modes : tuple of str
-        Blending modes, out of `BLENDING_MODES`; one is drawn for every blend.
+        Blending modes, out of ``BLENDING_MODES``; one is drawn for every blend.
     crop : int
         The middle of the image, in image pixels, that becomes the stamp.
     factor : int
@@ -201,7 +201,20 @@ class Draw:
         return Draw(**{k: v if v is None else v[key] for k, v in values.items()})
 
     def rendered(self, rng, rendering):
-        """Return the same blends with a random re-rendering added."""
+        """Return the same blends with a random re-rendering added.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Where the randomness comes from.
+        rendering : Rendering
+            The ranges to draw from.
+
+        Returns
+        -------
+        Draw
+            A copy; what was drawn before stays as it is.
+        """
         n = len(self)
         chosen = rng.random(n) < rendering.fraction
 
@@ -303,7 +316,7 @@ def get_recipe(name):
     Parameters
     ----------
     name : str or Recipe
-        One of `RECIPES`; a `Recipe` is returned as it is.
+        One of ``RECIPES``; a `Recipe` is returned as it is.
 
     Raises
     ------
