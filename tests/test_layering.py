@@ -19,7 +19,9 @@ LAYERS = [
     "demo",
     "evaluate",
     "deblender",
+    "apportion",
     "training",
+    "apportion",
     "results",
     "weights",
     "simulate",
@@ -32,14 +34,24 @@ LAYERS = [
     "metrics",
     "files",
 ]
-WITHOUT_TORCH = ["detect", "files", "images", "metrics", "plot", "results", "stamps", "stretch"]
+WITHOUT_TORCH = [
+    "apportion",
+    "detect",
+    "files",
+    "images",
+    "metrics",
+    "plot",
+    "results",
+    "stamps",
+    "stretch",
+]
 WITHOUT_ASTROPY = ["files", "metrics", "networks", "simulate", "stretch", "training", "weights"]
 ASTROPY_FAMILY = ["astropy", "photutils", "reproject"]
 
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("")
     for path in PACKAGE.rglob("*.py")
-    if path.relative_to(PACKAGE).parts[0] not in ("__init__.py", "_version.py")
+    if path.relative_to(PACKAGE).parts[0] not in ("__init__.py", "__main__.py", "_version.py")
 )
 
 

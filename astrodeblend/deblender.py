@@ -1,0 +1,422 @@
+"""`Deblender`: an image in, its galaxies out, one by one."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from astropy.table import Table
+
+from astrodeblend import __version__
+from astrodeblend.apportion import prepare
+from astrodeblend.images import read_image, to_original_shape
+from astrodeblend.results import Deblended
+from astrodeblend.weights import list_models, load_model, read_card
+
+__all__ = ["Deblender"]
+
+_SMALLEST = 16  # pixels along y and x
+_DARK = 1e-4  # network values below this say nothing about whose light it is
+# Stamp pixels to a batch, by kind of device: enough to keep it busy, few enough to stay in cache.
+_BATCH_PIXELS = {"cpu": 16 * 80 * 80, "cuda": 512 * 80 * 80}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Deblender:
+    """A trained network that takes blends apart.
+
+    Made by `from_pretrained` or `load`. It does not change, so that threads may share one.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes (n, bands, y, x), returns components and standard deviations.
+    card : astrodeblend.weights.Card
+        Its card.
+    device : str or torch.device, optional
+        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default a GPU when there is one.
+    dtype : {'float32', 'bfloat16'} or torch.dtype, optional
+        Arithmetic of the network; float32 by default. bfloat16 is several times as fast on
+        GPUs, and on CPUs that have instructions for it, at a relative error of about 1 %.
+    batch_size : int or 'auto', optional
+        Stamps that go through the network at a time; by default as many as suit their size.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or ``dtype`` or ``batch_size`` is none of the above.
+    """
+
+    def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
+        self._device = _find_device(device)
+        self._dtype = _find_dtype(dtype)
+        self._batch_size = _check_batch_size(batch_size)
+        self._card = card
+        network = network.to(self._device, memory_format=torch.channels_last).eval()
+        self._network = network.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, name, *, device=None, dtype=None, batch_size="auto"):
+        """Take a model out of the package.
+
+        Parameters
+        ----------
+        name : str
+            One of the names that `models` lists.
+        device, dtype, batch_size
+            As for the class.
+
+        Returns
+        -------
+        Deblender
+
+        Raises
+        ------
+        ValueError
+            If there is no model of that name, and as for the class.
+        """
+        if name not in list_models():
+            raise ValueError(
+                f"name={name!r} is not a model; choose one of "
+                f"{', '.join(map(repr, list_models()))}, or load a file with Deblender.load(path)"
+            )
+        return cls._from(name, device=device, dtype=dtype, batch_size=batch_size)
+
+    @classmethod
+    def load(cls, path, *, device=None, dtype=None, batch_size="auto"):
+        """Load a model from a file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A ``.safetensors`` file with its card, a ``.json`` file of the same name, beside it.
+        device, dtype, batch_size
+            As for the class.
+
+        Returns
+        -------
+        Deblender
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file or its card does not exist.
+        ValueError
+            If the file is corrupt, and as for the class.
+        """
+        return cls._from(Path(path), device=device, dtype=dtype, batch_size=batch_size)
+
+    @classmethod
+    def _from(cls, model, *, device, **options):
+        device = _find_device(device)
+        network, card = load_model(model)
+        return cls(network, card, device=device, **options)
+
+    @staticmethod
+    def models():
+        """List the models in the package.
+
+        Returns
+        -------
+        `~astropy.table.Table`
+            Columns ``name``, ``bands``, ``modes`` and ``scores``.
+        """
+        cards = [read_card(name) for name in list_models()]
+        return Table(
+            {
+                "name": [card.name for card in cards],
+                "bands": [", ".join(card.bands) for card in cards],
+                "modes": [", ".join(card.modes) for card in cards],
+                "scores": [_in_words(card.scores) for card in cards],
+            },
+            dtype=[str] * 4,
+        )
+
+    @property
+    def card(self):
+        """What there is to know about the model, an `astrodeblend.weights.Card`."""
+        return self._card
+
+    @property
+    def device(self):
+        """Where the network runs, a `torch.device`."""
+        return self._device
+
+    @property
+    def dtype(self):
+        """Arithmetic of the network, a `torch.dtype`."""
+        return self._dtype
+
+    def __repr__(self):
+        dtype = str(self._dtype).removeprefix("torch.")
+        bands = ", ".join(self._card.bands)
+        return f"<Deblender {self._card.name!r} ({bands}) on {self._device}, {dtype}>"
+
+    def __call__(self, image, position=None):
+        """Take the galaxy at a position and the one that overlaps it apart.
+
+        A stamp is cut around the position, as wide as the galaxy's Petrosian radius and the
+        model's size rule say, and resampled to the network's grid. What part of the light
+        belongs to which galaxy is brought back to the image's own pixels and multiplied with
+        them, so that the components keep its resolution, unit and flux. A position within half
+        a pixel of the centre of an image of just the network's size (80x80) takes that
+        image as it is; if the stamp would cover three quarters of a square image around its
+        centre, it covers all of it.
+
+        Parameters
+        ----------
+        image : path, array, Quantity, NDData, HDU, HDUList or sequence
+            Whatever `astrodeblend.images.read_image` takes: as many bands as the model has, in
+            the order of its card, or one, which is repeated.
+        position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
+            Of the central galaxy: pixels (x, y), counted from 0 at the centre of the first, or
+            a place on the sky. By default the centre of the image.
+
+        Returns
+        -------
+        Deblended
+
+        Raises
+        ------
+        ValueError
+            If the number of bands is wrong, or the position is outside the image or on masked
+            pixels only.
+        TypeError
+            If the image or the position is of no known kind.
+        FileNotFoundError, OSError
+            If a path names no file, or one that cannot be read.
+
+        Notes
+        -----
+        Both components contain the sky, so that ``central + companion - background`` is about
+        the image where light adds. Outside the stamp they hold the level of the background at
+        the position, into which they fade over the outermost twentieth of the stamp where the
+        image goes on.
+
+        The uncertainty adds in quadrature the image's own (or, if it has none, the noise of
+        its sky) in proportion to the light, and the error that the network expects of itself
+        (or, if it does not, the spread of its answers over the eight symmetries of the stamp).
+        """
+        return self._deblend([self._cut(image, position)])[0]
+
+    def deblend_stamps(self, images):
+        """Deblend many images, each around its centre, with the network running in batches.
+
+        Parameters
+        ----------
+        images : sequence
+            Images of any kind and size that calling the deblender takes.
+
+        Returns
+        -------
+        list of Deblended
+            Each as if called alone, up to rounding in the network.
+
+        Raises
+        ------
+        TypeError
+            If ``images`` is no sequence of images.
+        ValueError, FileNotFoundError, OSError
+            As for a single image, with its index.
+        """
+        if isinstance(images, str | Path) or not hasattr(images, "__iter__"):
+            raise TypeError(f"images is a {type(images).__name__}; give a list of images")
+        cuts = []
+        for i, image in enumerate(images):
+            try:
+                cuts.append(self._cut(image, None))
+            except (ValueError, TypeError, OSError) as error:
+                raise type(error)(f"images[{i}]: {error}") from error
+        return self._deblend(cuts)
+
+    def deblend_arrays(self, batch):
+        """Run the bare network: nothing is resampled, stretched or checked for sources.
+
+        Parameters
+        ----------
+        batch : `numpy.ndarray` or `torch.Tensor`, shape (n, bands, y, x)
+            Floats; y and x of at least 16. For colour models within [0, 1], bands R, G, B.
+
+        Returns
+        -------
+        `numpy.ndarray` or `torch.Tensor`, shape (n, 2, bands, y, x)
+            Float32; central and companion, in the units of the batch. A tensor is answered
+            with a tensor on its own device, without gradients.
+
+        Raises
+        ------
+        TypeError
+            If ``batch`` is no array of floats.
+        ValueError
+            If its shape is not the above, or a value is not finite or outside [0, 1].
+        """
+        tensor = self._check_batch(batch)
+        components, _ = self._run(tensor)
+        if isinstance(batch, torch.Tensor):
+            return components.to(batch.device)
+        return components.cpu().numpy()
+
+    def _check_batch(self, batch):
+        """Return a batch as a float32 tensor, or refuse it."""
+        if not isinstance(batch, np.ndarray | torch.Tensor):
+            raise TypeError(
+                f"batch is a {type(batch).__name__}; give a numpy array or a torch tensor "
+                "(n, bands, y, x)"
+            )
+        is_tensor = isinstance(batch, torch.Tensor)
+        if not (batch.is_floating_point() if is_tensor else batch.dtype.kind == "f"):
+            raise TypeError(
+                f"batch has values of type {batch.dtype}; give float32 (8-bit pictures divided "
+                "by 255)"
+            )
+        shape, bands = tuple(batch.shape), len(self._card.bands)
+        if len(shape) != 4 or shape[1] != bands or min(shape[2:]) < _SMALLEST:
+            raise ValueError(
+                f"batch has shape {shape}; the model takes (n, {bands}, y, x), bands "
+                f"{', '.join(self._card.bands)}, y and x of at least {_SMALLEST}"
+            )
+        if not is_tensor:
+            batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
+        batch = batch.detach().float()
+        # min and max are NaN if any value is
+        if batch.numel() and not (batch.min() >= 0 and batch.max() <= 1):
+            raise ValueError(
+                f"batch has values from {batch.min():.4g} to {batch.max():.4g}; the model takes "
+                "finite ones within [0, 1] (for images in flux units use deblend_stamps)"
+            )
+        return batch
+
+    def _run(self, batch):
+        """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
+
+        Returns components and standard deviations (or None), (n, 2, bands, y, x) each, on the
+        deblender's device.
+        """
+        _, bands, height, width = batch.shape
+        size = self._batch_size
+        if size == "auto":
+            pixels = _BATCH_PIXELS.get(self._device.type, _BATCH_PIXELS["cpu"])
+            size = max(1, pixels // (height * width))
+        outputs = []
+        with (
+            torch.inference_mode(),
+            torch.autocast(
+                self._device.type, self._dtype, enabled=self._dtype is not torch.float32
+            ),
+        ):
+            for part in batch.split(size):
+                part = part.to(self._device, memory_format=torch.channels_last)
+                outputs.append(self._network(part))
+            if not outputs:
+                return batch.new_empty(0, 2, bands, height, width), None
+            components = torch.cat([c for c, _ in outputs]).float()
+            if outputs[0][1] is None:
+                return components, None
+            return components, torch.cat([s for _, s in outputs]).float()
+
+    def _separate(self, batch):
+        """Return fractions of the light and deviations for blends (n, bands, y, x), as arrays."""
+        tensor = torch.from_numpy(batch)
+        components, std = self._run(tensor)
+        if std is None and len(batch):
+            std = self._spread(tensor)
+        blend = batch[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fractions = components.cpu().numpy() / blend
+        fractions = np.where(blend > _DARK, np.clip(fractions, 0, 1), 1)
+        return fractions, std.cpu().numpy()
+
+    def _spread(self, tensor):
+        """Return the standard deviation of the answers over the eight symmetries of a stamp."""
+        answers = []
+        for turns in range(4):
+            for flip in (False, True):
+                turned = torch.rot90(tensor, turns, (-2, -1))
+                answer, _ = self._run(turned.flip(-1) if flip else turned)
+                answer = answer.flip(-1) if flip else answer
+                answers.append(torch.rot90(answer, -turns, (-2, -1)))
+        return torch.stack(answers).std(dim=0)
+
+    def _cut(self, image, position):
+        """Read an image and prepare its stamp."""
+        image = read_image(image)
+        bands, names = len(image.data), self._card.bands
+        if bands not in (1, len(names)):
+            raise ValueError(
+                f"image has {bands} bands; the model {self._card.name!r} takes {len(names)}, in "
+                f"the order {', '.join(names)}, or a single one, which is repeated"
+            )
+        return prepare(image, position, self._card.size_rule)
+
+    def _deblend(self, cuts):
+        """Separate prepared stamps and bring the components back to their images."""
+        if not cuts:
+            return []
+        bands = len(self._card.bands)
+        shape = (bands, *cuts[0].blend.shape[-2:])
+        blends = np.stack([np.broadcast_to(cut.blend, shape) for cut in cuts])
+        fractions, std = self._separate(blends)
+        return [self._result(*each) for each in zip(cuts, fractions, std, strict=True)]
+
+    def _result(self, cut, fractions, std):
+        if len(cut.blend) == 1:  # repeated in the model's bands: average what came out
+            fractions = fractions.mean(axis=-3, keepdims=True)
+            std = std.mean(axis=-3, keepdims=True)
+        central, companion = map(cut.component, fractions, std)
+        x, y = cut.stamp.position
+        meta = {
+            "version": __version__,
+            "model": self._card.name,
+            "sha256": self._card.sha256,
+            "stretch": cut.stretch.to_dict(),
+            "stamp_width": cut.stamp.width,
+            "stamp_pixels": cut.stamp.pixels,
+            "stamp_box": [[part.start, part.stop] for part in cut.stamp.slices],
+            "background": cut.level.ravel().tolist(),
+            "noise": cut.noise.ravel().tolist(),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device.type,
+        }
+        return Deblended(
+            to_original_shape(cut.image), central, companion, (float(x), float(y)), cut.flags, meta
+        )
+
+
+def _in_words(scores):
+    """Put the scores of a card on one line."""
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in scores.items()
+    )
+
+
+def _find_device(device):
+    """Return a device that is there."""
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device is None:
+        return torch.device("cuda" if len(there) > 1 else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or f"{found.type}:{found.index or 0}".removesuffix(":0") not in {
+        name.removesuffix(":0") for name in there
+    }:
+        raise ValueError(
+            f"device={str(device)!r} is not here; choose one of {', '.join(map(repr, there))}"
+        )
+    return found
+
+
+def _find_dtype(dtype):
+    for name, found in _DTYPES.items():
+        if dtype in (name, found):
+            return found
+    if dtype is None:
+        return torch.float32
+    raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(_DTYPES)}")
+
+
+def _check_batch_size(batch_size):
+    if batch_size == "auto" or (isinstance(batch_size, int) and batch_size >= 1):
+        return batch_size
+    raise ValueError(f"batch_size={batch_size!r}: give a positive integer or 'auto'")

@@ -1,0 +1,277 @@
+"""What comes out of deblending: frozen results with units, flags, a table, a file and a figure."""
+
+from dataclasses import dataclass
+from enum import IntFlag
+from io import BytesIO
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import NDData
+from astropy.table import QTable
+from photutils.segmentation import SegmentationImage, SourceCatalog
+
+from astrodeblend.detect import data_and_mask, estimate_background, find_sources
+from astrodeblend.images import image_to_hdus, write_fits
+
+__all__ = ["Deblended", "Flag", "decode_flags"]
+
+
+class Flag(IntFlag):
+    """What a user should know about a result, one bit each; `decode_flags` puts it in words."""
+
+    SINGLE_BAND = 1
+    EDGE = 2
+    MASKED = 4
+    SATURATED = 8
+    NO_SOURCE = 16
+    UNCERTAIN_SIZE = 32
+    EMPTY = 64
+
+
+_WORDS = {
+    Flag.SINGLE_BAND: "the single band was repeated in the model's bands, its outputs averaged",
+    Flag.EDGE: "the stamp reaches beyond the image",
+    Flag.MASKED: "the stamp has masked pixels; the network saw the background's level there",
+    Flag.SATURATED: "the stamp has saturated pixels",
+    Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
+    Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
+    Flag.EMPTY: "no light above the noise in this component",
+}
+
+
+def decode_flags(flags):
+    """Put flags in plain words.
+
+    Parameters
+    ----------
+    flags : int
+        As in `Deblended.flags` or the ``flags`` column of its table.
+
+    Returns
+    -------
+    words : list of str
+        One sentence per bit that is set, in the order of `Flag`.
+
+    Raises
+    ------
+    ValueError
+        If a bit is set that has no meaning.
+    """
+    flags = int(flags)
+    if flags < 0 or flags > sum(Flag):
+        raise ValueError(f"flags={flags} is no combination of flags; they are 0 to {sum(Flag)}")
+    return [words for flag, words in _WORDS.items() if flags & flag]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Deblended:
+    """A blend taken apart.
+
+    Made by `astrodeblend.Deblender`.
+
+    Attributes
+    ----------
+    image : `~astropy.nddata.NDData`
+        The image that was given, shape (bands, y, x), or (y, x) if it was given so.
+    central, companion : `~astropy.nddata.NDData`
+        the galaxy at the position, and the one that overlaps it, each with the sky's level
+        under it: on the grid of ``image``, with its unit, WCS and mask. The uncertainty is a
+        standard deviation. Outside the stamp they hold the level of the background.
+    position : tuple of float
+        Where the stamp was centred, in pixels (x, y).
+    flags : Flag
+        What a user should know; `decode_flags` puts it in words.
+    meta : dict
+        Version, model and its hash, stretch, stamp, background and settings, as plain values.
+    """
+
+    image: NDData
+    central: NDData
+    companion: NDData
+    position: tuple[float, float]
+    flags: Flag
+    meta: dict
+
+    def to_table(self):
+        """Measure both components.
+
+        Each component is detected and measured on its own part of the image, its own
+        background subtracted; it counts as one source, however it is structured.
+
+        Returns
+        -------
+        `~astropy.table.QTable`
+            Two rows, ``component`` being ``central`` and ``companion``, with the names and
+            meanings of `photutils.segmentation.SourceCatalog`: ``label``, ``x_centroid``,
+            ``y_centroid``, ``sky_centroid`` (if the image has a WCS), ``semimajor_axis``,
+            ``semiminor_axis``, ``orientation``, ``ellipticity``, ``segment_area``,
+            ``segment_flux``, ``kron_flux`` and their ``_err``, which have shape (rows, bands)
+            for an image of (bands, y, x); and ``flags``. A component without light above the
+            noise has zero flux, NaN elsewhere, and a flag.
+
+        Notes
+        -----
+        Errors of fluxes add those of the pixels in quadrature. The part that stems from
+        deblending is correlated from pixel to pixel, so for a component that lies mostly
+        under the other one they are lower limits.
+        """
+        box = tuple(slice(*ends) for ends in self.meta["stamp_box"])
+        rows = [_measure(self.central, self.position, box), _measure(self.companion, None, box)]
+        bands = () if self.image.data.ndim == 2 else (len(self.image.data),)
+        table = QTable()
+        table["label"] = [1, 2]
+        table["component"] = ["central", "companion"]
+        for name, unit in _SHAPES.items():
+            values = np.array([np.nan if row is None else row[name] for row in rows])
+            table[name] = values if unit is None else values << unit
+        for name in _FLUXES:
+            nothing = np.zeros(bands) if name.endswith("flux") else np.full(bands, np.nan)
+            values = np.stack([nothing if r is None else r[name].reshape(bands) for r in rows])
+            table[name] = values if self.image.unit is None else values << self.image.unit
+        if self.image.wcs is not None:
+            sky = self.image.wcs.pixel_to_world(table["x_centroid"], table["y_centroid"])
+            table.add_column(sky, name="sky_centroid", index=4)
+        table["flags"] = [int(self.flags | (Flag.EMPTY if r is None else 0)) for r in rows]
+        table.meta = dict(self.meta)
+        return table
+
+    def write(self, path, *, overwrite=False):
+        """Write the components and their table to a FITS file, which appears whole or not at all.
+
+        Its extensions are CENTRAL and COMPANION, each with _UNCERT and, where the image has a
+        mask, _MASK, as `~astropy.nddata.CCDData` reads them (``CCDData.read(path,
+        hdu="CENTRAL", hdu_mask="CENTRAL_MASK", hdu_uncertainty="CENTRAL_UNCERT")``); and
+        SOURCES, the table (``QTable.read(path, hdu="SOURCES")``). The primary header says how
+        they were made.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to.
+        overwrite : bool, optional
+            Replace a file that is there already. By default that is refused.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, PermissionError
+            If ``path`` exists, its folder does not, or that is read-only.
+        """
+        hdus = [fits.PrimaryHDU(header=self._provenance())]
+        for name in ("central", "companion"):
+            hdus += image_to_hdus(getattr(self, name), name.upper())
+        content = BytesIO()
+        table = self.to_table()
+        table.meta = {}
+        table.write(content, format="fits")
+        content.seek(0)
+        with fits.open(content, memmap=False) as written:
+            sources = written[1].copy()
+        sources.name = "SOURCES"
+        write_fits([*hdus, sources], path, overwrite=overwrite)
+
+    def plot(self):
+        """Draw the blend, both components and what is left.
+
+        Returns
+        -------
+        `~matplotlib.figure.Figure`
+            With ``savefig``; it is shown nowhere by itself.
+        """
+        from astrodeblend.plot import panels
+
+        return panels(self)
+
+    def _provenance(self):
+        """Return the primary header: how the components were made."""
+        header = fits.Header()
+        header["CREATOR"] = (f"astrodeblend {self.meta.get('version', '')}".strip(), "software")
+        header["MODEL"] = (self.meta.get("model", ""), "the trained network")
+        header["MODELSHA"] = (self.meta.get("sha256", "")[:16], "its sha256, first 16 digits")
+        header["XPOS"] = (self.position[0], "[pix] x of the stamp's centre, from 0")
+        header["YPOS"] = (self.position[1], "[pix] y of the stamp's centre, from 0")
+        header["STAMPWID"] = (self.meta.get("stamp_width"), "[pix] width of the stamp")
+        header["STRETCH"] = (self.meta.get("stretch", {}).get("stretch"), "flux to network")
+        header["FLAGS"] = (int(self.flags), "0: nothing to know")
+        for words in decode_flags(self.flags):
+            header["HISTORY"] = words
+        return header
+
+    def __repr__(self):
+        shape = " x ".join(str(n) for n in self.image.data.shape)
+        x, y = self.position
+        unit = "" if self.image.unit is None else f" {self.image.unit}"
+        text = f"<Deblended: {shape}{unit}, at ({x:.1f}, {y:.1f}), model {self.meta.get('model')}"
+        words = "; ".join(decode_flags(self.flags))
+        return f"{text}; {words}>" if words else f"{text}>"
+
+
+_SHAPES = {
+    "x_centroid": None,
+    "y_centroid": None,
+    "semimajor_axis": u.pix,
+    "semiminor_axis": u.pix,
+    "orientation": u.deg,
+    "ellipticity": None,
+    "segment_area": u.pix**2,
+}
+_FLUXES = ("segment_flux", "segment_flux_err", "kron_flux", "kron_flux_err")
+
+
+def _measure(component, position, box):
+    """Measure one component on a part of its image.
+
+    Parameters
+    ----------
+    component : `~astropy.nddata.NDData`
+    position : tuple of float or None
+        Where the galaxy is; None for the brightest one.
+    box : tuple of slice
+        The part (y, x).
+
+    Returns
+    -------
+    dict or None
+        Plain numbers by column, fluxes one per band; None without light above the noise.
+    """
+    data, error = (
+        np.atleast_3d(array)[..., *box] if array.ndim == 3 else array[None, *box]
+        for array in (component.data, component.uncertainty.array)
+    )
+    mask = component.mask
+    if mask is not None:
+        mask = np.broadcast_to(mask, component.data.shape).reshape(-1, *mask.shape[-2:])
+        mask = mask[:, *box]
+    image = NDData(data, mask=mask, unit=component.unit, meta=component.meta)
+    found, segments = find_sources(image, contrast=1)  # one galaxy, however it is structured
+    if len(found) == 0:
+        return None
+    if position is None:
+        row = np.argmax(found["signal_to_noise"])
+    else:
+        x, y = position[0] - box[1].start, position[1] - box[0].start
+        row = np.argmin(np.hypot(found["x_centroid"] - x, found["y_centroid"] - y))
+    segment = SegmentationImage((segments == found["label"][row]).astype(np.int32))
+
+    level, noise = estimate_background(image)
+    data, hidden = data_and_mask(image)
+    data = np.where(hidden, 0, data - level)
+    nowhere = hidden.all(axis=0)
+    detection = (data / noise).sum(axis=0)
+    catalog = SourceCatalog(detection, segment, mask=nowhere, progress_bar=False)
+    bands = [
+        SourceCatalog(
+            *(band, segment),
+            error=spread,
+            mask=out,
+            detection_catalog=catalog,
+            progress_bar=False,
+        )
+        for band, spread, out in zip(data, error.astype(float), hidden, strict=True)
+    ]
+    measured = {name: float(u.Quantity(getattr(catalog, name)[0]).value) for name in _SHAPES}
+    measured["x_centroid"] += box[1].start
+    measured["y_centroid"] += box[0].start
+    for name in _FLUXES:
+        measured[name] = np.array([getattr(band, name)[0] for band in bands])
+    return measured
