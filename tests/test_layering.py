@@ -19,7 +19,6 @@ LAYERS = [
     "demo",
     "evaluate",
     "deblender",
-    "apportion",
     "training",
     "apportion",
     "results",
