@@ -6,11 +6,11 @@ from importlib import metadata
 from pathlib import Path
 
 import click
-from astrodeblend.cli import main
 from sphinx_astropy.conf.v3 import *  # noqa: F403
 from sphinx_astropy.conf.v3 import exclude_patterns, intersphinx_mapping
 
 import astrodeblend
+from astrodeblend.cli import main
 
 HERE = Path(__file__).parent
 
