@@ -12,12 +12,18 @@ from .recipes import DENSE, get_recipe
 
 __all__ = ["Simulator"]
 
-# Luminance quantisation table of the JPEG standard (ITU-T T.81, Annex K, table K.1).
-_JPEG_TABLE = """
+# Quantisation tables of the JPEG standard (ITU-T T.81, tables K.1 and K.2).
+_LUMINANCE = """
 16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101
 72 92 95 98 112 100 103 99
 """
+_COLOUR = (
+    """
+17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
+"""
+    + 32 * " 99"
+)
 # RGB to YCbCr (ITU-T T.871); the offsets of the colour planes change nothing here.
 _YCC = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
@@ -173,9 +179,11 @@ def _jpeg(x, quality):
     cosine = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
     cosine[0] /= 2**0.5
     # The usual meaning of "quality", as libjpeg has it.
-    percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1)
-    table = torch.tensor([int(v) for v in _JPEG_TABLE.split()], device=x.device).view(8, 8)
-    table = ((table * percent + 50) / 100).floor().clamp(1, 255)[:, None, None, None, None]
+    percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1)
+    tables = [_LUMINANCE, _COLOUR, _COLOUR] if colour else [_LUMINANCE]
+    tables = [[int(v) for v in table.split()] for table in tables]
+    table = torch.tensor(tables, device=x.device).view(-1, 8, 8)
+    table = ((table * percent + 50) / 100).floor().clamp(1, 255)[:, None, :, None, None]
     blocks = planes.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-2, -3)
     frequencies = cosine @ blocks @ cosine.T
     blocks = cosine.T @ (table * (frequencies / table).round()) @ cosine
