@@ -236,7 +236,8 @@ def moments(image, footprint):
     size = q_xx + q_yy
     # A single pixel has no size but for rounding.
     size = np.where(size > 1e-9, size, np.nan)
-    return Moments(flux, np.stack([x_mean, y_mean], axis=-1), (q_xx - q_yy + 2j * q_xy) / size)
+    distortion = (q_xx - q_yy) / size + 2j * (q_xy / size)
+    return Moments(flux, np.stack([x_mean, y_mean], axis=-1), distortion)
 
 
 def flux_error(image, truth, *, footprint=None):
