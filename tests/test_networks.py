@@ -161,7 +161,7 @@ def test_gradients_reach_every_parameter_and_the_images(network, images):
         assert tensor.grad.abs().max() > 0, name
 
 
-def test_one_training_step_starts_from_published_values():
+def test_generator_starts_as_published():
     torch.manual_seed(0)
     generator = BranchedGenerator(BranchedGeneratorConfig(root_blocks=1, branch_blocks=1))
     first = generator.first[0].requires_grad_(False)
