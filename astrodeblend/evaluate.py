@@ -13,7 +13,7 @@ from astrodeblend.images import write_fits
 from astrodeblend.metrics import psnr, ssim, ssim_reiman2019, table_statistics
 from astrodeblend.simulate import Draw, Recipe, Simulator, find_images, get_recipe, read_images
 
-__all__ = ["Evaluation", "BlendSet", "draw_blends", "evaluate"]
+__all__ = ["BlendSet", "Evaluation", "draw_blends", "evaluate"]
 
 #: Blends in the paper's test set; each takes two galaxies that no other blend has.
 PAPER_BLENDS = 3200
@@ -26,6 +26,8 @@ PUBLISHED = {
         "mean": 0.928, "median": 0.934, "max": 0.982, "min": 0.576, "variance": 0.001,
     },
 }  # fmt: skip
+#: Files that `Evaluation.write` writes.
+FILES = ("table.ecsv", "blends.ecsv")
 STATISTICS = ("mean", "median", "max", "min", "variance")
 BRANCHES = ("central", "companion")
 
@@ -294,8 +296,8 @@ class Evaluation:
         folder = Path(folder)
         folder.mkdir(exist_ok=True)
         with (
-            atomic_path(folder / "table.ecsv", overwrite=overwrite) as summary,
-            atomic_path(folder / "blends.ecsv", overwrite=overwrite) as blends,
+            atomic_path(folder / FILES[0], overwrite=overwrite) as summary,
+            atomic_path(folder / FILES[1], overwrite=overwrite) as blends,
         ):
             self.to_table().write(summary, format="ascii.ecsv")
             self.to_blend_table().write(blends, format="ascii.ecsv")

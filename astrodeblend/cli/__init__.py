@@ -1,0 +1,68 @@
+"""The command line: thin commands over the public objects.
+
+Whatever a command needs is imported inside it, so that ``--help`` is quick. Anything wrong with
+what a command was given ends in one sentence on stderr and exit code 2.
+"""
+
+import warnings
+
+import click
+
+from .blends import evaluate, simulate
+from .deblending import deblend, demo, models
+from .options import examples
+from .training import train
+
+__all__ = ["main"]
+
+
+class _Commands(click.Group):
+    """Commands in the order in which they were added; refusals in one sentence."""
+
+    def list_commands(self, ctx):
+        return list(self.commands)
+
+    def invoke(self, ctx):
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except BrokenPipeError:  # such as | head: click ends quietly
+                raise
+            except (ValueError, TypeError, OSError) as error:
+                if ctx.params["traceback"]:
+                    raise
+                refusal = click.ClickException(_sentence(error))
+                refusal.exit_code = 2
+                raise refusal from error
+
+
+def _sentence(error):
+    """Put an error in one line."""
+    if isinstance(error, OSError) and error.errno is not None:  # raised by the system itself
+        place = "" if error.filename is None else f": {str(error.filename)!r}"
+        return f"{error.strerror}{place}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "astrodeblend demo",
+        "astrodeblend deblend image.fits -o out.fits --position 512,488 --plot",
+        "astrodeblend deblend --help",
+    ),
+)
+@click.version_option(package_name="astrodeblend", prog_name="astrodeblend")
+@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+def main(traceback):
+    """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
+
+
+for command in (demo, deblend, models, simulate, train, evaluate):
+    main.add_command(command)

@@ -1,0 +1,123 @@
+"""Commands that use a model: deblend, demo, models."""
+
+import json
+import re
+
+import click
+
+from . import options
+
+# What of a table fits on a screen.
+SHORT = (
+    "component",
+    "x_centroid",
+    "y_centroid",
+    "sky_centroid",
+    "segment_flux",
+    "ellipticity",
+    "flags",
+)
+
+
+@click.command(
+    epilog=options.examples(
+        "astrodeblend deblend galaxy.jpg -o out.fits --plot",
+        "astrodeblend deblend coadd.fits -o out.fits --position 512.3,488.9",
+        'astrodeblend deblend i.fits r.fits g.fits -o out.fits --position "150.1133 +2.2008"',
+    )
+)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
+@options.model
+@click.option(
+    "--position",
+    metavar="POSITION",
+    help="Of the central galaxy: pixels X,Y counted from 0, or a place on the sky: 'RA DEC' in "
+    "degrees, or 'hh:mm:ss dd:mm:ss'. Default: the middle of the image.",
+)
+@options.plot("blend, components and what is left")
+@options.overwrite
+@options.device
+def deblend(images, out, model, position, plot, overwrite, device):
+    """Take the galaxy at a position and the one that overlaps it apart.
+
+    IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
+    files, one per band, in the order the model takes them (R, G, B). OUT gets the extensions
+    CENTRAL and COMPANION on the image's own pixels, with its unit and WCS, each with _UNCERT
+    and, where there is one, _MASK, and the table SOURCES.
+    """
+    place = _parse_position(position)
+    with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
+        deblender = options.load_model(model, device)
+        result = deblender(images[0] if len(images) == 1 else list(images), position=place)
+        result.write(fits_file)
+        if picture:
+            result.plot().savefig(picture)
+    from astrodeblend.results import decode_flags
+
+    table = result.to_table()
+    click.echo(options.table_text(table[[name for name in SHORT if name in table.colnames]]))
+    for words in decode_flags(result.flags):
+        click.echo(f"Note: {words}", err=True)
+    click.echo(written)
+
+
+@click.command(epilog=options.examples("astrodeblend models", "astrodeblend models galaxyzoo"))
+@click.argument("name", required=False, metavar="[NAME|PATH]")
+def models(name):
+    """List the models in the package, or print the card of one."""
+    if name is None:
+        from astrodeblend import Deblender
+
+        click.echo(options.table_text(Deblender.models()))
+        return
+    from dataclasses import asdict
+
+    from astrodeblend.weights import read_card
+
+    click.echo(json.dumps(asdict(read_card(name)), indent=2))
+
+
+@click.command(epilog=options.examples("astrodeblend demo", "astrodeblend demo --out elsewhere"))
+@click.option(
+    "--out",
+    default="astrodeblend-demo",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where to; made if it is missing.",
+)
+@options.model
+@options.overwrite
+@options.device
+def demo(out, model, overwrite, device):
+    """Deblend the clearest blends of the Hubble Deep Field.
+
+    The picture comes with scikit-image: real light, in colour, full of overlaps. Detects its
+    sources, picks the clearest blends, deblends them, prints a table and writes panels.png,
+    stamps.fits and catalogue.ecsv. Takes less than a minute and no internet.
+    """
+    from astrodeblend.demo import FILES, run_demo
+
+    options.check_folder(out, FILES, overwrite=overwrite)
+    click.echo(f"loading the model {model!r}")
+    run_demo(options.load_model(model, device), out, overwrite=overwrite, say=click.echo)
+
+
+def _parse_position(text):
+    """Turn X,Y into two numbers and anything else into a place on the sky."""
+    if text is None:
+        return None
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    pixels = re.fullmatch(rf"\s*({number})\s*,\s*({number})\s*", text)
+    if pixels:
+        return float(pixels[1]), float(pixels[2])
+    from astropy.coordinates import SkyCoord
+
+    degrees = re.fullmatch(rf"\s*{number}\s+{number}\s*", text)
+    try:
+        return SkyCoord(text, unit="deg" if degrees else ("hourangle", "deg"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"--position {text!r} is no position; give pixels as X,Y (512.3,488.9), or a place on "
+            "the sky as 'RA DEC' ('150.11 2.2' in degrees, or '10:00:27.2 +02:12:03')"
+        ) from error

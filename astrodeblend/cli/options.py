@@ -1,0 +1,127 @@
+"""What several commands share."""
+
+import os
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+
+# What options offer, so that help needs no import of torch; a test compares it with the code.
+RECIPES = ("reiman2019", "sum", "max_sum", "varied")
+
+model = click.option(
+    "--model",
+    default="galaxyzoo",
+    show_default=True,
+    metavar="NAME|PATH",
+    help="A model of the package (see 'astrodeblend models') or a .safetensors file.",
+)
+device = click.option(
+    "--device", metavar="D", help="cpu, cuda or cuda:1. Default: a GPU when there is one."
+)
+overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Where the randomness starts from.",
+)
+recipe = click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default="reiman2019",
+    show_default=True,
+    help="What blends to make.",
+)
+
+
+def plot(what):
+    """Return the option --plot [PNG]."""
+    return click.option(
+        "--plot",
+        is_flag=False,
+        flag_value="",
+        metavar="[PNG]",
+        help=f"Draw {what}; by default beside OUT.",
+    )
+
+
+def examples(*lines):
+    """Lay out the end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def load_model(name, device):
+    """Load a model of the package or out of a file."""
+    from astrodeblend import Deblender
+
+    if name.endswith(".safetensors"):
+        return Deblender.load(name, device=device)
+    return Deblender.from_pretrained(name, device=device)
+
+
+@contextmanager
+def outputs(out, plot, *, overwrite):
+    """Refuse output files before the work, write them after it, all or none.
+
+    Parameters
+    ----------
+    out : str
+        The main file.
+    plot : str or None
+        What --plot was given: nothing is an empty string.
+    overwrite : bool
+        Replace files that are there already.
+
+    Yields
+    ------
+    out, picture : pathlib.Path
+        Where to write for the time being; ``picture`` is None if there is to be none.
+    written : str
+        What to say in the end.
+    """
+    from astrodeblend.files import atomic_path
+
+    with ExitStack() as stack:
+        paths = [Path(out)]
+        if plot is not None:
+            paths.append(Path(plot) if plot else Path(out).with_suffix(".png"))
+            if paths[1].suffix.lower() != ".png":
+                raise ValueError(f"--plot {plot!r}: the name of a picture ends in .png")
+            if paths[0] == paths[1]:
+                raise ValueError(f"--out and --plot both name {out!r}; give two names")
+        places = [stack.enter_context(atomic_path(path, overwrite=overwrite)) for path in paths]
+        picture = places[1] if plot is not None else None
+        yield places[0], picture, f"wrote {' and '.join(map(str, paths))}"
+
+
+def check_folder(folder, names, *, overwrite):
+    """Refuse an output folder before the work that would fill it with files of these names."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{str(folder)!r} is a file; choose another name for the folder")
+    nearest = folder if folder.is_dir() else folder.parent
+    if not nearest.is_dir():
+        raise FileNotFoundError(
+            f"cannot write to {str(folder)!r}: the folder {str(nearest)!r} does not exist; "
+            "make it first"
+        )
+    there = [name for name in names if (folder / name).exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{str(folder)!r} holds {' and '.join(there)} already; choose another folder by --out, "
+            "or replace them by --overwrite"
+        )
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(
+            f"cannot write to {str(folder)!r}: {str(nearest)!r} is read-only; choose another folder"
+        )
+
+
+def table_text(table):
+    """Return a table as text, all of it."""
+    for name in table.colnames:
+        if getattr(getattr(table[name], "dtype", None), "kind", "") == "f":
+            table[name].info.format = ".5g"
+    return "\n".join(table.pformat(max_lines=-1, max_width=-1))

@@ -1,0 +1,254 @@
+"""The command train."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from . import options
+
+# The fields of TrainingConfig: default, kind of value or choices, and what to say about it. Stated
+# here too, so that help needs no import of torch; a test compares it with the code.
+FIELDS = {
+    "recipe": ("varied", options.RECIPES, "Blends to learn from."),
+    "validation_recipe": ("reiman2019", options.RECIPES, "Blends to be judged by."),
+    "network": ("unet", ("unet", "reiman2019"), "Our own, or the paper's."),
+    "steps": (16000, int, "Updates."),
+    "batch": (16, int, "Blends per update, over all processes."),
+    "seed": (1, int, "Everything random follows from it."),
+    "loss": ("log_mse", ("log_mse", "mse"), "Pixel loss."),
+    "learning_rate": (1e-3, float, "The highest."),
+    "plan": ("trapezoid", ("trapezoid", "cosine", "reiman2019"), "Learning rate over time."),
+    "warmup": (500, int, "Updates over which the learning rate rises."),
+    "decay": (0.3, float, "Share of the steps over which it falls, for the trapezoid."),
+    "optimizer": ("adamw", ("adamw", "adam"), "With weight decay or without."),
+    "weight_decay": (0.01, float, "For adamw."),
+    "average": (0.999, float, "Decay of the weights' running average, which is what is saved."),
+    "clip": (1.0, float, "Largest norm of the gradient; 0 for any."),
+    "adversarial": (
+        "none",
+        ("none", "nonsaturating", "minimax"),
+        "Loss against a discriminator: as the published code, or as the paper's equations.",
+    ),
+    "adversarial_weight": (1e-3, float, "Its weight."),
+    "burn_in": (0, int, "Updates before it, on VGG19 features if there is --vgg."),
+    "vgg": (None, str, "VGG19 weights in torchvision's format, for the burn-in."),
+    "std_weight": (0.1, float, "Weight of the loss from which standard deviations are learned."),
+    "precision": ("bfloat16", ("float32", "bfloat16"), "Arithmetic of the network."),
+    "validate_every": (1000, int, "Updates between validations."),
+    "validation_blends": (256, int, "Blends of a validation."),
+    "checkpoint_every": (500, int, "Updates between checkpoints."),
+    "log_every": (50, int, "Updates between lines in the log."),
+}
+
+
+def _config_options(command):
+    """Add an option for every field."""
+    for name, (default, kind, text) in reversed(FIELDS.items()):
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            type=click.Choice(kind) if isinstance(kind, tuple) else kind,
+            metavar={int: "N", float: "X", str: "PATH"}.get(kind),
+            help=text if default is None else f"{text}  [default: {default}]",
+        )(command)
+    return command
+
+
+@click.command(
+    epilog=options.examples(
+        "astrodeblend train --recipe reiman2019 --images galaxies --out runs/try --steps 50",
+        "astrodeblend train --out runs/try --resume",
+        "astrodeblend train --paper --vgg vgg19.pth --images galaxies --out runs/paper",
+        "torchrun --nproc-per-node 4 -m astrodeblend train --images galaxies --out runs/four",
+    )
+)
+@click.option("--images", metavar="DIR", help="Folder of isolated galaxies, JPEG or PNG.")
+@click.option(
+    "--split",
+    metavar="S",
+    help="Part of them to learn from, by splits.csv in DIR. Default: train if there is that "
+    "table, else all.",
+)
+@click.option(
+    "--validation-images",
+    metavar="DIR",
+    help="Other galaxies to be judged by. Default: part val of the same folder if it has "
+    "splits.csv, else every tenth image, which is then not learned from.",
+)
+@click.option("--validation-split", metavar="S", help="Part of those, by splits.csv.")
+@click.option("--out", required=True, metavar="RUN", help="Folder of the run; made if missing.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in RUN as though it had never stopped; what was chosen is kept.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU if there is.")
+@click.option(
+    "--paper",
+    is_flag=True,
+    help="All choices of Reiman & Goehre (2019): network, loss, plan, discriminator, burn-in; "
+    "other options win.",
+)
+@click.option(
+    "--config",
+    metavar="JSON",
+    help="All choices of a model's card, or of a JSON file of TrainingConfig's fields; other "
+    "options win.",
+)
+@_config_options
+def train(out, resume, device, **given):
+    """Train a model on galaxies of your own.
+
+    RUN gets model.safetensors with its card model.json, log.csv, validation.png (each column
+    a blend, its central galaxy, the truth of that, its companion, the truth of that) and
+    checkpoint.safetensors. Ctrl-C saves and ends with exit code 130; --resume goes on
+    exactly, after that and after a crash.
+    """
+    speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
+    run = Path(out)
+    given = {
+        name: value for name, value in given.items() if value is not None and value is not False
+    }
+    if resume:
+        given = {**_recorded(run), **given}
+        if (run / "run.json").exists() and not (run / "checkpoint.safetensors").exists():
+            _say(f"{out} has no checkpoint yet: starting from the beginning", speaks)
+            resume = False
+    elif (run / "checkpoint.safetensors").exists():
+        raise FileExistsError(
+            f"{out!r} holds a run already; go on with it by --resume, or choose another folder"
+        )
+    if "images" not in given:
+        raise ValueError("--images is missing; give the folder of galaxies to learn from")
+
+    import torch
+
+    from astrodeblend.simulate import read_images
+    from astrodeblend.training import train as train_model
+    from astrodeblend.weights import Card
+
+    config = _training_config(given)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
+    learn, judge = _training_images(given)
+    run.mkdir(parents=True, exist_ok=True)
+    if speaks:
+        _record(run, given)
+    judged = f"judged by {len(judge)} others" if judge else "too few to be judged by others"
+    _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
+    card = Card(
+        name=run.resolve().name,
+        description=f"a {config.network['kind']} trained on {len(learn)} galaxies",
+        network=config.network,
+        training={"command": _as_command(out, given)},
+        data=f"{len(learn)} images of {given['images']}",
+    )
+    model = train_model(
+        config,
+        read_images(learn, progress=speaks),
+        run,
+        validation=read_images(judge, progress=speaks) if judge and speaks else None,
+        resume=resume,
+        device=device,
+        card=card,
+        progress=speaks,
+    )
+    if not speaks:
+        return
+    if model is None:
+        _say(f"stopped and saved; go on with: astrodeblend train --out {shlex.quote(out)} --resume")
+        raise SystemExit(130)  # what shells have for Ctrl-C
+    _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
+
+
+def _say(text, aloud=True):
+    """Tell what goes on: on stderr, where the progress bars are."""
+    if aloud:
+        click.echo(text, err=True)
+
+
+def _recorded(run):
+    """Return what a run was begun with; nothing if it was not begun by this command."""
+    record = run / "run.json"
+    try:
+        return json.loads(record.read_text()) if record.exists() else {}
+    except ValueError as error:
+        raise ValueError(
+            f"{str(record)!r} cannot be read ({error}); give all options again, without that file"
+        ) from error
+
+
+def _record(run, given):
+    from astrodeblend.files import atomic_path
+
+    with atomic_path(run / "run.json", overwrite=True) as temporary:
+        temporary.write_text(json.dumps(given, indent=2) + "\n")
+
+
+def _as_command(out, given):
+    """Return the command that begins the run, as one line."""
+    words = ["astrodeblend", "train"]
+    for name, value in {**given, "out": out}.items():
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else [str(value)]
+    return shlex.join(words)
+
+
+def _training_config(given):
+    """Make the configuration out of a file or the paper's choices, and of options."""
+    from astrodeblend.training import TrainingConfig, reiman2019
+
+    choices = {name: value for name, value in given.items() if name in FIELDS}
+    if "network" in choices:
+        choices["network"] = {"kind": choices["network"]}
+    if "config" in given:
+        if "paper" in given:
+            raise ValueError("--config and --paper both make all choices; give one of them")
+        choices = {**_read_config(given["config"]), **choices}
+    config = reiman2019(**choices) if "paper" in given else TrainingConfig(**choices)
+    if config.vgg is not None:
+        if not config.burn_in:
+            raise ValueError("--vgg is for the burn-in; give --burn-in N too (the paper: 2000)")
+        if not Path(config.vgg).is_file():
+            raise FileNotFoundError(
+                f"--vgg {config.vgg!r} does not exist; give a file with VGG19 weights"
+            )
+    return config
+
+
+def _read_config(path):
+    """Read choices from a model's card or from a file of their own."""
+    try:
+        values = json.loads(Path(path).read_text())
+        if "training" in values:  # a card
+            values = values["training"]["config"]
+        wrong = sorted(set(values) - set(FIELDS))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--config {path!r} is neither a model's card nor a JSON file of choices ({error})"
+        ) from error
+    if wrong:
+        raise ValueError(
+            f"--config {path!r} has {', '.join(wrong)}; choices are {', '.join(FIELDS)}"
+        )
+    return values
+
+
+def _training_images(given):
+    """Return the paths to learn from and those to be judged by, of which there may be none."""
+    from astrodeblend.simulate import find_images
+
+    folder = Path(given["images"])
+    has_table = (folder / "splits.csv").is_file()
+    learn = find_images(folder, split=given.get("split", "train" if has_table else None))
+    if "validation_images" in given:
+        other = given["validation_images"]
+        return learn, find_images(other, split=given.get("validation_split"))
+    if has_table or "validation_split" in given:
+        return learn, find_images(folder, split=given.get("validation_split", "val"))
+    if len(learn) < 4:  # a blend takes two galaxies, on either side
+        return learn, []
+    step = min(10, len(learn) // 2)
+    return [path for k, path in enumerate(learn) if k % step], learn[::step]
