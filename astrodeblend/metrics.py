@@ -169,14 +169,21 @@ def isophote(truth, *, fraction=0.1):
 
 
 class Moments(NamedTuple):
-    """Moments of the light in a footprint, one of each per image; see `moments`."""
+    """Moments of the light in a footprint, one of each per image; see `moments`.
+
+    Attributes
+    ----------
+    flux : numpy.ndarray
+        Sum of the light over bands and footprint, shape (...).
+    centroid : numpy.ndarray
+        Centre of the light in pixels, shape (..., 2): x, then y; the first pixel's centre is 0.
+    distortion : numpy.ndarray
+        Complex ellipticity, shape (...).
+    """
 
     flux: np.ndarray
-    """Sum of the light over bands and footprint."""
     centroid: np.ndarray
-    """Centre of the light in pixels, shape (..., 2), x then y, 0 at the first pixel's centre."""
     distortion: np.ndarray
-    """Complex ellipticity, shape (...)."""
 
 
 def moments(image, footprint):
