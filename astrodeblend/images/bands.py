@@ -122,7 +122,7 @@ def _same_grid(band, first):
 def _resample(flux, mask, deviation, wcs, first):
     """Put flux, mask and standard deviation, each (1, y, x), on the grid of another image.
 
-    Variances scale so that the information in an area of sky stays the same.
+    The standard deviation is that of each pixel; that neighbours are correlated is not kept.
     """
     from reproject import reproject_adaptive, reproject_interp  # slow to import, rarely needed
 
@@ -139,13 +139,15 @@ def _resample(flux, mask, deviation, wcs, first):
     flux = np.where(mask, np.median(flux[~mask]), flux)  # one NaN would spread over the whole image
     if area > 2:
         flux, footprint = onto_grid(reproject_adaptive, flux, kernel="hann")
+        averaged = area
     else:
         flux, footprint = onto_grid(reproject_interp, flux, order="bicubic")
+        averaged = 1
     hidden, _ = onto_grid(reproject_interp, mask, order="bilinear")
     mask = (footprint == 0) | ~np.isfinite(flux) | ~(hidden < 1e-6)
     if deviation is not None:
         deviation, _ = onto_grid(reproject_interp, deviation, order="bilinear")
-        deviation = (deviation * scale / np.sqrt(max(area, 1))).astype(np.float32)[np.newaxis]
+        deviation = (deviation * scale / np.sqrt(averaged)).astype(np.float32)[np.newaxis]
     return (flux * scale).astype(np.float32)[np.newaxis], mask[np.newaxis], deviation
 
 

@@ -4,7 +4,7 @@ import re
 
 from astropy.io import fits
 
-__all__ = ["cards_of_mapping", "observation_cards"]
+__all__ = ["cards_of_mapping", "observation_cards", "valid_cards"]
 
 # How the input was stored, and its pixel grid: the output has a storage and a WCS of its own.
 _LAYOUT_CARD = re.compile(
@@ -20,17 +20,22 @@ _LAYOUT_CARD = re.compile(
 )
 
 
-def observation_cards(header):
-    """Copy the cards that describe the observation, leaving out those that FITS cannot hold."""
-    kept = fits.Header()
+def valid_cards(header):
+    """Copy a header, leaving out the cards that are no FITS."""
+    valid = fits.Header()
     for card in header.copy().cards:
         try:
             card.verify("silentfix+exception")
-            if not _LAYOUT_CARD.fullmatch(card.keyword):
-                kept.append(card, end=True)
-        except (fits.VerifyError, ValueError):  # a card that is no FITS
+            valid.append(card, end=True)
+        except (fits.VerifyError, ValueError):
             continue
-    return kept
+    return valid
+
+
+def observation_cards(header):
+    """Copy the valid cards of a header that describe the observation, not the file."""
+    cards = valid_cards(header).cards
+    return fits.Header([card for card in cards if not _LAYOUT_CARD.fullmatch(card.keyword)])
 
 
 def cards_of_mapping(meta):

@@ -5,6 +5,7 @@ import re
 import warnings
 from contextlib import suppress
 from functools import singledispatch
+from numbers import Number
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from PIL import Image
 
 from .bands import put_on_grid, stack
-from .cards import cards_of_mapping, observation_cards
+from .cards import cards_of_mapping, observation_cards, valid_cards
 from .uncertainty import broadcast, standard_deviation
 from .wcs import celestial_wcs, read_wcs
 
@@ -186,7 +187,7 @@ def _read_hdu(hdu, hdulist=None):
         unit=_pop_unit(header),
         mask=mask,
         uncertainty=uncertainty,
-        wcs=read_wcs(hdu.header, hdulist),
+        wcs=read_wcs(valid_cards(hdu.header), hdulist),
         meta={"header": header},
     )
 
@@ -196,6 +197,8 @@ def _read_hdu(hdu, hdulist=None):
 def _read_sequence(images):
     if not images:
         raise ValueError(f"image is an empty {type(images).__name__}; {KINDS}")
+    if _holds_numbers(images):
+        return NDData(np.array(images))
     bands = []
     for i, image in enumerate(images):
         try:
@@ -209,6 +212,13 @@ def _read_sequence(images):
             )
         bands.append(put_on_grid(band, bands[0], i) if bands else band)
     return stack(bands)
+
+
+def _holds_numbers(nested):
+    """Whether lists within lists hold numbers, as an array written out in full does."""
+    while isinstance(nested, list | tuple) and nested:
+        nested = nested[0]
+    return isinstance(nested, Number)
 
 
 def _choose_hdu(hdulist, extension):

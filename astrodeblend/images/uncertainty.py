@@ -21,9 +21,12 @@ def standard_deviation(image):
             f"image has an uncertainty of type {type(uncertainty).__name__}; "
             f"make it one of {', '.join(kind.__name__ for kind in KINDS)}, or leave it out"
         )
-    array = np.asarray(uncertainty.array, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        deviation = type(uncertainty)(array, unit=uncertainty.unit).represent_as(StdDevUncertainty)
+    deviation = type(uncertainty)(
+        np.asarray(uncertainty.array, dtype=np.float64), unit=uncertainty.unit, copy=False
+    )
+    if not isinstance(uncertainty, StdDevUncertainty):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            deviation = deviation.represent_as(StdDevUncertainty)
     if deviation.unit is None or image.unit is None:
         return deviation.array
     return deviation.array * deviation.unit.to(image.unit)

@@ -1,5 +1,6 @@
 """The sky in headers: reading a celestial WCS of two axes, and writing it for images and cubes."""
 
+import re
 import warnings
 
 import numpy as np
@@ -113,16 +114,16 @@ def _sip_to_tpv(wcs):
     powers = [(order - j, j) for order in range(degree + 1) for j in range(order + 1)]
     # TPV has radial terms too, in between: number 3, 11, 23 and 39
     numbers = [(0, 1, 4, 7, 12, 17, 24, 31)[i + j] + j for i, j in powers]
-    pv = []
-    for axis in (0, 1):
-        own, other = before[axis] / scale, before[1 - axis] / scale
-        terms = np.stack([own**i * other**j for i, j in powers], axis=-1)
-        solution = np.linalg.lstsq(terms, after[axis], rcond=None)[0]
-        values = [c / scale ** (i + j) for c, (i, j) in zip(solution, powers, strict=True)]
-        pv += [(axis + 1, m, value) for m, value in zip(numbers, values, strict=True)]
-    tpv = wcs.deepcopy()
-    tpv.sip = None
-    tpv.wcs.ctype = [ctype.replace("-TAN-SIP", "-TPV") for ctype in wcs.wcs.ctype]
-    tpv.wcs.pc, tpv.wcs.cdelt = matrix, (1, 1)  # wcslib applies TPV before CDELT
-    tpv.wcs.set_pv(pv)
-    return tpv
+    header = wcs.to_header(relax=True)
+    for key in [key for key in header if re.fullmatch(r"[AB]P?_(\d_\d|ORDER|DMAX)", key)]:
+        del header[key]
+    for axis, other in ((0, 1), (1, 0)):
+        terms = [(before[axis] / scale) ** i * (before[other] / scale) ** j for i, j in powers]
+        solution = np.linalg.lstsq(np.stack(terms, axis=-1), after[axis], rcond=None)[0]
+        for number, (i, j), value in zip(numbers, powers, solution, strict=True):
+            header[f"PV{axis + 1}_{number}"] = value / scale ** (i + j)
+        header[f"CTYPE{axis + 1}"] = header[f"CTYPE{axis + 1}"].replace("-TAN-SIP", "-TPV")
+        header[f"CDELT{axis + 1}"] = 1.0  # wcslib applies TPV before CDELT
+        for column in (0, 1):
+            header[f"PC{axis + 1}_{column + 1}"] = matrix[axis, column]
+    return read_wcs(header)
