@@ -61,6 +61,6 @@ def atomic_path(path, *, overwrite=False):
     temporary = folder / f".{uuid.uuid4().hex}{suffix}"
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
