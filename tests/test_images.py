@@ -269,6 +269,9 @@ def test_any_real_number(data, bands, masked):
         (np.ma.masked_all(SHAPE), ValueError, "no valid pixel: all are masked or not finite"),
         (np.full(SHAPE, 1e300), ValueError, "no valid pixel: all are masked or not finite"),
         (np.full(SHAPE, 1e-44), ValueError, "no value above 1e-44, too small for float32"),
+        (np.ones(SHAPE) * u.mag, ValueError, "image is in mag, but magnitudes do not add"),
+        (np.ones(SHAPE) * u.ABmag, ValueError, r"image is in mag\(AB\), but magnitudes do not"),
+        (np.ones(SHAPE) * (u.mag / u.arcsec**2), ValueError, "convert it to flux"),
         (None, TypeError, "image is of type NoneType, not an image; give a path to a FITS"),
         (7, TypeError, "image is of type int, not an image"),
         (fits.BinTableHDU(), TypeError, "image is of type BinTableHDU, not an image"),
@@ -280,7 +283,6 @@ def test_any_real_number(data, bands, masked):
         (fits.ImageHDU(), ValueError, "HDU '' holds no image; choose another one"),
         (fits.HDUList([fits.PrimaryHDU()]), ValueError, "no image in any of its HDUs"),
     ],
-    ids=str,
 )
 def test_what_is_refused(values, error, message):
     with pytest.raises(error, match=message):
@@ -426,14 +428,15 @@ PNG = b"\x89PNG\r\n\x1a\n"
     [
         ("cut.fits", WHOLE[:9000], "truncated or damaged; get a fresh copy"),
         ("cut.fits", WHOLE[:1000], "is not a whole FITS file; get a fresh copy"),
-        ("cut.fits.gz", gzip.compress(WHOLE)[:5000], "is not a whole FITS file"),
-        ("no.fits.gz", gzip.compress(b"hello"), "is not a whole FITS file"),
+        ("cut.fits.gz", gzip.compress(WHOLE, mtime=0)[:5000], "is not a whole FITS file"),
+        ("no.fits.gz", gzip.compress(b"hello", mtime=0), "is not a whole FITS file"),
         ("no.zip", b"PK\x03\x04 no more", "is not a whole FITS file"),
         ("empty.fits", b"", "is not a whole FITS, JPEG, PNG or TIFF file"),
         ("no.jpg", b"plain text", "is not a whole FITS, JPEG, PNG or TIFF file"),
         ("no.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "is not a whole FITS, JPEG, PNG or TIFF"),
         ("no.png", PNG + b"\x00\x00\x00\rIHDR", "is not a whole FITS, JPEG, PNG or TIFF file"),
     ],
+    ids="cut header gzip no-gzip zip empty text jpeg png".split(),
 )
 def test_damaged_files(name, content, message, tmp_path):
     path = tmp_path / name
@@ -565,6 +568,7 @@ def test_a_dictionary_of_an_nddata_goes_into_the_header():
         ("nanomaggy", u.nmgy),
         ("erg/s/cm2/Angstrom", u.erg / u.s / u.cm**2 / u.AA),
         ("10**-9 Jy", u.nJy),
+        ("3631 Jy", u.Unit("3631 Jy")),
         ("DN", u.DN),
         ("", None),
     ],
@@ -691,6 +695,26 @@ def test_a_wcs_that_is_not_the_sky():
         AstropyUserWarning, match=r"the WCS \(WCS\) is left aside: it is no FITS WCS"
     ):
         assert read_image(NDData(flux_of(), wcs=WCS(naxis=2))).wcs is None
+
+
+@pytest.mark.parametrize("cut", [(1, slice(2, 30)), (slice(None), 5, slice(None))])
+def test_a_slice_without_x_or_y_has_no_sky(cut):
+    wcs = tan_wcs().sub([1, 2, 0])
+    cube = NDDataRef(flux_of(20, 40, 40), wcs=wcs)[cut]
+    if cube.data.ndim == 2 and cube.data.shape == (20, 40):
+        with pytest.warns(AstropyUserWarning, match="is left aside"):
+            assert read_image(cube).wcs is None
+    else:
+        image = read_image(cube)
+        there = tan_wcs().pixel_to_world(4, 5 + 2)
+        assert image.wcs.pixel_to_world(4, 5).separation(there).deg < 1e-6 * 5e-5
+
+
+def test_a_broken_wcs_of_an_nddata_is_left_aside():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "FREQ"]
+    with pytest.warns(AstropyUserWarning, match="is left aside"):
+        assert read_image(NDData(flux_of(), wcs=wcs)).wcs is None
 
 
 # Uncertainties.
@@ -855,6 +879,16 @@ def test_pixels_outside_the_footprint_are_masked():
     assert not image.mask[1, 1:29, 1:29].any()
     assert image.mask[1, :, 31:].all()
     np.testing.assert_allclose(image.data[1, 1:29, 1:29], 1, atol=1e-6)
+
+
+def test_one_masked_pixel_in_an_average_masks_it():
+    fine, coarse = tan_wcs(1e-5, (48.5, 48.5)), tan_wcs(4e-5, (12.5, 12.5))
+    values = np.ones((96, 96))
+    values[41, 45] = np.nan
+    image = read_image([NDData(np.ones((24, 24)), wcs=coarse), NDData(values, wcs=fine)])
+    assert image.mask[1, 41 // 4, 45 // 4]
+    np.testing.assert_allclose(image.data[1][~image.mask[1]], 16, rtol=1e-5)
+    assert image.mask[1, 2:-2, 2:-2].sum() <= 9
 
 
 def test_masked_pixels_stay_hidden_on_another_grid():

@@ -31,7 +31,7 @@ def put_on_grid(band, first, number):
     ValueError
         If the units do not convert, the shapes differ without a WCS, or there is no overlap.
     """
-    factor = np.float32(_unit_factor(band, first, number))
+    factor = _unit_factor(band, first, number)
     flux = band.data * factor
     deviation = None if band.uncertainty is None else band.uncertainty.array * factor
     mask = band.mask
@@ -116,7 +116,8 @@ def _same_grid(band, first):
     height, width = first.data.shape[1:]
     x, y = np.meshgrid(np.linspace(0, width - 1, 3), np.linspace(0, height - 1, 3))
     apart = band.wcs.pixel_to_world(x, y).separation(first.wcs.pixel_to_world(x, y))
-    return bool((apart.deg < 1e-3 * proj_plane_pixel_scales(first.wcs).min()).all())
+    # where the projection has no sky, in the corners of an all-sky image, this is NaN
+    return not (apart.deg > 1e-3 * proj_plane_pixel_scales(first.wcs).min()).any()
 
 
 def _resample(flux, mask, deviation, wcs, first):
@@ -128,23 +129,23 @@ def _resample(flux, mask, deviation, wcs, first):
 
     def onto_grid(method, array, **options):
         array = array[0].astype(np.float64)
-        return method(
-            (array, wcs), output_projection=first.wcs, shape_out=first.data.shape[1:], **options
-        )
+        grid = {"output_projection": first.wcs, "shape_out": first.data.shape[1:]}
+        return method((array, wcs), **grid, **options)
 
-    area = proj_plane_pixel_area(first.wcs) / proj_plane_pixel_area(wcs)
-    scale = 1 if _is_surface_brightness(first.unit) else area
     if mask is None:
         mask = np.zeros(flux.shape, dtype=bool)
     flux = np.where(mask, np.median(flux[~mask]), flux)  # one NaN would spread over the whole image
+    area = proj_plane_pixel_area(first.wcs) / proj_plane_pixel_area(wcs)
     if area > 2:
-        flux, footprint = onto_grid(reproject_adaptive, flux, kernel="hann")
         averaged = area
+        flux, footprint = onto_grid(reproject_adaptive, flux, kernel="hann")
+        hidden, _ = onto_grid(reproject_adaptive, mask, kernel="hann")
     else:
-        flux, footprint = onto_grid(reproject_interp, flux, order="bicubic")
         averaged = 1
-    hidden, _ = onto_grid(reproject_interp, mask, order="bilinear")
+        flux, footprint = onto_grid(reproject_interp, flux, order="bicubic")
+        hidden, _ = onto_grid(reproject_interp, mask, order="bilinear")
     mask = (footprint == 0) | ~np.isfinite(flux) | ~(hidden < 1e-6)
+    scale = 1 if _is_surface_brightness(first.unit) else area
     if deviation is not None:
         deviation, _ = onto_grid(reproject_interp, deviation, order="bilinear")
         deviation = (deviation * scale / np.sqrt(averaged)).astype(np.float32)[np.newaxis]

@@ -85,7 +85,7 @@ def read_image(image):
     ``meta["header"]`` as text.
 
     Bands on other grids are put on the first one's by bicubic interpolation, or by the
-    anti-aliased `reproject.reproject_adaptive` (Hann kernel) where their pixels have less than
+    anti-aliased ``reproject_adaptive`` (Hann kernel) where their pixels have less than
     half the area. Values per solid angle or beam keep their value, all others are light per
     pixel and scale with the pixel's area. Pixels outside a band's footprint are masked.
     """
@@ -152,6 +152,11 @@ def _read_fits(path, extension):
 def _read_picture(path):
     try:
         with Image.open(path) as picture:
+            # older versions of Pillow read a PNG of 16 bits as 32-bit integers
+            is_16_bit = picture.mode.startswith("I;16") or (picture.mode, picture.format) == (
+                "I",
+                "PNG",
+            )
             if picture.mode in ("1", "LA"):
                 picture = picture.convert("L")
             elif not picture.mode.startswith(("L", "I", "F")) or picture.mode == "LAB":
@@ -162,8 +167,7 @@ def _read_picture(path):
             f"image {str(path)!r} is not a whole FITS, JPEG, PNG or TIFF file; "
             f"get a fresh copy or convert it ({error})"
         ) from error
-    full_scale = 65535 if values.dtype.itemsize == 2 else None
-    return NDData(values, meta={"astrodeblend": {"full_scale": full_scale}})
+    return NDData(values, meta={"astrodeblend": {"full_scale": 65535 if is_16_bit else None}})
 
 
 @_read.register(fits.HDUList)
@@ -178,7 +182,7 @@ def _read_hdu(hdu, hdulist=None):
     header = observation_cards(hdu.header)
     mask = uncertainty = None
     if hdulist is not None:
-        if hdu is not hdulist[0] and not hdulist[0].shape:
+        if hdu is not hdulist[0] and not _has_image(hdulist[0]):
             header.extend(observation_cards(hdulist[0].header), strip=True, unique=True)
         mask = _read_mask(_partner(hdulist, hdu, "MASK"))
         uncertainty = _read_uncertainty(_partner(hdulist, hdu, "UNCERT"))
@@ -260,7 +264,9 @@ def _data(hdu):
 def _partner(hdulist, hdu, kind):
     """Return the HDU that CCDData or `image_to_hdus` wrote to go with this one, if any."""
     for name in (f"{hdu.name}_{kind}", kind):
-        if name in hdulist and hdulist[name] is not hdu and hdulist[name].shape == hdu.shape:
+        if name not in hdulist or hdulist[name] is hdu:
+            continue
+        if _has_image(hdulist[name]) and hdulist[name].shape == hdu.shape:
             return hdulist[name]
     return None
 
@@ -316,6 +322,8 @@ def _conform(image):
             f"image has values of type {data.dtype}, which are no real numbers; "
             "convert them to integers or floats first"
         )
+    if _is_logarithmic(image.unit):
+        raise ValueError(f"image is in {image.unit}, but magnitudes do not add; convert it to flux")
     values = _bands_first(data)
     if values.ndim != 3 or min(values.shape[1:]) < SMALLEST or not values.size:
         raise ValueError(
@@ -346,6 +354,12 @@ def _conform(image):
         wcs=celestial_wcs(image.wcs),
         meta=_meta(image, bands=len(flux)),
     )
+
+
+def _is_logarithmic(unit):
+    if unit is None or isinstance(unit, u.LogUnit):
+        return unit is not None
+    return any(isinstance(base, type(u.dex)) for base in unit.decompose().bases)
 
 
 def _float32(array):

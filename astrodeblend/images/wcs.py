@@ -31,11 +31,11 @@ def celestial_wcs(wcs):
     """Take the WCS of x and y, as an astropy WCS of two axes, from that of an NDData, or None."""
     if wcs is None:
         return None
-    wcs, start = wcs.low_level_wcs, (0, 0)
+    wcs, corner = wcs.low_level_wcs, (slice(None), slice(None))
     if isinstance(wcs, SlicedLowLevelWCS):  # from slicing an NDData; there is no public way back
-        start = [cut.start or 0 if isinstance(cut, slice) else 0 for cut in wcs._slices_array[-2:]]
-        wcs = wcs._wcs
-    if not isinstance(wcs, WCS) or not _is_celestial(wcs):
+        wcs, corner = wcs._wcs, tuple(wcs._slices_array[-2:])
+    has_both = all(isinstance(cut, slice) for cut in corner)
+    if not (has_both and isinstance(wcs, WCS) and _is_celestial(wcs)):
         _warn(
             f"the WCS ({type(wcs).__name__}) is left aside: it is no FITS WCS with the celestial "
             "axes along x and y"
@@ -43,7 +43,7 @@ def celestial_wcs(wcs):
         return None
     # The property `celestial` fails in wcslib for a cube with TPV distortion.
     wcs = wcs.deepcopy() if wcs.naxis == 2 else read_wcs(wcs.to_header(relax=True))
-    return wcs[start[0] :, start[1] :] if any(start) else wcs
+    return wcs[corner]
 
 
 def wcs_to_cards(wcs, ndim):
@@ -80,7 +80,10 @@ def wcs_to_cards(wcs, ndim):
 
 
 def _is_celestial(wcs):
-    wcs.wcs.set()
+    try:
+        wcs.wcs.set()
+    except ValueError:  # wcslib's errors are ValueErrors
+        return False
     return {wcs.wcs.lng, wcs.wcs.lat} == {0, 1}
 
 
