@@ -34,7 +34,8 @@ FIELDS = {
     ),
     "adversarial_weight": (1e-3, float, "Its weight."),
     "burn_in": (0, int, "Updates before it, on VGG19 features if there is --vgg."),
-    "vgg": (None, str, "VGG19 weights in torchvision's format, for the burn-in."),
+    "vgg": (None, str, "VGG19 weights in torchvision's format, or torchvision to fetch its own."),
+    "vgg_preprocess": ("torchvision", ("torchvision", "caffe"), "Scale of images for VGG19."),
     "std_weight": (0.1, float, "Weight of the loss from which standard deviations are learned."),
     "precision": ("bfloat16", ("float32", "bfloat16"), "Arithmetic of the network."),
     "validate_every": (1000, int, "Updates between validations."),
@@ -211,9 +212,10 @@ def _training_config(given):
     if config.vgg is not None:
         if not config.burn_in:
             raise ValueError("--vgg is for the burn-in; give --burn-in N too (the paper: 2000)")
-        if not Path(config.vgg).is_file():
+        if config.vgg != "torchvision" and not Path(config.vgg).is_file():
             raise FileNotFoundError(
-                f"--vgg {config.vgg!r} does not exist; give a file with VGG19 weights"
+                f"--vgg {config.vgg!r} does not exist; give a file with VGG19 weights, or "
+                "torchvision to fetch them"
             )
     return config
 

@@ -1,0 +1,553 @@
+"""The commands do what they say, and refuse bad input in one sentence, leaving nothing behind."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+
+import click
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.nddata import CCDData
+from astropy.table import QTable
+from astropy.wcs import WCS
+from click.testing import CliRunner
+from PIL import Image
+
+from astrodeblend.cli import main
+from astrodeblend.cli.deblending import _parse_position
+from astrodeblend.cli.options import RECIPES
+from astrodeblend.cli.training import FIELDS
+
+
+def invoke(*arguments, code=0):
+    """Run a command here, and expect an exit code."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*arguments):
+    """Run a command here that has to refuse, and return its sentence."""
+    sentence = invoke(*arguments, code=2).stderr
+    assert sentence.startswith("Error: ")
+    assert sentence.count("\n") == 1
+    assert "Traceback" not in sentence
+    return sentence
+
+
+def listing(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def blend_image(bands=3, size=60):
+    """Two round galaxies in linear flux, one in the middle."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    light = 100 * np.exp(-np.hypot(x, y) / 4) + 60 * np.exp(-np.hypot(x - 12, y - 6) / 4)
+    return (light + rng.standard_normal((bands, size, size))).astype(np.float32)
+
+
+def wcs():
+    result = WCS(naxis=2)
+    result.wcs.ctype = "RA---TAN", "DEC--TAN"
+    result.wcs.crval = 150.1, 2.2
+    result.wcs.crpix = 30.5, 30.5
+    result.wcs.cdelt = -1e-4, 1e-4
+    return result
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """Return a FITS file with three bands, a WCS and a unit."""
+    path = tmp_path_factory.mktemp("image") / "image.fits"
+    header = wcs().to_header()
+    header["BUNIT"] = "nJy"
+    fits.PrimaryHDU(blend_image(), header).writeto(path)
+    return path
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", [None, *main.commands])
+    def test_each_help_gives_examples(self, command):
+        text = invoke(*([command] if command else []), "--help").output
+        assert "Examples:" in text
+        assert text.count("astrodeblend") >= 2
+
+    def test_all_commands_are_there(self):
+        assert set(main.commands) == {"deblend", "simulate", "train", "evaluate", "models", "demo"}
+
+    def test_options_of_train_are_the_configuration(self):
+        from astrodeblend.networks import _KINDS
+        from astrodeblend.training import TrainingConfig
+        from astrodeblend.training import config as module
+
+        default = TrainingConfig().to_dict() | {"network": "unet"}
+        assert {name: value for name, (value, *_) in FIELDS.items()} == default
+        assert set(FIELDS) == {field.name for field in fields(TrainingConfig)}
+        assert set(FIELDS["network"][1]) == set(_KINDS)
+        assert FIELDS["loss"][1] == module.LOSSES
+        assert FIELDS["plan"][1] == module.PLANS
+        assert FIELDS["adversarial"][1] == module.ADVERSARIAL
+        assert set(FIELDS["precision"][1]) == set(module.PRECISIONS)
+
+    def test_recipes_are_all_offered(self):
+        from astrodeblend.simulate import RECIPES as KNOWN
+
+        assert tuple(KNOWN) == RECIPES
+
+    def test_no_option_without_help(self):
+        for command in main.commands.values():
+            for parameter in command.params:
+                if isinstance(parameter, click.Option):
+                    assert parameter.help, f"{command.name} --{parameter.name}"
+
+
+class TestDeblend:
+    def test_components_open_on_the_same_sky(self, image, tiny_model, tmp_path):
+        out = tmp_path / "out.fits"
+        result = invoke("deblend", image, "-o", out, "--model", tiny_model, "--plot")
+        assert "central" in result.output
+        assert f"wrote {out} and {out.with_suffix('.png')}" in result.output
+        x, y = np.array([0.0, 12.3, 59.0]), np.array([3.0, 44.4, 59.0])
+        for name in ("CENTRAL", "COMPANION"):
+            component = CCDData.read(out, hdu=name, hdu_uncertainty=f"{name}_UNCERT")
+            assert component.unit == "nJy"
+            assert component.shape == (3, 60, 60)
+            found = component.wcs.celestial.world_to_pixel(wcs().pixel_to_world(x, y))
+            np.testing.assert_allclose(found, (x, y), atol=1e-6)
+        with Image.open(out.with_suffix(".png")) as picture:
+            assert min(picture.size) > 100
+        assert len(QTable.read(out, hdu="SOURCES")) == 2
+
+    def test_a_position_is_pixels_or_sky(self, image, tiny_model, tmp_path):
+        sky = wcs().pixel_to_world(41.5, 35.5)
+        places = []
+        for k, position in enumerate(("41.5,35.5", f"{sky.ra.deg:.8f} {sky.dec.deg:.8f}")):
+            out = tmp_path / f"{k}.fits"
+            invoke("deblend", image, "-o", out, "--model", tiny_model, "--position", position)
+            header = fits.getheader(out)
+            places.append((header["XPOS"], header["YPOS"]))
+        np.testing.assert_allclose(places, [(41.5, 35.5)] * 2, atol=1e-3)
+
+    def test_positions_in_words(self):
+        assert _parse_position(None) is None
+        assert _parse_position(" -1.5, +2e1") == (-1.5, 20)
+        place = SkyCoord(150.11333, 2.20083, unit="deg")
+        for text in ("150.11333 +2.20083", "10:00:27.2 +02:12:03", "10h00m27.2s 2d12m03s"):
+            assert place.separation(_parse_position(text)).arcsec < 0.1
+
+    def test_one_file_per_band(self, tiny_model, tmp_path):
+        names = [tmp_path / f"{band}.fits" for band in "irg"]
+        for name, band in zip(names, blend_image(), strict=True):
+            fits.writeto(name, band)
+        invoke("deblend", *names, "-o", tmp_path / "out.fits", "--model", tiny_model)
+        assert fits.getdata(tmp_path / "out.fits", "CENTRAL").shape == (3, 60, 60)
+
+    def test_overwrite(self, image, tiny_model, tmp_path):
+        out = tmp_path / "out.fits"
+        out.write_text("mine")
+        assert "--overwrite" in refused("deblend", image, "-o", out, "--model", tiny_model)
+        assert out.read_text() == "mine"
+        invoke("deblend", image, "-o", out, "--model", tiny_model, "--overwrite")
+        assert fits.getdata(out, "CENTRAL").shape == (3, 60, 60)
+
+    def test_a_picture_that_exists_keeps_the_fits_file_away(self, image, tiny_model, tmp_path):
+        picture = tmp_path / "mine.png"
+        picture.write_text("mine")
+        before = listing(tmp_path)
+        refused(
+            "deblend", image, "-o", tmp_path / "out.fits", "--model", tiny_model,
+            "--plot", picture,
+        )  # fmt: skip
+        assert listing(tmp_path) == before
+
+
+def all_nan(folder):
+    fits.writeto(folder / "bad.fits", np.full((3, 40, 40), np.nan, np.float32))
+
+
+def empty(folder):
+    fits.PrimaryHDU().writeto(folder / "bad.fits")
+
+
+def two_bands(folder):
+    fits.writeto(folder / "bad.fits", blend_image(bands=2))
+
+
+def one_dimension(folder):
+    fits.writeto(folder / "bad.fits", np.arange(100.0))
+
+
+def five_dimensions(folder):
+    fits.writeto(folder / "bad.fits", np.ones((2, 2, 3, 20, 20)))
+
+
+def truncated(folder):
+    fits.writeto(folder / "whole.fits", blend_image())
+    content = (folder / "whole.fits").read_bytes()
+    (folder / "bad.fits").write_bytes(content[: len(content) // 2])
+
+
+def no_jpeg(folder):
+    (folder / "bad.jpg").write_text("this is no picture")
+
+
+def truncated_jpeg(folder):
+    pixels = np.random.default_rng(1).integers(255, size=(99, 99, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "whole.jpg")
+    content = (folder / "whole.jpg").read_bytes()
+    (folder / "bad.jpg").write_bytes(content[: len(content) // 2])
+
+
+def nothing(folder):
+    pass
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("make", "words"),
+        [
+            (all_nan, "pixel"),
+            (empty, "no image"),
+            (two_bands, "2 bands"),
+            (one_dimension, "100"),
+            (five_dimensions, "(2, 2, 3, 20, 20)"),
+            (truncated, "fresh copy"),
+            (no_jpeg, "no whole"),
+            (truncated_jpeg, "no whole"),
+            (nothing, "does not exist"),
+        ],
+    )
+    def test_images(self, make, words, tiny_model, tmp_path):
+        make(tmp_path)
+        before = listing(tmp_path)
+        name = "bad.jpg" if "jpeg" in make.__name__ else "bad.fits"
+        out = tmp_path / "out.fits"
+        sentence = refused(
+            "deblend", tmp_path / name, "-o", out, "--model", tiny_model, "--plot"
+        )  # fmt: skip
+        assert words in sentence
+        assert listing(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--position", "500,3"), "outside the image"),
+            (("--position", "10.0 -80.0"), "outside the image"),
+            (("--position", "here"), "no position"),
+            (("--model", "galaxyzo"), "'galaxyzo' is not a model"),
+            (("--model", "no.safetensors"), "does not exist"),
+            (("--device", "abacus"), "choose one of 'cpu'"),
+            (("--plot", "picture.fits"), "ends in .png"),
+            (("-o", "nowhere/out.fits"), "folder 'nowhere' does not exist"),
+            (("-o", "."), "is a folder"),
+        ],
+    )
+    def test_options(self, options, words, image, tiny_model, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        arguments = ["deblend", image, "-o", "out.fits", "--model", tiny_model, *options]
+        assert words in refused(*arguments)
+        assert not listing(tmp_path)
+
+    def test_a_sky_position_without_wcs(self, tiny_model, tmp_path):
+        fits.writeto(tmp_path / "image.fits", blend_image())
+        sentence = refused(
+            "deblend", tmp_path / "image.fits", "-o", tmp_path / "out.fits",
+            "--model", tiny_model, "--position", "150.1 2.2",
+        )  # fmt: skip
+        assert "no WCS" in sentence
+
+    @pytest.mark.parametrize("damage", ["weights", "card", "no card"])
+    def test_a_corrupt_model(self, damage, image, tiny_model, tmp_path):
+        model = tmp_path / "model.safetensors"
+        shutil.copy(tiny_model, model)
+        card = model.with_suffix(".json")
+        shutil.copy(tiny_model.with_suffix(".json"), card)
+        if damage == "weights":
+            content = bytearray(model.read_bytes())
+            content[-1] ^= 1
+            model.write_bytes(content)
+        elif damage == "card":
+            card.write_text("{")
+        else:
+            card.unlink()
+        before = listing(tmp_path)
+        sentence = refused("deblend", image, "-o", tmp_path / "out.fits", "--model", model)
+        words = {"weights": "corrupt", "card": "cannot be read", "no card": "does not exist"}
+        assert words[damage] in sentence
+        assert listing(tmp_path) == before
+
+    def test_a_read_only_folder(self, image, tiny_model, tmp_path, monkeypatch):
+        # The permissions themselves mean nothing to root, as whom tests may run.
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        sentence = refused("deblend", image, "-o", tmp_path / "out.fits", "--model", tiny_model)
+        assert "read-only" in sentence
+        assert not listing(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("simulate", "--images", "none", "-o", "blends.fits"), "'none' is not a folder"),
+            (("simulate", "--images", ".", "-o", "blends.fits"), "no JPEG or PNG"),
+            (("train", "--images", "none", "--out", "run"), "'none' is not a folder"),
+            (("train", "--out", "run"), "--images is missing"),
+            (("train", "--images", ".", "--out", "run", "--steps", "0"), "steps=0"),
+            (("train", "--images", ".", "--out", "run", "--vgg", "x"), "--burn-in"),
+            (
+                ("train", "--images", ".", "--out", "run", "--vgg", "x", "--burn-in", "9"),
+                "'x' does not exist",
+            ),
+            (("train", "--images", ".", "--out", "run", "--config", "no.json"), "No such file"),
+            (("models", "galaxyzo"), "'galaxyzo' is not known"),
+            (("demo", "--out", "no/where"), "'no' does not exist"),
+        ],
+    )
+    def test_other_commands(self, arguments, words, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert words in refused(*arguments)
+        assert not listing(tmp_path)
+
+    def test_a_missing_option_shows_where_help_is(self):
+        assert "--help" in invoke("deblend", code=2).stderr
+
+    def test_traceback_on_demand(self, tmp_path):
+        with pytest.raises(ValueError, match="no position"):
+            invoke("--traceback", "deblend", "x", "-o", tmp_path / "x.fits", "--position", "here")
+
+    def test_exit_codes_of_the_program(self, image, tiny_model, tmp_path):
+        command = [sys.executable, "-m", "astrodeblend", "deblend", "--model", tiny_model]
+        done = subprocess.run(
+            [*command, "missing.fits", "-o", tmp_path / "out.fits"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr == "Error: image 'missing.fits' does not exist; check the path\n"
+        assert not listing(tmp_path)
+
+
+class TestModels:
+    def test_the_card_of_a_file(self, tiny_model):
+        card = json.loads(invoke("models", tiny_model).output)
+        assert card["name"] == "tiny"
+        assert len(card["sha256"]) == 64
+
+    def test_the_list(self):
+        from astrodeblend import Deblender
+
+        header, _, *rows = invoke("models").output.splitlines()
+        assert header.split() == ["name", "bands", "modes", "scores"]
+        assert [row.split()[0] for row in rows] == list(Deblender.models()["name"])
+
+
+class TestSimulate:
+    def test_blends_with_their_truth(self, galaxies, tmp_path):
+        out = tmp_path / "blends.fits"
+        arguments = ("simulate", "--images", galaxies, "-n", 4, "--seed", 7, "-o", out)
+        assert "each once" in invoke(*arguments, "--plot").output
+        with fits.open(out) as hdus:
+            blend, isolated = hdus["BLEND"].data, hdus["ISOLATED"].data
+            assert hdus[0].header["RECIPE"] == "reiman2019"
+            assert hdus[0].header["SEED"] == 7
+        assert blend.shape == (4, 3, 80, 80)
+        np.testing.assert_array_equal(blend, isolated.max(axis=1))
+        draw = QTable.read(out, hdu="DRAW")
+        assert len({*draw["central"], *draw["companion"]}) == 8
+        with Image.open(out.with_suffix(".png")) as picture:
+            assert picture.size == (320, 240)
+
+        invoke(*arguments, "--overwrite")
+        np.testing.assert_array_equal(fits.getdata(out, "BLEND"), blend)
+
+    def test_another_seed_is_another_draw(self, galaxies, tmp_path):
+        for seed in (1, 2):
+            out = tmp_path / f"{seed}.fits"
+            invoke("simulate", "--images", galaxies, "-n", 4, "--seed", seed, "-o", out)
+        one, two = (fits.getdata(tmp_path / f"{seed}.fits", "BLEND") for seed in (1, 2))
+        assert not np.array_equal(one, two)
+
+    def test_an_unknown_recipe(self, galaxies, tmp_path):
+        out = tmp_path / "x.fits"
+        result = invoke(
+            "simulate", "--images", galaxies, "--recipe", "soup", "-o", out, code=2
+        )  # fmt: skip
+        assert "'reiman2019'" in result.stderr
+
+
+class TestEvaluate:
+    def test_table_and_files(self, galaxies, tiny_model, tmp_path):
+        out = tmp_path / "scores"
+        arguments = ("evaluate", "--model", tiny_model, "--data", galaxies, "--out", out)
+        result = invoke(*arguments)
+        for words in ("tiny (sha256 ", "4 blends of 8 galaxies", "reiman2019", "seed 1", "34.61"):
+            assert words in result.output
+        table = QTable.read(out / "table.ecsv")
+        assert set(table["metric"]) == {"psnr", "ssim", "ssim_reiman2019"}
+        assert len(QTable.read(out / "blends.ecsv")) == 4
+        assert "table.ecsv and blends.ecsv" in refused(*arguments)
+        assert invoke(*arguments, "--overwrite").output == result.output
+
+    def test_the_split_val_is_taken_if_there_is_one(self, galaxies, tiny_model, tmp_path):
+        folder = shutil.copytree(galaxies, tmp_path / "data")
+        names = sorted(path.name for path in folder.iterdir())
+        parts = ["train"] * 4 + ["val"] * 4
+        rows = [f"{name},{part}" for name, part in zip(names, parts, strict=True)]
+        (folder / "splits.csv").write_text("\n".join(["file,split", *rows]) + "\n")
+        result = invoke("evaluate", "--model", tiny_model, "--data", folder)
+        assert "2 blends of 4 galaxies" in result.output
+        assert "split 'val'" in result.output
+        sentence = refused("evaluate", "--model", tiny_model, "--data", folder, "--split", "tset")
+        assert "train, val" in sentence
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory, tiny_network):
+    """Return a file with the choices of a run that takes a second."""
+    choices = {
+        "network": tiny_network,
+        "recipe": "reiman2019",
+        "steps": 40,
+        "batch": 2,
+        "warmup": 2,
+        "precision": "float32",
+        "validation_blends": 2,
+        "validate_every": 10,
+        "checkpoint_every": 3,
+        "log_every": 1,
+    }
+    path = tmp_path_factory.mktemp("choices") / "quick.json"
+    path.write_text(json.dumps(choices))
+    return path
+
+
+def begin(run, *arguments):
+    """Start a training run in another process, and wait until it has logged some steps."""
+    command = [sys.executable, "-m", "astrodeblend", "train", "--out", run, *arguments]
+    return subprocess.Popen(
+        [str(word) for word in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(run, step, process):
+    log = run / "log.csv"
+    for _ in range(3000):
+        if log.exists() and len(log.read_text().splitlines()) > step:
+            return
+        if process.poll() is not None:
+            pytest.fail(f"ended early: {process.stderr.read()}")
+        time.sleep(0.01)
+    pytest.fail("no step in half a minute")
+
+
+def steps_of(run):
+    with (run / "log.csv").open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+class TestTrain:
+    def test_two_steps_give_a_model(self, galaxies, quick, tmp_path):
+        run = tmp_path / "runs" / "try"
+        result = invoke(
+            "train", "--images", galaxies, "--out", run, "--config", quick, "--steps", 2,
+            "--seed", 0, "--device", "cpu",
+        )  # fmt: skip
+        assert "learning from 6 galaxies, judged by 2 others" in result.stderr
+        assert str(run / "model.safetensors") in result.stderr
+        card = json.loads((run / "model.json").read_text())
+        assert card["name"] == "try"
+        assert card["training"]["config"]["steps"] == 2
+        assert card["training"]["config"]["seed"] == 0
+        assert card["training"]["command"].startswith("astrodeblend train --images")
+        assert steps_of(run) == [1, 2]
+        assert (run / "validation.png").exists()
+
+        out = tmp_path / "scores"
+        model = run / "model.safetensors"
+        invoke("evaluate", "--model", model, "--data", galaxies, "--out", out)
+        before = listing(run)
+        assert "--resume" in refused("train", "--images", galaxies, "--out", run)
+        assert listing(run) == before
+
+    def test_a_card_repeats_its_training(self, galaxies, quick, tmp_path):
+        first, again = tmp_path / "first", tmp_path / "again"
+        invoke(
+            "train", "--images", galaxies, "--out", first, "--config", quick, "--steps", 2,
+            "--batch", 4,
+        )  # fmt: skip
+        invoke("train", "--images", galaxies, "--out", again, "--config", first / "model.json")
+        one, two = ((run / "model.safetensors").read_bytes() for run in (first, again))
+        assert one == two
+
+    def test_the_choices_of_the_paper(self):
+        from astrodeblend.cli.training import _training_config
+        from astrodeblend.training import reiman2019
+
+        assert _training_config({"paper": True}) == reiman2019()
+        assert _training_config({"paper": True, "steps": 5}) == reiman2019(steps=5)
+        assert _training_config({"clip": 0.0, "network": "reiman2019"}).clip == 0
+
+    def test_a_config_that_is_none(self, galaxies, tmp_path, quick):
+        for content, words in (("{", "neither"), ('{"stpes": 3}', "stpes"), ("[1]", "has 1")):
+            config = tmp_path / "c.json"
+            config.write_text(content)
+            arguments = ("train", "--images", galaxies, "--out", tmp_path / "r")
+            assert words in refused(*arguments, "--config", config)
+        assert "give one of them" in refused(*arguments, "--config", quick, "--paper")
+
+    def test_resuming_with_other_choices(self, galaxies, quick, tmp_path):
+        arguments = ("train", "--out", tmp_path)
+        invoke(*arguments, "--images", galaxies, "--config", quick, "--steps", 2)
+        assert "batch=4 (was 2)" in refused(*arguments, "--resume", "--batch", 4)
+
+    def test_killed_at_any_step_and_resumed_is_as_never_killed(self, galaxies, quick, tmp_path):
+        arguments = ("--images", galaxies, "--config", quick)
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        process = begin(killed, *arguments)
+        # Any will do: where it hits between two checkpoints is left to chance.
+        wait_for_step(killed, np.random.default_rng().integers(1, 30), process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (killed / "model.safetensors").exists() or steps_of(killed)[-1] >= 10
+
+        invoke("train", "--out", killed, "--resume")
+        invoke("train", "--out", whole, *arguments)
+        for name in ("model.safetensors", "log.csv"):
+            if name == "model.safetensors":
+                assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        assert steps_of(killed) == steps_of(whole) == list(range(1, 41))
+
+    def test_killed_before_the_first_checkpoint(self, galaxies, quick, tmp_path):
+        arguments = ("train", "--images", galaxies, "--config", quick, "--steps", 2)
+        invoke(*arguments, "--out", tmp_path / "whole")
+        invoke(*arguments, "--out", tmp_path / "killed")
+        for path in (tmp_path / "killed").iterdir():
+            if path.name != "run.json":
+                path.unlink()
+        result = invoke("train", "--out", tmp_path / "killed", "--resume")
+        assert "from the beginning" in result.stderr
+        one, two = ((tmp_path / run / "model.safetensors") for run in ("whole", "killed"))
+        assert one.read_bytes() == two.read_bytes()
+
+    def test_ctrl_c_saves(self, galaxies, quick, tmp_path):
+        run = tmp_path / "run"
+        process = begin(run, "--images", galaxies, "--config", quick, "--steps", 10_000)
+        wait_for_step(run, 4, process)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert f"go on with: astrodeblend train --out {run} --resume" in text
+        assert "Traceback" not in text
+        done = steps_of(run)[-1]
+        invoke("train", "--out", run, "--resume", "--steps", done + 2)
+        assert steps_of(run) == list(range(1, done + 3))
