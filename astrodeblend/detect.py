@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 from astropy import units as u
 from astropy.stats import mad_std
+from astropy.table import QTable
 from photutils.background import Background2D, MADStdBackgroundRMS, MedianBackground
 from photutils.geometry import circular_overlap_grid
 from photutils.segmentation import (
@@ -19,12 +20,13 @@ from photutils.segmentation import (
     make_2dgaussian_kernel,
 )
 from photutils.utils.exceptions import NoDetectionsWarning
-from scipy.ndimage import binary_dilation, convolve, gaussian_filter
+from scipy import ndimage
 
 __all__ = [
     "estimate_background",
     "find_sources",
     "petrosian_radius",
+    "select_blends",
 ]
 
 SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
@@ -72,26 +74,36 @@ def estimate_background(image):
     data, hidden = data_and_mask(image)
     if hidden.all(axis=(1, 2)).any():
         raise ValueError("image has a band without a single valid pixel; leave that band out")
-    side = min(data.shape[1:])
-    estimates = []
-    for band, out in zip(data, hidden, strict=True):
-        level, noise, sources = _sky(band, out)
-        covered = sources | out
-        if side >= SMALLEST_FOR_A_MAP:
-            background = Background2D(
-                band,
-                int(np.clip(side // 16, 64, 256)),
-                mask=covered,
-                filter_size=3,
-                # a box under a large galaxy has no sky left: it is filled from its neighbours
-                exclude_percentile=90,
-                bkg_estimator=MedianBackground(),
-                bkg_rms_estimator=MADStdBackgroundRMS(),
-            )
-            level, noise = background.background, background.background_rms
-        estimates.append((np.atleast_2d(level), np.atleast_2d(noise)))
-    level, noise = (np.stack(maps) for maps in zip(*estimates, strict=True))
+    mapped = min(data.shape[1:]) >= SMALLEST_FOR_A_MAP
+    estimates = [
+        _background_map(band, out) if mapped else _sky(band, out)[:2]
+        for band, out in zip(data, hidden, strict=True)
+    ]
+    level, noise = (
+        np.stack([np.atleast_2d(m) for m in maps]) for maps in zip(*estimates, strict=True)
+    )
     return level, np.maximum(noise, _noise_floor(image, data, hidden))
+
+
+def _background_map(band, hidden):
+    """Return maps of the level and the noise of one band (y, x), sources masked."""
+    options = {
+        "box_size": int(np.clip(min(band.shape) // 16, 64, 256)),
+        "filter_size": 3,
+        "bkg_estimator": MedianBackground(),
+        "bkg_rms_estimator": MADStdBackgroundRMS(),
+        # a box under a large galaxy has no sky left: it is filled from its neighbours
+        "exclude_percentile": 90,
+    }
+    if hidden.mean() > 0.8:
+        return _sky(band, hidden)[:2]
+    rough = Background2D(band, mask=hidden, **options).background
+    level, noise, sources = _sky(band - rough, hidden)
+    covered = sources | hidden
+    if covered.mean() > 0.8:
+        return rough + level, noise
+    background = Background2D(band, mask=covered, **options)
+    return background.background, background.background_rms
 
 
 def data_and_mask(image):
@@ -113,9 +125,9 @@ def _sky(band, hidden):
     sources = np.zeros(band.shape, dtype=bool)
     smoothing = 1.5  # sigma of the smoothing in pixels
     for _ in range(10):
-        smooth = gaussian_filter(np.where(hidden, level, band), smoothing)
+        smooth = ndimage.gaussian_filter(np.where(hidden, level, band), smoothing)
         threshold = level + 2 * noise / (np.sqrt(4 * np.pi) * smoothing)
-        found = binary_dilation(smooth > threshold, iterations=4)
+        found = ndimage.binary_dilation(smooth > threshold, iterations=4)
         sky = band[~(found | hidden)]
         if sky.size < 0.02 * values.size:
             break
@@ -138,7 +150,7 @@ def is_picture(image):
     return image.meta.get("astrodeblend", {}).get("full_scale") is not None
 
 
-def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing=3.0):
+def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing=2.0):
     """Detect and measure the sources of an image.
 
     Sources are found on the sum of the bands weighted by their noise, smoothed, and separated
@@ -151,7 +163,8 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
     threshold : float, optional
         Detection threshold, in standard deviations of the smoothed sum's noise.
     n_pixels : int, optional
-        Smallest number of connected pixels of a source.
+        Smallest number of connected pixels of a source; half of that makes a peak of its own
+        in a group.
     contrast : float, optional
         Smallest part of the light of a group that a peak needs to be a source of its own.
     smoothing : float, optional
@@ -177,7 +190,7 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
     nowhere = hidden.all(axis=0)
     detection = (data / noise).sum(axis=0) / np.sqrt(np.maximum((~hidden).sum(axis=0), 1))
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
-    smooth = convolve(detection, kernel, mode="nearest")
+    smooth = ndimage.convolve(detection, kernel, mode="nearest")
     # neighbouring pixels and bands share their noise: measure what the smoothing leaves of it
     base, scatter, _ = _sky(smooth, nowhere)
     scatter = max(scatter, 1e-5 * np.ptp(smooth))
@@ -191,7 +204,9 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
         lone = SegmentationImage(lone)
         sources = _measure(image, data, hidden, np.ones_like(detection), lone, lone)
         return sources[:0], np.zeros_like(lone.data)
-    segments = deblend_sources(smooth, parents, n_pixels, contrast=contrast, progress_bar=False)
+    segments = deblend_sources(
+        smooth, parents, max(n_pixels // 2, 1), contrast=contrast, progress_bar=False
+    )
     return _measure(image, data, hidden, detection, segments, parents), segments.data
 
 
@@ -307,3 +322,100 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     last = below[0]
     part = (ratio[last - 1] - eta) / (ratio[last - 1] - ratio[last])
     return float(edges[r][last - 1] * 1.25 ** (part / steps))
+
+
+def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=80):
+    """Pick the clearest blends of two galaxies, the clearest first.
+
+    A blend is clear when two galaxies of like brightness, neither faint nor tiny, touch, a
+    dip of light or a change of colour between them, with little light of others in the stamp.
+    The companion has to lie where the recipe ``reiman2019`` puts it: no further than 16.7
+    pixels of the stamp along either axis, no nearer than 3.3 along both.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+    sources, segmentation : `~astropy.table.QTable`, `~numpy.ndarray`
+        As `find_sources` gives them.
+    petrosian_radii, pixels : float, int, optional
+        Width of a stamp in Petrosian radii of its central galaxy, and in its own pixels.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        One row per blend, no source in two of them: ``central`` and ``companion`` (labels;
+        the central is the brighter), ``x_centroid`` and ``y_centroid`` of the central,
+        ``width`` of the stamp in pixels of the image, ``separation`` in pixels of the stamp,
+        ``flux_ratio`` (companion to central), ``clarity`` (0 to 1).
+    """
+    data, hidden = data_and_mask(image)
+    level, noise = estimate_background(image)
+    bands = np.where(hidden, 0, (data - level) / noise)
+    labels = np.asarray(sources["label"])
+    light = ndimage.gaussian_filter(bands.sum(axis=0), 1.0)
+    peaks = np.reshape(ndimage.maximum_position(light, segmentation, labels), (-1, 2))
+    colour = np.stack([ndimage.sum_labels(band, segmentation, labels) for band in bands], -1)
+    flux = colour.sum(axis=-1)
+    colour = colour / flux[:, None]
+    radius = sources["petrosian_radius"].value
+    width = np.maximum(petrosian_radii * radius, 16)
+    place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
+
+    rows = []
+    for a in range(len(sources)):
+        low, high = place[a] - width[a] / 2, place[a] + width[a] / 2
+        if (low < 0).any() or (high > np.array(light.shape[::-1]) - 1).any():
+            continue
+        offset = np.abs(place - place[a]) * pixels / width[a]
+        near = (offset.max(axis=-1) > 3.3) & (offset.max(axis=-1) < 16.7)
+        near &= (sources["parent"] == sources["parent"][a]) & (flux < flux[a])
+        if not near.any():
+            continue
+        b = np.flatnonzero(near)[np.argmax(flux[near])]
+        box = tuple(
+            slice(int(lo), int(hi) + 1) for lo, hi in zip(low[::-1], high[::-1], strict=True)
+        )
+        own, other = segmentation[box] == labels[a], segmentation[box] == labels[b]
+        if not (ndimage.binary_dilation(own, np.ones((3, 3))) & other).any():
+            continue
+        path = np.linspace(peaks[a], peaks[b], 50).T
+        along = ndimage.map_coordinates(light, path, order=1)
+        saddle = along.min() / min(along[0], along[-1])
+        third = light[box][(segmentation[box] > 0) & ~own & ~other].sum() / (flux[a] + flux[b])
+        unlike = 1 - saddle + 1.5 * np.abs(colour[a] - colour[b]).sum()
+        ratio = flux[b] / flux[a]
+        clarity = (
+            _ramp(unlike, 0.1, 0.5)
+            * _ramp(saddle, 0, 0.2)
+            * np.sqrt(_ramp(ratio, 0.05, 0.5))
+            * _ramp(np.log(sources["signal_to_noise"][b]), np.log(60), np.log(400))
+            * _ramp(radius[b], 4, 10)
+            * np.exp(-max(third, 0))
+        )
+        rows.append(
+            (
+                labels[a],
+                labels[b],
+                *place[a],
+                width[a],
+                np.hypot(*offset[b]),
+                ratio,
+                clarity,
+            )
+        )
+    rows = [row for row in rows if row[-1] > 0]
+    rows.sort(key=lambda row: -row[-1])
+    taken, best = set(), []
+    for row in rows:
+        if taken.isdisjoint(row[:2]):
+            taken.update(row[:2])
+            best.append(row)
+    names = ["central", "companion", "x_centroid", "y_centroid", "width"]
+    names += ["separation", "flux_ratio", "clarity"]
+    return QTable(rows=best or None, names=names, dtype=[int, int] + 6 * [float])
+
+
+def _ramp(value, low, high):
+    """Rise from 0 at ``low`` to 1 at ``high``, level outside."""
+    return np.clip((value - low) / (high - low), 0, 1)

@@ -13,9 +13,9 @@ from astropy.nddata import NDData
 from astropy.wcs import Sip
 from scipy.interpolate import make_interp_spline
 
-from astrodeblend.detect import data_and_mask, estimate_background, find_sources, is_picture
+from astrodeblend.detect import estimate_background, is_picture
 
-__all__ = ["Stamp", "cut_stamp", "pixel_position", "source_radius", "stamp_width"]
+__all__ = ["Stamp", "cut_stamp", "pixel_position", "stamp_width"]
 
 SMALLEST_STAMP = 16  # pixels; less holds no measurable galaxy
 
@@ -95,32 +95,6 @@ def pixel_position(image, position=None):
     return x, y
 
 
-def source_radius(image, position=None):
-    """Petrosian radius of the galaxy at a position.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
-    position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
-        As in `pixel_position`.
-
-    Returns
-    -------
-    radius : float
-        In pixels; of the source whose segment holds the position, or else of the one nearest
-        to it; NaN if the image has no sources.
-    """
-    x, y = pixel_position(image, position)
-    sources, segmentation = find_sources(image)
-    if len(sources) == 0:
-        return np.nan
-    label = segmentation[_pixel_at(x, y, segmentation.shape)]
-    distance = np.hypot(sources["x_centroid"] - x, sources["y_centroid"] - y)
-    row = np.flatnonzero(sources["label"] == label)[0] if label else np.argmin(distance)
-    return float(sources["petrosian_radius"][row].value)
-
-
 @dataclass(frozen=True, eq=False)
 class Stamp:
     """A square part of an image on a grid of its own, with the way back.
@@ -145,9 +119,9 @@ class Stamp:
     """
 
     image: NDData
-    position: tuple
+    position: tuple[float, float]
     width: float
-    shape: tuple
+    shape: tuple[int, int]
     brightness: bool
 
     @property
@@ -164,13 +138,9 @@ class Stamp:
     def slices(self):
         """The part of the image that the stamp touches, as slices (y, x)."""
         return tuple(
-            slice(max(low, 0), min(high, side))
-            for (low, high), side in zip(self._reach()[::-1], self.shape, strict=True)
+            slice(max(axis.start, 0), min(axis.stop, side))
+            for axis, side in zip(self._axes()[::-1], self.shape, strict=True)
         )
-
-    def _reach(self):
-        """First and past-the-last pixel touched, for x and y, also outside the image."""
-        return [_touched(centre, self.width) for centre in self.position]
 
     def to_image(self, values, *, cutout=False):
         """Resample an array from the stamp's grid to the image's own, flux kept.
@@ -188,25 +158,24 @@ class Stamp:
             Zero outside the stamp. A pixel that the stamp covers in part has that part of
             the light.
         """
-        (x_low, x_high), (y_low, y_high) = self._reach()
-        if self._aligned():
+        x, y = self._axes()
+        if x.aligned and y.aligned:
             result = np.array(values, dtype=float)
         else:
-            own = [_edges(centre, self.width, self.pixels) for centre in self.position]
-            result = _rebin(values, own[0], np.arange(x_low, x_high + 1) - 0.5, axis=-1)
-            result = _rebin(result, own[1], np.arange(y_low, y_high + 1) - 0.5, axis=-2)
+            result = _rebin(values, x.edges, np.arange(x.start, x.stop + 1) - 0.5, axis=-1)
+            result = _rebin(result, y.edges, np.arange(y.start, y.stop + 1) - 0.5, axis=-2)
             if self.brightness:
                 result *= self.scale**2
-        box = self.slices
+        rows, columns = box = self.slices
         inside = result[
             ...,
-            box[0].start - y_low : box[0].stop - y_low,
-            box[1].start - x_low : box[1].stop - x_low,
+            rows.start - y.start : rows.stop - y.start,
+            columns.start - x.start : columns.stop - x.start,
         ]
         if cutout:
             return inside
         whole = np.zeros(inside.shape[:-2] + self.shape)
-        whole[(..., *box)] = inside
+        whole[..., *box] = inside
         return whole
 
     def fractions_to_image(self, fractions, *, cutout=False):
@@ -229,34 +198,60 @@ class Stamp:
         """
         covered = self.to_image(np.ones((self.pixels, self.pixels)), cutout=cutout)
         result = self.to_image(fractions, cutout=cutout)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.clip(np.where(covered > 1e-9, result / covered, 0), 0, 1)
+        return np.clip(result / np.maximum(covered, 1e-9), 0, 1)
 
-    def _aligned(self):
-        """Whether the stamp's pixels are pixels of the image."""
-        return all(_is_aligned(centre, self.width, self.pixels) for centre in self.position)
+    def _axes(self):
+        return [_Axis(centre, self.width, self.pixels) for centre in self.position]
 
 
-def cut_stamp(image, position=None, *, width=None, pixels=80, petrosian_radii=5.8, background=None):
+@dataclass(frozen=True)
+class _Axis:
+    """A stamp along one axis: where its middle is, and its width, in pixels of the image."""
+
+    centre: float
+    width: float
+    pixels: int
+
+    @property
+    def edges(self):
+        """Edges of the stamp's pixels; those of the image are at integers and a half."""
+        return self.centre + self.width * (np.arange(self.pixels + 1) / self.pixels - 0.5)
+
+    @property
+    def start(self):
+        """First pixel of the image that the stamp touches, be it outside the image."""
+        # the small number keeps rounding errors from touching a pixel by nothing
+        return int(np.floor(self.centre - self.width / 2 + 0.5 + 1e-9))
+
+    @property
+    def stop(self):
+        """The pixel after the last that the stamp touches."""
+        return int(np.ceil(self.centre + self.width / 2 + 0.5 - 1e-9))
+
+    @property
+    def aligned(self):
+        """Whether pixels of the stamp are pixels of the image."""
+        low = self.centre - self.width / 2 + 0.5
+        return self.width == self.pixels and abs(low - round(low)) < 1e-9
+
+
+def cut_stamp(image, position=None, *, width, pixels=80, background=None):
     """Cut a stamp centred on a position and bring it to the network's grid.
 
     The light is averaged over each pixel of the stamp: a cubic spline through the summed
-    light at the pixels' edges, so that no flux is lost or made, whatever the scale. A stamp
-    whose pixels are those of the image is a plain copy.
+    light at the pixels' edges, along y and x, so that no flux is lost or made at any scale.
+    A stamp whose pixels are those of the image is a plain copy.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
+        Data of shape (bands, y, x). Its uncertainty is left out.
     position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
         As in `pixel_position`; it comes to lie in the stamp's middle.
-    width : float, optional
-        Width in pixels of the image. By default from the size of the galaxy at
-        ``position``, by `source_radius` and `stamp_width`.
+    width : float
+        Width in pixels of the image, such as `stamp_width` gives.
     pixels : int, optional
         Pixels along each side of the stamp.
-    petrosian_radii : float, optional
-        Width of the stamp in Petrosian radii if ``width`` is not given.
     background : float or `~numpy.ndarray`, shape (bands,), optional
         What to fill masked pixels with, and those outside the image. By default the
         background's level at ``position``.
@@ -268,53 +263,42 @@ def cut_stamp(image, position=None, *, width=None, pixels=80, petrosian_radii=5.
     Raises
     ------
     ValueError
-        If ``position`` is outside the image, or no source is found to take a width from.
+        If ``position`` is outside the image, or ``width`` less than a pixel.
     """
     x, y = pixel_position(image, position)
-    shape = image.data.shape[-2:]
-    if width is None:
-        radius = source_radius(image, (x, y))
-        if np.isnan(radius):
-            raise ValueError("width is not given and the image has no source to take it from")
-        width = stamp_width(radius, petrosian_radii=petrosian_radii, shape=shape)
+    bands, *shape = image.data.shape
     width = float(width)
     if not (np.isfinite(width) and width >= 1):
         raise ValueError(f"width is {width}; it has to be at least one pixel")
-    data, hidden = data_and_mask(image)
     if background is None:
         level, _ = estimate_background(image)
-        background = np.broadcast_to(level, data.shape)[:, *_pixel_at(x, y, shape)]
-    background = np.broadcast_to(background, len(data))[:, None, None]
+        background = np.broadcast_to(level, image.data.shape)[:, *_pixel_at(x, y, shape)]
+    background = np.broadcast_to(background, bands)[:, None, None]
 
-    margin = 4  # pixels of support for the spline beyond the stamp
-    grid = [
-        np.arange(
-            *(end + side for end, side in zip(_touched(c, width), (-margin, margin), strict=True))
-        )
-        for c in (x, y)
-    ]
-    outside = [(axis < 0) | (axis >= n) for axis, n in zip(grid, shape[::-1], strict=True)]
-    box = np.ix_(*(np.clip(axis, 0, n - 1) for axis, n in zip(grid[::-1], shape, strict=True)))
-    filled = hidden[(slice(None), *box)] | outside[1][:, None] | outside[0]
-    part = np.where(filled, background, data[(slice(None), *box)])
-    if all(_is_aligned(centre, width, pixels) for centre in (x, y)):
-        inner = slice(margin, margin + pixels)
-        part, filled = part[:, inner, inner], filled[:, inner, inner]
-        brightness = _is_brightness(image)
-    else:
-        brightness = _is_brightness(image)
-        old = [np.append(axis, axis[-1] + 1) - 0.5 for axis in grid]
-        new = [_edges(centre, width, pixels) for centre in (x, y)]
-        part = _rebin(_rebin(part, old[0], new[0], axis=-1), old[1], new[1], axis=-2)
-        filled = filled.astype(float)
-        filled = _rebin(filled, old[0], new[0], axis=-1, degree=1)
-        filled = _rebin(filled, old[1], new[1], axis=-2, degree=1)
+    axes = [_Axis(centre, width, pixels) for centre in (x, y)]
+    aligned = all(axis.aligned for axis in axes)
+    margin = 0 if aligned else 4  # pixels that support the spline beyond the stamp
+    columns, rows = (np.arange(axis.start - margin, axis.stop + margin) for axis in axes)
+    outside = ((rows < 0) | (rows >= shape[0]))[:, None] | (columns < 0) | (columns >= shape[1])
+    box = np.ix_(rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1))
+    data = image.data[:, *box].astype(float)
+    filled = outside | ~np.isfinite(data)
+    if image.mask is not None:
+        filled |= image.mask[:, *box]
+    data = np.where(filled, background, data)
+
+    brightness = _is_brightness(image)
+    if not aligned:
+        for axis, known, k in zip(axes, (columns, rows), (-1, -2), strict=True):
+            edges = np.append(known, known[-1] + 1) - 0.5
+            data = _rebin(data, edges, axis.edges, axis=k)
+            filled = _rebin(filled, edges, axis.edges, axis=k, degree=1)
         area = (width / pixels) ** 2
         filled = filled > 1e-6 * area
         if brightness:
-            part /= area
+            data /= area
     stamp = NDData(
-        part.astype(image.data.dtype),
+        data.astype(image.data.dtype),
         mask=filled,
         unit=image.unit,
         wcs=None if image.wcs is None else _stamp_wcs(image.wcs, (x, y), width, pixels),
@@ -324,7 +308,7 @@ def cut_stamp(image, position=None, *, width=None, pixels=80, petrosian_radii=5.
 
 
 def _pixel_at(x, y, shape):
-    """Index (y, x) of the pixel that holds a position."""
+    """Return the index (y, x) of the pixel that holds a position."""
     return tuple(min(int(np.floor(p + 0.5)), n - 1) for p, n in zip((y, x), shape, strict=True))
 
 
@@ -336,23 +320,6 @@ def _is_brightness(image):
         return False
     base = image.unit.decompose()
     return dict(zip(base.bases, base.powers, strict=True)).get(u.rad) == -2
-
-
-def _touched(centre, width):
-    """First and past-the-last pixel that a stamp touches along one axis."""
-    # the small number keeps rounding errors from touching a pixel by nothing
-    low = int(np.floor(centre - width / 2 + 0.5 + 1e-9))
-    return low, int(np.ceil(centre + width / 2 + 0.5 - 1e-9))
-
-
-def _edges(centre, width, pixels):
-    """Edges of a stamp's pixels along one axis, in pixels of the image."""
-    return centre + width * (np.arange(pixels + 1) / pixels - 0.5)
-
-
-def _is_aligned(centre, width, pixels):
-    low = centre - width / 2 + 0.5
-    return width == pixels and abs(low - round(low)) < 1e-9
 
 
 def _rebin(values, old, new, *, axis, degree=3):
