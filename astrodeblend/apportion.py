@@ -1,25 +1,26 @@
 """From an image to the blend that a network sees, and from its answer to light.
 
-The network answers what part of the light in each pixel of a stamp belongs to which galaxy.
-Those fractions are brought back to the image's own pixels and multiplied with them there, so
-that components keep the image's resolution, unit and flux.
+From the network's answer follows what part of the light in each pixel of the stamp belongs to
+which galaxy. Those fractions are brought back to the image's own pixels and multiplied with the
+light there, so that components keep the image's resolution, unit and flux.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.nddata import NDData, StdDevUncertainty
+from astropy.nddata import NDData, StdDevUncertainty, block_reduce
 
 from astrodeblend.detect import data_and_mask, estimate_background, find_sources
 from astrodeblend.images import to_original_shape
 from astrodeblend.results import Flag
 from astrodeblend.stamps import Stamp, cut_stamp, pixel_position, stamp_width
-from astrodeblend.stretch import stretch_for
+from astrodeblend.stretch import LinearStretch, stretch_for
 
 __all__ = ["Prepared", "prepare"]
 
-_SURROUNDINGS = 400  # pixels a side in which a source is looked for at first
+_SURROUNDINGS = 256  # pixels a side in which a source is looked for and measured
 _WHOLE = 0.75  # a stamp that covers so much of a square image takes all of it
+_DARK = 1e-4  # network values up to this do not tell whose light it is
 _FADE = 0.05  # part of the stamp's width over which components fade into the background
 
 
@@ -52,29 +53,33 @@ class Prepared:
     blend: np.ndarray
     flags: Flag
 
-    def component(self, fraction, std):
+    def component(self, answer, std):
         """Return a component on the image's grid from the network's answer on the stamp's.
 
         Parameters
         ----------
-        fraction, std : numpy.ndarray, shape (bands, pixels, pixels)
-            Part of the stretched light, and the deviation of the stretched component.
-        """
-        box = (slice(None), *self.stamp.slices)
-        image, shape = self.image, self.image.data.shape
-        data, hidden = data_and_mask(_part(image, self.stamp.slices))
-        values = self.stretch(np.where(hidden, self.level, data) * self.factor)
-        fraction, std = self.stamp.fractions_to_image(np.stack([fraction, std]), cutout=True)
-        part = values * fraction
-        inside = self.stretch.inverse(part) / self.factor
+        answer, std : numpy.ndarray, shape (bands, pixels, pixels)
+            The component in network values, and the deviation expected of it.
 
+        Returns
+        -------
+        `~astropy.nddata.NDData`
+            Shape (bands, y, x), or (y, x) if the image was read from that.
+        """
+        black, blend, part = map(self.stretch.inverse, (np.zeros_like(answer), self.blend, answer))
+        dark = self.blend <= _DARK
+        fraction = np.where(dark, 1, (part - black) / np.where(dark, 1, blend - black))
+        fraction = self.stamp.fractions_to_image(np.clip(fraction, 0, 1), cutout=True)
+        expected = self.stamp.to_image(self.stretch.inverse_std(answer, std), cutout=True)
+
+        image, shape, box = self.image, self.image.data.shape, (slice(None), *self.stamp.slices)
+        data, hidden = data_and_mask(_part(image, self.stamp.slices))
+        floor = black[:, :1, :1] / self.factor
+        inside = floor + fraction * (np.where(hidden, self.level, data) - floor)
         deviation = np.broadcast_to(self.noise, shape).astype(np.float32)
         if image.uncertainty is not None:
             np.copyto(deviation, image.uncertainty.array, where=_valid(image))
-        ones = np.ones_like(values)
-        slope = self.stretch.inverse_std(part, ones) / self.stretch.inverse_std(values, ones)
-        expected = self.stretch.inverse_std(part, std) / self.factor
-        variance = expected**2 + (fraction * slope * deviation[box]) ** 2
+        variance = expected**2 + (fraction * deviation[box]) ** 2
 
         weight = self._weight()
         light = np.broadcast_to(self.level, shape).astype(np.float32)
@@ -109,9 +114,29 @@ class Prepared:
 
 
 def prepare(image, position, size_rule):
-    """Cut the stamp of the galaxy at a position and stretch it for the network."""
-    x, y, width, local, flags = _place(image, position, size_rule)
-    level, noise = _sky_at(x, y, *local)
+    """Cut the stamp of the galaxy at a position and stretch it for the network.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    position : tuple of float, `~astropy.coordinates.SkyCoord` or None
+        As in `astrodeblend.stamps.pixel_position`.
+    size_rule : dict
+        Of the model's card.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    ValueError
+        If the position is outside the image or on masked pixels only.
+    TypeError
+        If it is no position.
+    """
+    x, y, width, level, noise, flags = _place(image, position, size_rule)
     full_scale = image.meta["astrodeblend"]["full_scale"]
     if full_scale is None and _is_float_picture(image):
         full_scale = 1.0
@@ -122,47 +147,56 @@ def prepare(image, position, size_rule):
     stamp = cut_stamp(source, (x, y), width=width, pixels=pixels, background=level.ravel())
     factor = 1.0 if stamp.brightness else stamp.scale**2
 
-    data, hidden = data_and_mask(_part(image, stamp.slices))
-    if hidden.all(axis=(1, 2)).any():
-        raise ValueError(
-            f"position is ({x:.1f}, {y:.1f}), around which a band of the image has no valid pixel"
-        )
+    data, hidden = _light(_part(image, stamp.slices), x, y)
     if hidden.any():
         flags |= Flag.MASKED
-    if any(part.stop - part.start < stamp.width - 1 for part in stamp.slices):
+    if any(part.stop - part.start < width - 1 for part in stamp.slices):
         flags |= Flag.EDGE
     saturated = full_scale or image.meta["header"].get("SATURATE")
-    if isinstance(saturated, int | float) and (data[~hidden].max() >= saturated):
+    if isinstance(saturated, int | float) and data[~hidden].max() >= saturated:
         flags |= Flag.SATURATED
-    # Pixels of a stamp average the noise of those of the image, if they are larger.
-    spread = noise * factor / max(stamp.scale, 1.0)
-    data = stamp.image.data
-    stretch = stretch_for(data, level * factor, spread, full_scale, unit=image.unit)
-    blend = np.clip(stretch(data), 0, 1).astype(np.float32)
+    if full_scale is None:
+        # Pixels of the stamp average the noise of those of the image, if they are larger.
+        spread = noise * factor / max(stamp.scale, 1.0)
+        # The unit says that it is flux, even if this stamp happens to lie within [0, 1].
+        stretch = stretch_for(stamp.image.data, level * factor, spread, unit="flux")
+    else:
+        stretch = LinearStretch(full_scale)
+    blend = np.clip(stretch(stamp.image.data), 0, 1).astype(np.float32)
     return Prepared(image, stamp, level, noise, factor, stretch, blend, flags)
 
 
 def _place(image, position, size_rule):
-    """Return where a stamp is to be cut: x, y, width, the surroundings, and flags."""
+    """Return x, y and width of the stamp, level and noise of the sky there, and flags."""
     x, y = pixel_position(image, position)
-    pixels, shape = size_rule["pixels"], image.data.shape[-2:]
-    middle = tuple((n - 1) / 2 for n in shape[::-1])
-    centred = shape[0] == shape[1] and max(abs(x - middle[0]), abs(y - middle[1])) < 0.51
+    pixels, (height, length) = size_rule["pixels"], image.data.shape[-2:]
+    middle = ((length - 1) / 2, (height - 1) / 2)
+    # Half a pixel off is the centre, too: few people count it as 39.5.
+    centred = height == length and max(abs(x - middle[0]), abs(y - middle[1])) < 0.51
     flags = Flag(0) if len(image.data) > 1 else Flag.SINGLE_BAND
-    local, corner = _surroundings(image, x, y, _SURROUNDINGS)
-    if centred and shape[0] == pixels:
-        return *middle, float(pixels), (local, corner), flags
-    side = _SURROUNDINGS
-    while True:  # until the surroundings are twice as wide as the stamp
-        width, doubt = _width(local, x - corner[0], y - corner[1], size_rule)
-        if width <= side / 2 or side >= 2 * max(shape):
-            break
-        side *= 2
-        local, corner = _surroundings(image, x, y, side)
-    width = stamp_width(width, petrosian_radii=1, shape=shape)
-    if centred and width >= _WHOLE * shape[0]:
-        (x, y), width = middle, float(shape[0])
-    return x, y, width, (local, corner), flags | doubt
+    size = 1
+    local, place = _surroundings(image, x, y, size)
+    _light(local, x, y)
+    if centred and length == pixels:
+        width = float(pixels)
+    else:
+        width, doubt = _width(local, *place, size_rule)
+        while 2 * width > _SURROUNDINGS and _SURROUNDINGS * size < 2 * max(height, length):
+            size *= 2
+            local, place = _surroundings(image, x, y, size)
+            width, doubt = _width(local, *place, size_rule)
+        width = stamp_width(width * size, petrosian_radii=1, shape=(height, length))
+        if centred and width >= _WHOLE * length:
+            width = float(length)
+        flags |= doubt
+    if centred and width == length:
+        x, y = middle
+    at = (slice(None), *_pixel(local, *place))
+    level, noise = (
+        np.broadcast_to(values, local.data.shape)[at][:, None, None]
+        for values in estimate_background(local)
+    )
+    return x, y, width, level, noise * size, flags
 
 
 def _width(local, x, y, size_rule):
@@ -175,34 +209,48 @@ def _width(local, x, y, size_rule):
     else:
         doubt = Flag.NO_SOURCE
         distance = np.hypot(sources["x_centroid"] - x, sources["y_centroid"] - y)
-        near = distance < size_rule["pixels"] / 2
-        if not near.any():
+        if not np.any(distance < size_rule["pixels"] / 2):
             return float(size_rule["pixels"]), doubt
         row = np.argmin(distance)
     radius = sources["petrosian_radius"][row]
     return stamp_width(radius, petrosian_radii=size_rule["petrosian_radii"]), doubt
 
 
-def _sky_at(x, y, local, corner):
-    """Return level and noise of the sky at a position, shape (bands, 1, 1) each."""
-    at = (slice(None), *_pixel(local, x - corner[0], y - corner[1]))
-    return tuple(
-        np.broadcast_to(values, local.data.shape)[at][:, None, None]
-        for values in estimate_background(local)
-    )
+def _surroundings(image, x, y, size):
+    """Return what is around a position, so many pixels averaged along x and y, and the place.
 
-
-def _surroundings(image, x, y, side):
-    """Return the part of an image within half a side of a position, and its corner (x, y)."""
-    row, column = _pixel(image, x, y)
-    box = tuple(slice(max(at - side // 2, 0), at + side // 2) for at in (row, column))
-    return _part(image, box), (box[1].start, box[0].start)
+    However large a galaxy is, it is measured on an image of the same few pixels.
+    """
+    half = _SURROUNDINGS * size // 2
+    box = []
+    for at, n in zip(_pixel(image, x, y), image.data.shape[-2:], strict=True):
+        low, high = max(at - half, 0), min(at + half, n)
+        box.append(slice(low, high - (high - low) % size))
+    local = _part(image, box)
+    place = [(p - part.start + 0.5) / size - 0.5 for p, part in zip((x, y), box[::-1], strict=True)]
+    if size > 1:
+        data, hidden = data_and_mask(local)  # zero where masked
+        seen = block_reduce(~hidden, (1, size, size), np.sum)
+        data = block_reduce(data, (1, size, size), np.sum) / np.maximum(seen, 1)
+        local = NDData(data, mask=seen == 0, unit=image.unit, meta=image.meta)
+    return local, place
 
 
 def _part(image, box):
     """Return a part (y, x) of an image, without WCS and uncertainty."""
     mask = None if image.mask is None else image.mask[:, *box]
     return NDData(image.data[:, *box], mask=mask, unit=image.unit, meta=image.meta)
+
+
+def _light(part, x, y):
+    """Return data and mask of a part of an image, or refuse it for having nothing to see."""
+    data, hidden = data_and_mask(part)
+    if hidden.all(axis=(1, 2)).any():
+        raise ValueError(
+            f"position is ({x:.6g}, {y:.6g}), around which a band of the image has no valid pixel; "
+            "choose another one"
+        )
+    return data, hidden
 
 
 def _valid(image):

@@ -15,7 +15,7 @@ from astrodeblend.weights import list_models, load_model, read_card
 __all__ = ["Deblender"]
 
 _SMALLEST = 16  # pixels along y and x
-_DARK = 1e-4  # network values below this say nothing about whose light it is
+_ROUNDING = 1e-5  # by so much values may lie outside of [0, 1]
 # Stamp pixels to a batch, by kind of device: enough to keep it busy, few enough to stay in cache.
 _BATCH_PIXELS = {"cpu": 16 * 80 * 80, "cuda": 512 * 80 * 80}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,7 +62,11 @@ class Deblender:
         ----------
         name : str
             One of the names that `models` lists.
-        device, dtype, batch_size
+        device : str or torch.device, optional
+            As for the class.
+        dtype : {'float32', 'bfloat16'} or torch.dtype, optional
+            As for the class.
+        batch_size : int or 'auto', optional
             As for the class.
 
         Returns
@@ -89,7 +93,11 @@ class Deblender:
         ----------
         path : str or path-like
             A ``.safetensors`` file with its card, a ``.json`` file of the same name, beside it.
-        device, dtype, batch_size
+        device : str or torch.device, optional
+            As for the class.
+        dtype : {'float32', 'bfloat16'} or torch.dtype, optional
+            As for the class.
+        batch_size : int or 'auto', optional
             As for the class.
 
         Returns
@@ -121,7 +129,7 @@ class Deblender:
             Columns ``name``, ``bands``, ``modes`` and ``scores``.
         """
         cards = [read_card(name) for name in list_models()]
-        return Table(
+        return _Models(
             {
                 "name": [card.name for card in cards],
                 "bands": [", ".join(card.bands) for card in cards],
@@ -249,11 +257,8 @@ class Deblender:
         ValueError
             If its shape is not the above, or a value is not finite or outside [0, 1].
         """
-        tensor = self._check_batch(batch)
-        components, _ = self._run(tensor)
-        if isinstance(batch, torch.Tensor):
-            return components.to(batch.device)
-        return components.cpu().numpy()
+        components, _ = self._run(self._check_batch(batch))
+        return components if isinstance(batch, torch.Tensor) else components.numpy()
 
     def _check_batch(self, batch):
         """Return a batch as a float32 tensor, or refuse it."""
@@ -277,63 +282,47 @@ class Deblender:
         if not is_tensor:
             batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
         batch = batch.detach().float()
-        # min and max are NaN if any value is
-        if batch.numel() and not (batch.min() >= 0 and batch.max() <= 1):
+        # min and max are NaN if any value is; a little more than [0, 1] is rounding
+        if batch.numel() and not (batch.min() >= -_ROUNDING and batch.max() <= 1 + _ROUNDING):
             raise ValueError(
                 f"batch has values from {batch.min():.4g} to {batch.max():.4g}; the model takes "
                 "finite ones within [0, 1] (for images in flux units use deblend_stamps)"
             )
         return batch
 
-    def _run(self, batch):
+    def _run(self, batch, *, with_std=False):
         """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
 
-        Returns components and standard deviations (or None), (n, 2, bands, y, x) each, on the
-        deblender's device.
+        Returns components and, if asked for, standard deviations (None if the network has
+        none), (n, 2, bands, y, x) each, on the device of the batch.
         """
-        _, bands, height, width = batch.shape
+        height, width = batch.shape[-2:]
         size = self._batch_size
         if size == "auto":
-            pixels = _BATCH_PIXELS.get(self._device.type, _BATCH_PIXELS["cpu"])
-            size = max(1, pixels // (height * width))
-        outputs = []
-        with (
-            torch.inference_mode(),
-            torch.autocast(
-                self._device.type, self._dtype, enabled=self._dtype is not torch.float32
-            ),
-        ):
-            for part in batch.split(size):
+            size = max(1, _BATCH_PIXELS[self._device.type] // (height * width))
+        # Made outside of inference mode, so that the tensors can be used anywhere.
+        components = batch.new_empty(len(batch), 2, *batch.shape[1:])
+        std = torch.empty_like(components) if with_std else None
+        low = self._dtype is not torch.float32
+        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=low):
+            for start in range(0, len(batch), size):
+                part = batch[start : start + size]
                 part = part.to(self._device, memory_format=torch.channels_last)
-                outputs.append(self._network(part))
-            if not outputs:
-                return batch.new_empty(0, 2, bands, height, width), None
-            components = torch.cat([c for c, _ in outputs]).float()
-            if outputs[0][1] is None:
-                return components, None
-            return components, torch.cat([s for _, s in outputs]).float()
+                answer, expected = self._network(part)
+                components[start : start + size] = answer
+                if expected is None:
+                    std = None
+                elif with_std:
+                    std[start : start + size] = expected
+        return components, std
 
-    def _separate(self, batch):
-        """Return fractions of the light and deviations for blends (n, bands, y, x), as arrays."""
-        tensor = torch.from_numpy(batch)
-        components, std = self._run(tensor)
-        if std is None and len(batch):
-            std = self._spread(tensor)
-        blend = batch[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            fractions = components.cpu().numpy() / blend
-        fractions = np.where(blend > _DARK, np.clip(fractions, 0, 1), 1)
-        return fractions, std.cpu().numpy()
-
-    def _spread(self, tensor):
+    def _spread(self, batch):
         """Return the standard deviation of the answers over the eight symmetries of a stamp."""
         answers = []
         for turns in range(4):
-            for flip in (False, True):
-                turned = torch.rot90(tensor, turns, (-2, -1))
-                answer, _ = self._run(turned.flip(-1) if flip else turned)
-                answer = answer.flip(-1) if flip else answer
-                answers.append(torch.rot90(answer, -turns, (-2, -1)))
+            for flipped in ((), (-1,)):
+                answer, _ = self._run(batch.rot90(turns, (-2, -1)).flip(flipped))
+                answers.append(answer.flip(flipped).rot90(-turns, (-2, -1)))
         return torch.stack(answers).std(dim=0)
 
     def _cut(self, image, position):
@@ -354,14 +343,18 @@ class Deblender:
         bands = len(self._card.bands)
         shape = (bands, *cuts[0].blend.shape[-2:])
         blends = np.stack([np.broadcast_to(cut.blend, shape) for cut in cuts])
-        fractions, std = self._separate(blends)
-        return [self._result(*each) for each in zip(cuts, fractions, std, strict=True)]
+        batch = torch.from_numpy(blends)
+        components, std = self._run(batch, with_std=True)
+        if std is None:
+            std = self._spread(batch)
+        answers = zip(cuts, components.numpy(), std.numpy(), strict=True)
+        return [self._result(*answer) for answer in answers]
 
-    def _result(self, cut, fractions, std):
+    def _result(self, cut, components, std):
+        """Bring both components (2, bands, y, x) back to the image and put them together."""
         if len(cut.blend) == 1:  # repeated in the model's bands: average what came out
-            fractions = fractions.mean(axis=-3, keepdims=True)
-            std = std.mean(axis=-3, keepdims=True)
-        central, companion = map(cut.component, fractions, std)
+            components, std = (a.mean(axis=-3, keepdims=True) for a in (components, std))
+        central, companion = map(cut.component, components, std)
         x, y = cut.stamp.position
         meta = {
             "version": __version__,
@@ -381,12 +374,21 @@ class Deblender:
         )
 
 
+class _Models(Table):
+    """A table that prints whole, however wide the terminal is."""
+
+    def __str__(self):
+        return "\n".join(self.pformat(align="<"))
+
+
 def _in_words(scores):
-    """Put the scores of a card on one line."""
-    return ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in scores.items()
-    )
+    """Put the scores of a card on one line: of distributions their means."""
+    words = []
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            value = value["mean"] if "mean" in value else f"({_in_words(value)})"
+        words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(words)
 
 
 def _find_device(device):

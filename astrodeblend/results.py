@@ -14,7 +14,7 @@ from photutils.segmentation import SegmentationImage, SourceCatalog
 from astrodeblend.detect import data_and_mask, estimate_background, find_sources
 from astrodeblend.images import image_to_hdus, write_fits
 
-__all__ = ["Deblended", "Flag", "decode_flags"]
+__all__ = ["Deblended", "Flag", "decode_flags", "table_to_hdu"]
 
 
 class Flag(IntFlag):
@@ -46,7 +46,7 @@ def decode_flags(flags):
     Parameters
     ----------
     flags : int
-        As in `Deblended.flags` or the ``flags`` column of its table.
+        As in `astrodeblend.Deblended.flags` or the ``flags`` column of its table.
 
     Returns
     -------
@@ -81,7 +81,7 @@ class Deblended:
     position : tuple of float
         Where the stamp was centred, in pixels (x, y).
     flags : Flag
-        What a user should know; `decode_flags` puts it in words.
+        What a user should know; `astrodeblend.results.decode_flags` puts it in words.
     meta : dict
         Version, model and its hash, stretch, stamp, background and settings, as plain values.
     """
@@ -122,13 +122,15 @@ class Deblended:
         table = QTable()
         table["label"] = [1, 2]
         table["component"] = ["central", "companion"]
-        for name, unit in _SHAPES.items():
+        for name, (unit, printed) in _SHAPES.items():
             values = np.array([np.nan if row is None else row[name] for row in rows])
             table[name] = values if unit is None else values << unit
+            table[name].info.format = printed
         for name in _FLUXES:
             nothing = np.zeros(bands) if name.endswith("flux") else np.full(bands, np.nan)
             values = np.stack([nothing if r is None else r[name].reshape(bands) for r in rows])
             table[name] = values if self.image.unit is None else values << self.image.unit
+            table[name].info.format = ".5g"
         if self.image.wcs is not None:
             sky = self.image.wcs.pixel_to_world(table["x_centroid"], table["y_centroid"])
             table.add_column(sky, name="sky_centroid", index=4)
@@ -160,14 +162,7 @@ class Deblended:
         hdus = [fits.PrimaryHDU(header=self._provenance())]
         for name in ("central", "companion"):
             hdus += image_to_hdus(getattr(self, name), name.upper())
-        content = BytesIO()
-        table = self.to_table()
-        table.meta = {}
-        table.write(content, format="fits")
-        content.seek(0)
-        with fits.open(content, memmap=False) as written:
-            sources = written[1].copy()
-        sources.name = "SOURCES"
+        sources = table_to_hdu(self.to_table(), "SOURCES")
         write_fits([*hdus, sources], path, overwrite=overwrite)
 
     def plot(self):
@@ -206,16 +201,42 @@ class Deblended:
         return f"{text}; {words}>" if words else f"{text}>"
 
 
+# Columns of plain numbers: unit, and how they are printed.
 _SHAPES = {
-    "x_centroid": None,
-    "y_centroid": None,
-    "semimajor_axis": u.pix,
-    "semiminor_axis": u.pix,
-    "orientation": u.deg,
-    "ellipticity": None,
-    "segment_area": u.pix**2,
+    "x_centroid": (None, ".2f"),
+    "y_centroid": (None, ".2f"),
+    "semimajor_axis": (u.pix, ".2f"),
+    "semiminor_axis": (u.pix, ".2f"),
+    "orientation": (u.deg, ".1f"),
+    "ellipticity": (None, ".3f"),
+    "segment_area": (u.pix**2, ".0f"),
 }
 _FLUXES = ("segment_flux", "segment_flux_err", "kron_flux", "kron_flux_err")
+
+
+def table_to_hdu(table, name):
+    """Turn a table into a FITS extension, positions on the sky and units included.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        Read back by ``QTable.read(path, hdu=name)``. Its meta is left out.
+    name : str
+        Of the extension.
+
+    Returns
+    -------
+    `~astropy.io.fits.BinTableHDU`
+    """
+    table = table.copy(copy_data=False)
+    table.meta = {}
+    content = BytesIO()
+    table.write(content, format="fits")
+    content.seek(0)
+    with fits.open(content, memmap=False) as written:
+        hdu = written[1].copy()
+    hdu.name = name
+    return hdu
 
 
 def _measure(component, position, box):
@@ -234,14 +255,12 @@ def _measure(component, position, box):
     dict or None
         Plain numbers by column, fluxes one per band; None without light above the noise.
     """
-    data, error = (
-        np.atleast_3d(array)[..., *box] if array.ndim == 3 else array[None, *box]
-        for array in (component.data, component.uncertainty.array)
-    )
-    mask = component.mask
-    if mask is not None:
-        mask = np.broadcast_to(mask, component.data.shape).reshape(-1, *mask.shape[-2:])
-        mask = mask[:, *box]
+
+    def cut(array):  # as (bands, y, x)
+        return array.reshape(-1, *array.shape[-2:])[:, *box]
+
+    data, error = cut(component.data), cut(component.uncertainty.array)
+    mask = None if component.mask is None else cut(component.mask)
     image = NDData(data, mask=mask, unit=component.unit, meta=component.meta)
     found, segments = find_sources(image, contrast=1)  # one galaxy, however it is structured
     if len(found) == 0:
