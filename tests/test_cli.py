@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from contextlib import contextmanager
 
 import click
 import numpy as np
@@ -38,10 +38,9 @@ def invoke(*arguments, code=0):
 
 def refused(*arguments):
     """Run a command here that has to refuse, and return its sentence."""
-    sentence = invoke(*arguments, code=2).stderr
+    *before, sentence = invoke(*arguments, code=2).stderr.splitlines()
     assert sentence.startswith("Error: ")
-    assert sentence.count("\n") == 1
-    assert "Traceback" not in sentence
+    assert not any("Error" in line for line in before)  # what was said of progress
     return sentence
 
 
@@ -92,8 +91,8 @@ class TestHelp:
         from astrodeblend.training import config as module
 
         default = TrainingConfig().to_dict() | {"network": "unet"}
+        del default["discriminator"]  # its shape comes through --config
         assert {name: value for name, (value, *_) in FIELDS.items()} == default
-        assert set(FIELDS) == {field.name for field in fields(TrainingConfig)}
         assert set(FIELDS["network"][1]) == set(_KINDS)
         assert FIELDS["loss"][1] == module.LOSSES
         assert FIELDS["plan"][1] == module.PLANS
@@ -223,8 +222,8 @@ class TestBadInput:
             (one_dimension, "100"),
             (five_dimensions, "(2, 2, 3, 20, 20)"),
             (truncated, "fresh copy"),
-            (no_jpeg, "no whole"),
-            (truncated_jpeg, "no whole"),
+            (no_jpeg, "is not a whole"),
+            (truncated_jpeg, "is not a whole"),
             (nothing, "does not exist"),
         ],
     )
@@ -395,7 +394,7 @@ class TestEvaluate:
         assert set(table["metric"]) == {"psnr", "ssim", "ssim_reiman2019"}
         assert len(QTable.read(out / "blends.ecsv")) == 4
         assert "table.ecsv and blends.ecsv" in refused(*arguments)
-        assert invoke(*arguments, "--overwrite").output == result.output
+        assert invoke(*arguments, "--overwrite").stdout == result.stdout
 
     def test_the_split_val_is_taken_if_there_is_one(self, galaxies, tiny_model, tmp_path):
         folder = shutil.copytree(galaxies, tmp_path / "data")
@@ -430,23 +429,24 @@ def quick(tmp_path_factory, tiny_network):
     return path
 
 
-def begin(run, *arguments):
-    """Start a training run in another process, and wait until it has logged some steps."""
+@contextmanager
+def begun(run, *arguments, step):
+    """Start a training run in another process, and wait until it has logged a step."""
     command = [sys.executable, "-m", "astrodeblend", "train", "--out", run, *arguments]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(word) for word in command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-
-
-def wait_for_step(run, step, process):
-    log = run / "log.csv"
-    for _ in range(3000):
-        if log.exists() and len(log.read_text().splitlines()) > step:
-            return
-        if process.poll() is not None:
-            pytest.fail(f"ended early: {process.stderr.read()}")
-        time.sleep(0.01)
-    pytest.fail("no step in half a minute")
+    with process:
+        try:
+            log = run / "log.csv"
+            end = time.monotonic() + 120
+            while not log.exists() or len(log.read_text().splitlines()) <= step:
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            yield process
+        finally:
+            process.kill()
 
 
 def steps_of(run):
@@ -492,12 +492,12 @@ class TestTrain:
         from astrodeblend.cli.training import _training_config
         from astrodeblend.training import reiman2019
 
-        assert _training_config({"paper": True}) == reiman2019()
-        assert _training_config({"paper": True, "steps": 5}) == reiman2019(steps=5)
-        assert _training_config({"clip": 0.0, "network": "reiman2019"}).clip == 0
+        assert _training_config({"paper": True}, {}) == reiman2019()
+        assert _training_config({"paper": True, "steps": 5}, {}) == reiman2019(steps=5)
+        assert _training_config({"clip": 0.0}, {}).clip == 0
 
     def test_a_config_that_is_none(self, galaxies, tmp_path, quick):
-        for content, words in (("{", "neither"), ('{"stpes": 3}', "stpes"), ("[1]", "has 1")):
+        for content, words in (("{", "neither"), ('{"stpes": 3}', "stpes"), ("[1]", "neither")):
             config = tmp_path / "c.json"
             config.write_text(content)
             arguments = ("train", "--images", galaxies, "--out", tmp_path / "r")
@@ -512,19 +512,15 @@ class TestTrain:
     def test_killed_at_any_step_and_resumed_is_as_never_killed(self, galaxies, quick, tmp_path):
         arguments = ("--images", galaxies, "--config", quick)
         whole, killed = tmp_path / "whole", tmp_path / "killed"
-        process = begin(killed, *arguments)
-        # Any will do: where it hits between two checkpoints is left to chance.
-        wait_for_step(killed, np.random.default_rng().integers(1, 30), process)
-        process.kill()
-        process.communicate()
+        step = np.random.default_rng().integers(1, 30)  # any will do
+        with begun(killed, *arguments, step=step) as process:
+            process.kill()
         assert process.returncode == -signal.SIGKILL
-        assert not (killed / "model.safetensors").exists() or steps_of(killed)[-1] >= 10
 
         invoke("train", "--out", killed, "--resume")
         invoke("train", "--out", whole, *arguments)
-        for name in ("model.safetensors", "log.csv"):
-            if name == "model.safetensors":
-                assert (killed / name).read_bytes() == (whole / name).read_bytes()
+        one, two = ((run / "model.safetensors").read_bytes() for run in (killed, whole))
+        assert one == two
         assert steps_of(killed) == steps_of(whole) == list(range(1, 41))
 
     def test_killed_before_the_first_checkpoint(self, galaxies, quick, tmp_path):
@@ -541,10 +537,10 @@ class TestTrain:
 
     def test_ctrl_c_saves(self, galaxies, quick, tmp_path):
         run = tmp_path / "run"
-        process = begin(run, "--images", galaxies, "--config", quick, "--steps", 10_000)
-        wait_for_step(run, 4, process)
-        process.send_signal(signal.SIGINT)
-        _, text = process.communicate(timeout=30)
+        arguments = ("--images", galaxies, "--config", quick, "--steps", 10_000)
+        with begun(run, *arguments, step=4) as process:
+            process.send_signal(signal.SIGINT)
+            _, text = process.communicate(timeout=60)
         assert process.returncode == 130
         assert f"go on with: astrodeblend train --out {run} --resume" in text
         assert "Traceback" not in text

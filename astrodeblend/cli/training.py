@@ -10,7 +10,8 @@ import click
 from . import options
 
 # The fields of TrainingConfig: default, kind of value or choices, and what to say about it. Stated
-# here too, so that help needs no import of torch; a test compares it with the code.
+# here too, so that help needs no import of torch; a test compares it with the code. Shapes of
+# networks are not options: they come through --config.
 FIELDS = {
     "recipe": ("varied", options.RECIPES, "Blends to learn from."),
     "validation_recipe": ("reiman2019", options.RECIPES, "Blends to be judged by."),
@@ -19,7 +20,7 @@ FIELDS = {
     "batch": (16, int, "Blends per update, over all processes."),
     "seed": (1, int, "Everything random follows from it."),
     "loss": ("log_mse", ("log_mse", "mse"), "Pixel loss."),
-    "learning_rate": (1e-3, float, "The highest."),
+    "learning_rate": (6e-4, float, "The highest."),
     "plan": ("trapezoid", ("trapezoid", "cosine", "reiman2019"), "Learning rate over time."),
     "warmup": (500, int, "Updates over which the learning rate rises."),
     "decay": (0.3, float, "Share of the steps over which it falls, for the trapezoid."),
@@ -43,6 +44,8 @@ FIELDS = {
     "checkpoint_every": (500, int, "Updates between checkpoints."),
     "log_every": (50, int, "Updates between lines in the log."),
 }
+#: Options that say which images.
+IMAGES = ("images", "split", "validation_images", "validation_split")
 
 
 def _config_options(command):
@@ -112,16 +115,21 @@ def train(out, resume, device, **given):
     given = {
         name: value for name, value in given.items() if value is not None and value is not False
     }
-    if resume:
-        given = {**_recorded(run), **given}
-        if (run / "run.json").exists() and not (run / "checkpoint.safetensors").exists():
-            _say(f"{out} has no checkpoint yet: starting from the beginning", speaks)
-            resume = False
-    elif (run / "checkpoint.safetensors").exists():
+    started = (run / "checkpoint.safetensors").exists()
+    if started and not resume:
         raise FileExistsError(
             f"{out!r} holds a run already; go on with it by --resume, or choose another folder"
         )
-    if "images" not in given:
+    record = _read_record(run) if resume else None
+    if record is None:
+        record = {"command": _as_command(out, given), "images": {}, "config": {}}
+    else:  # the configuration is known in full, whatever it was made of
+        given = {name: value for name, value in given.items() if name not in ("paper", "config")}
+        if not started:
+            _say(f"{out} has no checkpoint yet: starting from the beginning", speaks)
+            resume = False
+    record["images"] |= {name: value for name, value in given.items() if name in IMAGES}
+    if "images" not in record["images"]:
         raise ValueError("--images is missing; give the folder of galaxies to learn from")
 
     import torch
@@ -130,21 +138,21 @@ def train(out, resume, device, **given):
     from astrodeblend.training import train as train_model
     from astrodeblend.weights import Card
 
-    config = _training_config(given)
+    config = _training_config(given, record["config"])
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
-    learn, judge = _training_images(given)
+    learn, judge = _training_images(**record["images"])
     run.mkdir(parents=True, exist_ok=True)
-    if speaks:
-        _record(run, given)
+    if speaks and not started:
+        _write_record(run, {**record, "config": config.to_dict()})
     judged = f"judged by {len(judge)} others" if judge else "too few to be judged by others"
     _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
     card = Card(
         name=run.resolve().name,
         description=f"a {config.network['kind']} trained on {len(learn)} galaxies",
         network=config.network,
-        training={"command": _as_command(out, given)},
-        data=f"{len(learn)} images of {given['images']}",
+        training={"command": record["command"]},
+        data=f"{len(learn)} images of {record['images']['images']}",
     )
     model = train_model(
         config,
@@ -170,22 +178,24 @@ def _say(text, aloud=True):
         click.echo(text, err=True)
 
 
-def _recorded(run):
-    """Return what a run was begun with; nothing if it was not begun by this command."""
-    record = run / "run.json"
+def _read_record(run):
+    """Return how a run was begun, or None if that was not by this command."""
+    path = run / "run.json"
+    if not path.exists():
+        return None
     try:
-        return json.loads(record.read_text()) if record.exists() else {}
+        return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(
-            f"{str(record)!r} cannot be read ({error}); give all options again, without that file"
+            f"{str(path)!r} cannot be read ({error}); remove it and give all options again"
         ) from error
 
 
-def _record(run, given):
+def _write_record(run, record):
     from astrodeblend.files import atomic_path
 
     with atomic_path(run / "run.json", overwrite=True) as temporary:
-        temporary.write_text(json.dumps(given, indent=2) + "\n")
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _as_command(out, given):
@@ -197,17 +207,17 @@ def _as_command(out, given):
     return shlex.join(words)
 
 
-def _training_config(given):
-    """Make the configuration out of a file or the paper's choices, and of options."""
+def _training_config(given, choices):
+    """Make the configuration of choices made before, a file or the paper's, and of options."""
     from astrodeblend.training import TrainingConfig, reiman2019
 
-    choices = {name: value for name, value in given.items() if name in FIELDS}
-    if "network" in choices:
-        choices["network"] = {"kind": choices["network"]}
     if "config" in given:
         if "paper" in given:
             raise ValueError("--config and --paper both make all choices; give one of them")
-        choices = {**_read_config(given["config"]), **choices}
+        choices = _read_config(given["config"])
+    choices = {**choices, **{name: value for name, value in given.items() if name in FIELDS}}
+    if "network" in given:
+        choices["network"] = {"kind": given["network"]}
     config = reiman2019(**choices) if "paper" in given else TrainingConfig(**choices)
     if config.vgg is not None:
         if not config.burn_in:
@@ -222,34 +232,39 @@ def _training_config(given):
 
 def _read_config(path):
     """Read choices from a model's card or from a file of their own."""
+    from dataclasses import fields
+
+    from astrodeblend.training import TrainingConfig
+
+    known = {field.name for field in fields(TrainingConfig)}
     try:
         values = json.loads(Path(path).read_text())
         if "training" in values:  # a card
             values = values["training"]["config"]
-        wrong = sorted(set(values) - set(FIELDS))
-    except (ValueError, KeyError, TypeError) as error:
+        wrong = sorted(values.keys() - known)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"--config {path!r} is neither a model's card nor a JSON file of choices ({error})"
         ) from error
     if wrong:
         raise ValueError(
-            f"--config {path!r} has {', '.join(wrong)}; choices are {', '.join(FIELDS)}"
+            f"--config {path!r} has {', '.join(wrong)}; choices are {', '.join(sorted(known))}"
         )
     return values
 
 
-def _training_images(given):
+def _training_images(images, split=None, validation_images=None, validation_split=None):
     """Return the paths to learn from and those to be judged by, of which there may be none."""
     from astrodeblend.simulate import find_images
 
-    folder = Path(given["images"])
-    has_table = (folder / "splits.csv").is_file()
-    learn = find_images(folder, split=given.get("split", "train" if has_table else None))
-    if "validation_images" in given:
-        other = given["validation_images"]
-        return learn, find_images(other, split=given.get("validation_split"))
-    if has_table or "validation_split" in given:
-        return learn, find_images(folder, split=given.get("validation_split", "val"))
+    has_table = (Path(images) / "splits.csv").is_file()
+    if split is None and has_table:
+        split = "train"
+    learn = find_images(images, split=split)
+    if validation_images is not None:
+        return learn, find_images(validation_images, split=validation_split)
+    if has_table or validation_split is not None:
+        return learn, find_images(images, split=validation_split or "val")
     if len(learn) < 4:  # a blend takes two galaxies, on either side
         return learn, []
     step = min(10, len(learn) // 2)
