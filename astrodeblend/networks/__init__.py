@@ -2,11 +2,28 @@
 
 from dataclasses import asdict
 
+from .discriminator import Discriminator, DiscriminatorConfig
+from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
 from .unet import UNet, UNetConfig
+from .vgg import VGG19Features, load_vgg19
 
-__all__ = ["UNet", "UNetConfig", "build", "describe"]
+__all__ = [
+    "BranchedGenerator",
+    "BranchedGeneratorConfig",
+    "Discriminator",
+    "DiscriminatorConfig",
+    "UNet",
+    "UNetConfig",
+    "VGG19Features",
+    "build",
+    "describe",
+    "load_vgg19",
+]
 
-_KINDS = {"unet": (UNet, UNetConfig)}
+_KINDS = {
+    "reiman2019": (BranchedGenerator, BranchedGeneratorConfig),
+    "unet": (UNet, UNetConfig),
+}
 
 
 def build(kind, **config):
@@ -14,8 +31,8 @@ def build(kind, **config):
 
     Parameters
     ----------
-    kind : {'unet'}
-        Which network.
+    kind : {'reiman2019', 'unet'}
+        The paper's branched generator, or the U-shaped one.
     **config
         Fields of its configuration; those left out take their defaults.
 
@@ -40,7 +57,23 @@ def build(kind, **config):
 
 
 def describe(network):
-    """Return what `build` needs to make the same network again, as a dict of plain values."""
+    """Return what `build` needs to make the same network again.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A network that `build` made.
+
+    Returns
+    -------
+    dict
+        Kind and configuration, as plain values.
+
+    Raises
+    ------
+    ValueError
+        If the network is of no kind that `build` knows.
+    """
     for kind, (module, _) in _KINDS.items():
         if type(network) is module:
             return {"kind": kind, **asdict(network.config)}

@@ -46,7 +46,7 @@ class UNetConfig:
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions whose sum with the input starts close to the input.
+    """Two 3x3 convolutions whose sum with the input starts as the input.
 
     No batch normalisation: a galaxy must come out the same whatever else is in the batch.
     """
@@ -55,8 +55,7 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        with torch.no_grad():
-            self.second.weight.mul_(0.2)
+        nn.init.zeros_(self.second.weight)
 
     def forward(self, x):
         return x + self.second(F.relu(self.first(F.relu(x))))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
@@ -72,9 +73,14 @@ def load_checkpoint(path, *, modules, optimizers):
     except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"the checkpoint {str(path)!r} does not fit: {error}") from error
     for name, optimizer in optimizers.items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         values = {}
         for key, value in _below(tensors, name).items():
             index, _, what = key.partition("/")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:
+                # Laid out in memory as the parameter is: fused optimisers rely on it.
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
             values.setdefault(int(index), {})[what] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
     return state

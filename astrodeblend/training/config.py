@@ -53,11 +53,17 @@ class TrainingConfig:
         the minimax form (as the paper's equations 1 to 3).
     adversarial_weight : float
         Its weight; 1e-3 in the paper.
+    discriminator : dict
+        Width and dense layer of the discriminator, if not the paper's, as
+        `astrodeblend.networks.DiscriminatorConfig` takes them.
     burn_in : int
         Updates before that, on the distance of deep VGG19 features alone if there are
         weights for it (``vgg``), otherwise on the pixel loss alone.
     vgg : str or None
-        File with VGG19 weights in torchvision's format.
+        File with VGG19 weights in torchvision's format, or ``torchvision`` to fetch
+        torchvision's own.
+    vgg_preprocess : {'torchvision', 'caffe'}
+        How images are scaled for them, see `astrodeblend.networks.load_vgg19`.
     std_weight : float
         Weight of the likelihood from which the standard deviations are learned.
     precision : {'float32', 'bfloat16'}
@@ -76,7 +82,7 @@ class TrainingConfig:
     steps: int = 16_000
     batch: int = 16
     loss: str = "log_mse"
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4
     plan: str = "trapezoid"
     warmup: int = 500
     decay: float = 0.3
@@ -86,8 +92,10 @@ class TrainingConfig:
     clip: float = 1.0
     adversarial: str = "none"
     adversarial_weight: float = 1e-3
+    discriminator: dict = field(default_factory=dict)
     burn_in: int = 0
     vgg: str | None = None
+    vgg_preprocess: str = "torchvision"
     std_weight: float = 0.1
     precision: str = "bfloat16"
     seed: int = 1
@@ -103,6 +111,7 @@ class TrainingConfig:
             ("adversarial", ADVERSARIAL),
             ("precision", PRECISIONS),
             ("optimizer", ("adamw", "adam")),
+            ("vgg_preprocess", ("torchvision", "caffe")),
         ):
             value = getattr(self, name)
             if value not in allowed:

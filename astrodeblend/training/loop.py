@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..files import atomic_path
-from ..networks import build
+from ..networks import Discriminator, DiscriminatorConfig, build, load_vgg19
+from ..simulate.recipes import get_recipe
 from ..weights import Card, save_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
@@ -91,15 +92,15 @@ def train(
         optimizers = {"optimizer": _optimizer(config, network)}
         discriminator = features = None
         if config.adversarial != "none":
-            from ..networks import Discriminator, DiscriminatorConfig
-
-            discriminator = Discriminator(DiscriminatorConfig(bands=images.shape[1])).to(device)
+            shape = DiscriminatorConfig(
+                bands=images.shape[1], pixels=get_recipe(config.recipe).stamp
+            )
+            discriminator = Discriminator(shape).to(device)
             modules["discriminator"] = discriminator
             optimizers["discriminator_optimizer"] = _optimizer(config, discriminator)
         if config.vgg and config.burn_in:
-            from ..networks import VGG19
-
-            features = VGG19(config.vgg).to(device)
+            path = None if config.vgg == "torchvision" else config.vgg
+            features = load_vgg19(path, preprocess=config.vgg_preprocess).to(device)
 
         # Where the run stands.
         step, best, seconds = 0, -np.inf, 0.0
@@ -107,7 +108,6 @@ def train(
             state = load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
             _check_same(state["config"], config)
             step, best, seconds = state["step"], state["best"], state["seconds"]
-        log = _Log(out, step) if rank == 0 else None
 
         def save(done):
             save_checkpoint(
@@ -139,7 +139,8 @@ def train(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
             desc=f"training {config.network['kind']}", mininterval=1,
         )  # fmt: skip
-        with bar, _interruptible() as interrupted:
+        record = _Log(out, step) if rank == 0 else nullcontext()
+        with bar, record as log, _interruptible() as interrupted:
             while step < config.steps and not interrupted(world, device):
                 rate = _learning_rate(config, step)
                 for optimizer in optimizers.values():
@@ -210,7 +211,6 @@ def train(
                     log.write(step, row)
                 if rank == 0 and (due or step % config.checkpoint_every == 0):
                     save(step)
-        log and log.close()
         if rank > 0:
             return None
         save(step)
@@ -356,7 +356,10 @@ class _Log:
             for name, value in row.items():
                 self.board.add_scalar(name, value, step)
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
         self.file.close()
         if self.board:
             self.board.close()

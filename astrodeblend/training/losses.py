@@ -20,10 +20,10 @@ def pixel_loss(components, isolated, *, kind="log_mse"):
     components, isolated : torch.Tensor
         Shape (n, branches, bands, y, x).
     kind : {'log_mse', 'mse'}, optional
-        ``mse``: mean squared error, averaged over the branches (Reiman & Goehre 2019,
-        equation 4). ``log_mse``: mean over all components of the logarithm of the mean squared
-        error of each, which is what the mean PSNR measures, so that a small galaxy counts as
-        much as a large one.
+        ``mse``: mean squared error of images scaled to [-1, 1], averaged over the branches
+        (Reiman & Goehre 2019, equation 4). ``log_mse``: mean over all components of the
+        logarithm of the mean squared error of each, which is what the mean PSNR measures, so
+        that a small galaxy counts as much as a large one.
 
     Returns
     -------
@@ -32,9 +32,10 @@ def pixel_loss(components, isolated, *, kind="log_mse"):
     """
     error = (components - isolated).square().mean(dim=(2, 3, 4))
     if kind == "mse":
-        return error.mean()
-    # The floor is an error of a hundredth of an 8-bit step squared: none at all.
-    return (error + 1e-9).log().mean()
+        return 4 * error.mean()
+    # Below 50 dB there is nothing to gain: without a floor a stamp that is white all over,
+    # whose components are the blend itself, outweighs all others and drives fractions to 1.
+    return (error + 1e-5).log().mean()
 
 
 def std_loss(components, std, isolated):
@@ -49,7 +50,8 @@ def std_loss(components, std, isolated):
         Shape (n, branches, bands, y, x).
     """
     variance = std.square() + 1e-8
-    error = (components.detach() - isolated).square()
+    # Errors beyond ten deviations count as ten, or a single one could turn the whole update.
+    error = (components.detach() - isolated).square().clamp(max=100 * variance.detach())
     return (0.5 * (error / variance + variance.log())).mean()
 
 
@@ -86,7 +88,7 @@ def feature_loss(features, components, isolated):
     Parameters
     ----------
     features : callable
-        Images (n, 3, y, x) from 0 to 1 to features, such as `astrodeblend.networks.VGG19`.
+        Images (n, 3, y, x) from 0 to 1 to features, such as `astrodeblend.networks.VGG19Features`.
     components, isolated : torch.Tensor
         Shape (n, branches, 3, y, x).
     """

@@ -1,0 +1,349 @@
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.distributions import Normal
+from torch.nn import functional as F
+
+from astrodeblend.networks import build
+from astrodeblend.simulate import Recipe, Simulator
+from astrodeblend.training import BlendStream, TrainingConfig, reiman2019, train
+from astrodeblend.training.loop import _learning_rate, _update_average
+from astrodeblend.training.losses import (
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+    pixel_loss,
+    std_loss,
+)
+from astrodeblend.weights import load_model
+
+TINY = {"kind": "unet", "widths": (8, 16), "blocks": (1, 1), "attention": 0}
+TINY_GAN = {
+    "network": {"kind": "reiman2019", "width": 4, "root_blocks": 1, "branch_blocks": 1},
+    "discriminator": {"width": 2, "dense": 4},
+    "batch": 2,
+    "burn_in": 1,
+    "log_every": 1,
+}
+CONFIG = TrainingConfig(
+    network=TINY, recipe="reiman2019", steps=6, batch=4, warmup=2, validation_blends=4,
+    checkpoint_every=1, log_every=1, validate_every=3, precision="float32",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Six elliptical Gaussian galaxies on a little noise, as bytes."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:240, :240] - 119.5
+    stack = []
+    for _ in range(6):
+        sigma, ratio, angle = rng.uniform(8, 25), rng.uniform(0.3, 1), rng.uniform(0, np.pi)
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        profile = np.exp(-0.5 * ((along / sigma) ** 2 + (across / sigma / ratio) ** 2))
+        stack.append(rng.uniform(0.4, 1, (3, 1, 1)) * profile)
+    stack = np.array(stack) + 0.01 * rng.standard_normal((6, 3, 240, 240))
+    return (255 * stack.clip(0, 1)).round().astype(np.uint8)
+
+
+def read_log(out):
+    return list(csv.DictReader((out / "log.csv").read_text().splitlines()))
+
+
+def same_weights(one, other):
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+class TestLosses:
+    pair = torch.rand((2, 5, 2, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+
+    def test_pixel_losses_are_what_they_say(self):
+        components, isolated = self.pair
+        error = np.square(components.numpy() - isolated.numpy())
+        scaled = np.square(2 * components.numpy() - 2 * isolated.numpy())  # in [-1, 1]
+        assert pixel_loss(components, isolated, kind="mse").item() == pytest.approx(scaled.mean())
+        psnr = -10 * np.log10(error.mean(axis=(2, 3, 4)))
+        found = pixel_loss(components, isolated).item()
+        assert -10 / math.log(10) * found == pytest.approx(psnr.mean(), rel=1e-5)
+
+    def test_std_loss_is_the_likelihood_and_teaches_the_std_alone(self):
+        components, isolated = self.pair
+        components = components.clone().requires_grad_()
+        std = torch.full_like(isolated, 0.3, requires_grad=True)
+        loss = std_loss(components, std, isolated)
+        expected = -Normal(components, 0.3).log_prob(isolated).mean() - math.log(2 * math.pi) / 2
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+        loss.backward()
+        assert components.grad is None
+        assert std.grad.abs().sum() > 0
+
+    def test_std_loss_is_least_at_the_true_std(self):
+        noise = 0.1 * torch.randn(100_000, generator=torch.Generator().manual_seed(2))
+        losses = [std_loss(noise, torch.tensor(s), torch.zeros(1)) for s in (0.08, 0.1, 0.12)]
+        assert losses[1] < min(losses[0], losses[2])
+
+    def test_adversarial_losses_are_the_papers(self):
+        real, fake = torch.randn((2, 20, 1), generator=torch.Generator().manual_seed(1))
+        ones, zeros = torch.ones_like(fake), torch.zeros_like(fake)
+        cross_entropy = F.binary_cross_entropy_with_logits
+        expected = cross_entropy(real, ones) + cross_entropy(fake, zeros)
+        torch.testing.assert_close(discriminator_loss(real, fake), expected)
+        torch.testing.assert_close(adversarial_loss(fake), cross_entropy(fake, ones))
+        # equation 1: the generator makes log(1 - D) small
+        minimax = torch.log(1 - torch.sigmoid(fake)).mean()
+        torch.testing.assert_close(adversarial_loss(fake, form="minimax"), minimax)
+
+    def test_feature_loss_compares_each_image(self):
+        components, isolated = self.pair
+
+        def features(images):
+            return images.mean(dim=(2, 3))
+
+        expected = (components.mean(dim=(3, 4)) - isolated.mean(dim=(3, 4))).square().mean()
+        torch.testing.assert_close(feature_loss(features, components, isolated), expected)
+
+
+class TestStream:
+    def test_a_batch_follows_from_its_number_alone(self, images):
+        one, other = (BlendStream(images, "varied", batch=4, seed=7) for _ in range(2))
+        _ = one[0], one[1]
+        for ours, theirs in zip(one[2], other[2], strict=True):
+            assert torch.equal(ours, theirs)
+        assert not torch.equal(one[2][0], one[3][0])
+        assert not torch.equal(one[2][0], BlendStream(images, "varied", batch=4, seed=8)[2][0])
+
+    def test_processes_share_a_batch(self, images):
+        whole = BlendStream(images, "varied", batch=4, seed=7)[5][0]
+        parts = [
+            BlendStream(images, "varied", batch=4, seed=7, rank=rank, world=2)[5][0]
+            for rank in (0, 1)
+        ]
+        torch.testing.assert_close(torch.cat(parts), whole)
+        with pytest.raises(ValueError, match="batch=5 cannot be shared by 2 processes"):
+            BlendStream(images, "varied", batch=5, seed=7, world=2)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"loss": "l1"}, "loss='l1': choose one of log_mse, mse"),
+            ({"plan": "flat"}, "plan='flat'"),
+            ({"steps": 0}, "steps=0: give at least 1"),
+            ({"average": 1.0}, r"average=1\.0"),
+            ({"recipe": "galfit"}, "recipe='galfit' is not known"),
+        ],
+    )
+    def test_wrong_choices_are_named(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            TrainingConfig(**change)
+
+    def test_the_papers_plan(self):
+        config = reiman2019()
+        assert _learning_rate(config, 0) == 1e-4
+        assert _learning_rate(config, 99_999) == 1e-4
+        assert _learning_rate(config, 100_000) == pytest.approx(1e-5)
+        assert (config.steps, config.batch, config.burn_in) == (200_000, 16, 2000)
+
+    def test_the_trapezoid(self):
+        config = TrainingConfig(steps=1000, warmup=100, decay=0.25, learning_rate=1.0)
+        rates = np.array([_learning_rate(config, k) for k in range(1000)])
+        np.testing.assert_allclose(rates[:100], np.arange(1, 101) / 100)
+        assert (rates[100:751] == 1).all()
+        np.testing.assert_allclose(rates[751:], np.arange(249, 0, -1) / 250)
+
+    def test_the_cosine(self):
+        config = TrainingConfig(steps=1000, warmup=0, plan="cosine", learning_rate=1.0)
+        assert _learning_rate(config, 500) == pytest.approx(0.5)
+        assert _learning_rate(config, 999) < 1e-5
+
+
+def test_the_average_follows_the_weights():
+    network, average = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        average.weight.fill_(0.0)
+        network.weight.fill_(1.0)
+    for _ in range(3):
+        _update_average(average, network, 0.9, 10_000)
+    assert average.weight.item() == pytest.approx(1 - 0.9**3)
+
+
+def test_training_learns(images, tmp_path):
+    config = replace(
+        CONFIG, steps=60, checkpoint_every=1000, validate_every=60, learning_rate=3e-3, batch=8
+    )
+    path = train(config, images, tmp_path, progress=False)
+    network, card = load_model(path)
+    assert card.training["steps"] == 60
+    assert card.training["config"]["seed"] == config.seed
+    recipe = Recipe()
+    blend, isolated = Simulator(images, recipe)(recipe.draw(np.random.default_rng(9), 16, 6))
+    with torch.inference_mode():
+        components, std = network(blend)
+    blend = blend[:, None].expand_as(isolated)
+    before = pixel_loss(blend, isolated, kind="log_mse")
+    after = pixel_loss(components, isolated, kind="log_mse")
+    assert 10 / math.log(10) * (before - after) > 3  # dB gained over the blend itself
+    assert (std > 0).all()
+
+
+def interrupt(monkeypatch, step, action):
+    """Do something at the beginning of a step, once."""
+    original = BlendStream.__getitem__
+    done = []
+
+    def act(self, number):
+        if number == step and self.seed == CONFIG.seed and not done:
+            done.append(number)
+            action()
+        return original(self, number)
+
+    monkeypatch.setattr(BlendStream, "__getitem__", act)
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def crash():
+    raise RuntimeError("the lights went out")
+
+
+@pytest.mark.parametrize("action", [ctrl_c, crash])
+@pytest.mark.parametrize("network", ["unet", "reiman2019"])
+def test_a_run_taken_up_again_ends_as_if_never_stopped(
+    images, tmp_path, monkeypatch, action, network
+):
+    if network == "unet":
+        config = replace(CONFIG, recipe="varied", checkpoint_every=2)
+    else:  # with everything that has a state: discriminator, batch normalisation
+        config = reiman2019(
+            **TINY_GAN, steps=5, checkpoint_every=2, validate_every=3, validation_blends=2
+        )
+    through, stopped = tmp_path / "through", tmp_path / "stopped"
+    options = {"validation": images, "progress": False, "device": "cpu"}
+    train(config, images, through, **options)
+    interrupt(monkeypatch, 3, action)
+    if action is crash:
+        with pytest.raises(RuntimeError, match="the lights went out"):
+            train(config, images, stopped, **options)
+    else:
+        assert train(config, images, stopped, **options) is None
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(config, images, stopped, resume=True, **options)
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        same_weights(through / name, stopped / name)
+    logs = [read_log(out) for out in (through, stopped)]
+    for row in (*logs[0], *logs[1]):
+        del row["blends_per_second"]
+    assert logs[0] == logs[1]
+    assert [int(row["step"]) for row in logs[0]] == list(range(1, config.steps + 1))
+    assert (stopped / "validation.png").is_file()
+
+
+def test_a_run_can_be_made_longer(images, tmp_path):
+    config = replace(CONFIG, plan="reiman2019", decay=0.0)
+    train(replace(config, steps=2), images, tmp_path, progress=False)
+    train(replace(config, steps=3), images, tmp_path, resume=True, progress=False)
+    rows = read_log(tmp_path)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]
+
+
+def test_runs_are_not_mixed_up(images, tmp_path):
+    config = replace(CONFIG, steps=1)
+    with pytest.raises(FileNotFoundError, match="train without resume first"):
+        train(config, images, tmp_path, resume=True, progress=False)
+    train(config, images, tmp_path, progress=False)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(config, images, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"other choices: batch=2 \(was 4\)"):
+        train(replace(config, batch=2), images, tmp_path, resume=True, progress=False)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"the checkpoint .* does not fit"):
+        train(config, images, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(images, tmp_path):
+    with pytest.raises(ValueError, match="device='cuda': torch sees no GPU here"):
+        train(CONFIG, images, tmp_path, device="cuda", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["nonsaturating", "minimax"])
+def test_the_adversarial_phase_trains_both_networks(images, tmp_path, form):
+    config = reiman2019(**TINY_GAN, steps=2, adversarial=form)
+    train(config, images, tmp_path, progress=False)
+    first, second = read_log(tmp_path)
+    assert first["adversarial"] == first["discriminator"] == ""
+    assert float(second["discriminator"]) == pytest.approx(2 * math.log(2), abs=1)
+    assert math.isfinite(float(second["adversarial"]))
+
+
+def test_burn_in_compares_deep_features(images, tmp_path):
+    from astrodeblend.networks import VGG19Features
+
+    weights = tmp_path / "vgg.pth"
+    torch.manual_seed(0)
+    torch.save(VGG19Features().state_dict(), weights)
+    config = reiman2019(**{**TINY_GAN, "batch": 1}, steps=2, vgg=str(weights))
+    train(config, images, tmp_path / "run", progress=False)
+    first, second = read_log(tmp_path / "run")
+    assert float(first["features"]) > 0
+    assert first["pixel"] == second["features"] == ""
+
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from astrodeblend.training import TrainingConfig, train
+
+torch.set_num_threads(1)
+images = np.load(sys.argv[1])
+config = TrainingConfig(
+    network={"kind": "unet", "widths": (8, 16), "blocks": (1, 1), "attention": 0},
+    recipe="reiman2019", steps=3, batch=4, warmup=0, precision="float32",
+)
+train(config, images, sys.argv[2], device="cpu", progress=False)
+config = replace(config, adversarial="nonsaturating", discriminator={"width": 2, "dense": 4})
+train(config, images, sys.argv[2] + "-gan", device="cpu", progress=False)
+"""
+
+
+def test_two_processes_train_as_one(images, tmp_path):
+    script, data = tmp_path / "script.py", tmp_path / "images.npy"
+    script.write_text(SCRIPT)
+    np.save(data, images)
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    changes = {}
+    for command, out in (([sys.executable], "one"), (runner, "two")):
+        done = subprocess.run(
+            [*command, script, data, tmp_path / out], capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        torch.manual_seed(TrainingConfig().seed)
+        start = build(**TINY).state_dict()
+        end = load_file(tmp_path / out / "checkpoint.safetensors")
+        changes[out] = torch.cat([(end[f"network/{k}"] - v).flatten() for k, v in start.items()])
+        assert (tmp_path / f"{out}-gan" / "model.safetensors").is_file()
+    # the same but for rounding, which Adam enlarges where a gradient is next to nothing
+    difference = (changes["two"] - changes["one"]).norm() / changes["one"].norm()
+    assert changes["one"].norm() > 0
+    assert difference < 0.02
