@@ -1,0 +1,157 @@
+"""The paper's table, on blends that anyone can make again."""
+
+import shutil
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from astrodeblend import Deblender
+from astrodeblend.evaluate import METRICS, PUBLISHED, STATISTICS, draw_blends, evaluate
+from astrodeblend.simulate import blend_pair, read_images
+
+
+@pytest.fixture(scope="module")
+def deblender(tiny_model):
+    return Deblender.load(tiny_model, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def evaluation(deblender, galaxies):
+    return evaluate(deblender, draw_blends(galaxies, seed=3))
+
+
+def uses(blends):
+    """How often each galaxy is used."""
+    return np.bincount([*blends.draw.central, *blends.draw.companion])
+
+
+class TestDrawBlends:
+    def test_each_galaxy_once(self, galaxies):
+        blends = draw_blends(galaxies)
+        assert len(blends) == 4
+        assert len(blends.paths) == 8
+        assert (uses(blends) == 1).all()
+        assert "each once" in str(blends)
+
+    def test_few_blends_leave_images_unread(self, galaxies):
+        blends = draw_blends(galaxies, number=2)
+        assert len(blends.paths) == 4
+        assert (uses(blends) == 1).all()
+
+    def test_more_blends_than_pairs_use_all_alike(self, galaxies):
+        blends = draw_blends(galaxies, number=11)
+        assert len(blends) == 11
+        assert set(uses(blends)) == {2, 3}
+        assert (blends.draw.central != blends.draw.companion).all()
+        assert "up to 3 times" in str(blends)
+
+    def test_an_odd_number_of_images(self, galaxies, tmp_path):
+        for name in ("galaxy0.jpg", "galaxy1.jpg", "galaxy2.jpg"):
+            shutil.copy(galaxies / name, tmp_path)
+        assert len(draw_blends(tmp_path)) == 1
+        blends = draw_blends(tmp_path, number=30)
+        assert len(blends.paths) == 3
+        assert uses(blends).min() > 10
+
+    def test_the_seed_decides(self, galaxies):
+        one, same, other = (draw_blends(galaxies, seed=seed) for seed in (1, 1, 2))
+        assert one.paths == same.paths
+        for name, values in vars(one.draw).items():
+            np.testing.assert_array_equal(values, getattr(same.draw, name))
+        assert not np.array_equal(one.draw.angle, other.draw.angle)
+
+    def test_too_few(self, galaxies, tmp_path):
+        shutil.copy(galaxies / "galaxy0.jpg", tmp_path)
+        with pytest.raises(ValueError, match="holds 1 image; a blend takes two"):
+            draw_blends(tmp_path)
+        with pytest.raises(ValueError, match="number=0"):
+            draw_blends(galaxies, number=0)
+
+    def test_the_table_says_all_there_is_to_know(self, galaxies, tmp_path):
+        """What the table has makes the very blends again, by the plain path."""
+        blends = draw_blends(galaxies, recipe="max_sum", seed=5)
+        blend, isolated = blends.write(tmp_path / "blends.fits")
+        np.testing.assert_array_equal(fits.getdata(tmp_path / "blends.fits", "BLEND"), blend)
+        table = QTable.read(tmp_path / "blends.fits", hdu="DRAW")
+        assert set(table["mode"]) == {"max_sum"}
+        for k, row in enumerate(table):
+            pair = read_images([galaxies / row["central"], galaxies / row["companion"]])
+            draw = blends.draw[k : k + 1]
+            for name in ("angle", "scale", "shift", "flip_x", "flip_y"):
+                np.testing.assert_array_equal(getattr(draw, name)[0], row[name])
+            changed = draw.__class__(**{**vars(draw), "central": [0], "companion": [1]})
+            plain_blend, plain_isolated = blend_pair(pair, changed, "max_sum")
+            np.testing.assert_allclose(isolated[k], plain_isolated, atol=2e-3)
+            np.testing.assert_allclose(blend[k], plain_blend, atol=2e-3)
+
+
+class TestEvaluate:
+    def test_scores_are_those_of_scikit_image(self, deblender, evaluation):
+        blend, isolated = map(np.concatenate, zip(*evaluation.blends.batches(3), strict=True))
+        components = deblender.deblend_arrays(blend)
+        for k in range(4):
+            for branch in range(2):
+                truth, found = isolated[k, branch], components[k, branch]
+                for name, images in (("scores", found), ("blend_scores", blend[k])):
+                    scores = {m: v[k, branch] for m, v in getattr(evaluation, name).items()}
+                    mean = scores["psnr"]
+                    assert mean == pytest.approx(
+                        peak_signal_noise_ratio(truth, images, data_range=1), abs=1e-3
+                    )
+                    for metric, scale in (("ssim", 1), ("ssim_reiman2019", 2)):
+                        expected = structural_similarity(
+                            truth, images, channel_axis=0, data_range=scale
+                        )
+                        assert scores[metric] == pytest.approx(expected, abs=1e-4)
+
+    def test_the_table(self, evaluation):
+        table = evaluation.to_table()
+        assert table.colnames == ["metric", "of", *STATISTICS]
+        assert list(table["of"][:4]) == ["components", "central", "companion", "blend itself"]
+        rows = {(row["metric"], row["of"]): row for row in table}
+        assert len(rows) == 4 * len(METRICS)
+        for metric, scores in evaluation.scores.items():
+            both = rows[metric, "components"]
+            assert both["mean"] == pytest.approx(scores.mean())
+            assert both["variance"] == pytest.approx(scores.var())
+            assert both["min"] == scores.min()
+            assert rows[metric, "companion"]["median"] == np.median(scores[:, 1])
+        assert table.meta["sha256"] == evaluation.sha256
+        assert (table.meta["recipe"], table.meta["split"], table.meta["seed"]) == (
+            "reiman2019", "all", 3,
+        )  # fmt: skip
+
+    def test_the_text(self, evaluation):
+        text = str(evaluation)
+        assert text.splitlines()[0] == f"model tiny (sha256 {evaluation.sha256[:12]})"
+        assert "recipe reiman2019, seed 3" in text
+        for metric in METRICS:
+            assert f"{evaluation.scores[metric].mean():.2f}" in text
+        for value in PUBLISHED["psnr"].values():
+            assert f"{value:.2f}" in text
+        assert len({len(line) for line in text.splitlines() if line.startswith("  ")}) == 1
+
+    def test_the_files(self, evaluation, tmp_path):
+        evaluation.write(tmp_path)
+        table = QTable.read(tmp_path / "table.ecsv")
+        assert table.meta["model"] == "tiny"
+        np.testing.assert_array_equal(table["mean"], evaluation.to_table()["mean"])
+        blends = QTable.read(tmp_path / "blends.ecsv")
+        np.testing.assert_allclose(blends["psnr_companion"], evaluation.scores["psnr"][:, 1])
+        assert list(blends["central"]) == list(evaluation.blends.to_table()["central"])
+        with pytest.raises(FileExistsError, match="exists"):
+            evaluation.write(tmp_path)
+        evaluation.write(tmp_path, overwrite=True)
+
+    def test_a_model_of_another_kind(self, deblender, galaxies):
+        from dataclasses import replace
+
+        from astrodeblend.networks import build
+
+        card = replace(deblender.card, scaling="flux", name="survey")
+        other = Deblender(build(**card.network), card)
+        with pytest.raises(ValueError, match=r"'survey' works on .* choose a model for R, G, B"):
+            evaluate(other, draw_blends(galaxies))
