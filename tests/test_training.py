@@ -76,7 +76,7 @@ class TestLosses:
         assert pixel_loss(components, isolated, kind="mse").item() == pytest.approx(scaled.mean())
         psnr = -10 * np.log10(error.mean(axis=(2, 3, 4)))
         found = pixel_loss(components, isolated).item()
-        assert -10 / math.log(10) * found == pytest.approx(psnr.mean(), rel=1e-5)
+        assert -10 / math.log(10) * found == pytest.approx(psnr.mean(), abs=1e-3)
 
     def test_std_loss_is_the_likelihood_and_teaches_the_std_alone(self):
         components, isolated = self.pair
