@@ -81,7 +81,7 @@ class Prepared:
             np.copyto(deviation, image.uncertainty.array, where=_valid(image))
         variance = expected**2 + (fraction * deviation[box]) ** 2
 
-        weight = self._weight()
+        weight = np.outer(*self._ramps())
         light = np.broadcast_to(self.level, shape).astype(np.float32)
         light[box] += weight * (inside - self.level)
         deviation[box] = np.sqrt(weight * variance + (1 - weight) * deviation[box] ** 2)
@@ -95,11 +95,20 @@ class Prepared:
         )
         return to_original_shape(component)
 
-    def _weight(self):
-        """1 inside the stamp, falling to 0 at those of its edges that lie inside the image."""
+    @property
+    def core(self):
+        """The part of the image in the stamp where components do not fade, as slices (y, x)."""
+        box = []
+        for part, ramp in zip(self.stamp.slices, self._ramps(), strict=True):
+            inside = np.flatnonzero(ramp == 1)
+            box.append(slice(part.start + int(inside[0]), part.start + int(inside[-1]) + 1))
+        return tuple(box)
+
+    def _ramps(self):
+        """Weights along y and x: 1, falling to 0 at edges of the stamp inside the image."""
         ramps = []
         for centre, part, side in zip(
-            self.stamp.position, self.stamp.slices[::-1], self.stamp.shape[::-1], strict=True
+            self.stamp.position[::-1], self.stamp.slices, self.stamp.shape, strict=True
         ):
             low, high = centre - self.stamp.width / 2, centre + self.stamp.width / 2
             pixel = np.arange(part.start, part.stop)
@@ -110,7 +119,7 @@ class Prepared:
                 depth = np.minimum(depth, high - pixel)
             depth = np.clip(depth / (_FADE * self.stamp.width), 0, 1)
             ramps.append(depth**2 * (3 - 2 * depth))
-        return ramps[1][:, None] * ramps[0]
+        return ramps
 
 
 def prepare(image, position, size_rule):

@@ -43,13 +43,20 @@ class Deblender:
     Raises
     ------
     ValueError
-        If there is no such device, or ``dtype`` or ``batch_size`` is none of the above.
+        If there is no such device, ``dtype`` or ``batch_size`` is none of the above, or the
+        network has more than two branches.
     """
 
     def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
         self._device = _find_device(device)
         self._dtype = _find_dtype(dtype)
         self._batch_size = _check_batch_size(batch_size)
+        branches = card.network.get("branches", 2)
+        if branches != 2:
+            raise ValueError(
+                f"model {card.name!r} has {branches} branches; a Deblender takes one with two, "
+                "central and companion"
+            )
         self._card = card
         network = network.to(self._device, memory_format=torch.channels_last).eval()
         self._network = network.requires_grad_(False)
@@ -363,7 +370,7 @@ class Deblender:
             "stretch": cut.stretch.to_dict(),
             "stamp_width": cut.stamp.width,
             "stamp_pixels": cut.stamp.pixels,
-            "stamp_box": [[part.start, part.stop] for part in cut.stamp.slices],
+            "core": [[part.start, part.stop] for part in cut.core],
             "background": cut.level.ravel().tolist(),
             "noise": cut.noise.ravel().tolist(),
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -404,7 +411,7 @@ def _find_device(device):
         name.removesuffix(":0") for name in there
     }:
         raise ValueError(
-            f"device={str(device)!r} is not here; choose one of {', '.join(map(repr, there))}"
+            f"device={str(device)!r} is not here; choose {' or '.join(map(repr, there))}"
         )
     return found
 
@@ -415,10 +422,10 @@ def _find_dtype(dtype):
             return found
     if dtype is None:
         return torch.float32
-    raise ValueError(f"dtype={dtype!r} is not offered; choose one of {', '.join(_DTYPES)}")
+    raise ValueError(f"dtype={dtype!r} is not offered; choose {' or '.join(_DTYPES)}")
 
 
 def _check_batch_size(batch_size):
-    if batch_size == "auto" or (isinstance(batch_size, int) and batch_size >= 1):
+    if batch_size == "auto" or (type(batch_size) is int and batch_size >= 1):
         return batch_size
     raise ValueError(f"batch_size={batch_size!r}: give a positive integer or 'auto'")

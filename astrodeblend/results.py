@@ -83,7 +83,8 @@ class Deblended:
     flags : Flag
         What a user should know; `astrodeblend.results.decode_flags` puts it in words.
     meta : dict
-        Version, model and its hash, stretch, stamp, background and settings, as plain values.
+        Version, model and its hash, stretch, stamp, background and settings, as plain values;
+        ``core`` is the part of the image, ((y, y), (x, x)), that `to_table` measures.
     """
 
     image: NDData
@@ -96,7 +97,7 @@ class Deblended:
     def to_table(self):
         """Measure both components.
 
-        Each component is detected and measured on its own part of the image, its own
+        Each component is detected and measured in the part of the image inside the stamp, its own
         background subtracted; it counts as one source, however it is structured.
 
         Returns
@@ -116,7 +117,7 @@ class Deblended:
         deblending is correlated from pixel to pixel, so for a component that lies mostly
         under the other one they are lower limits.
         """
-        box = tuple(slice(*ends) for ends in self.meta["stamp_box"])
+        box = tuple(slice(*ends) for ends in self.meta["core"])
         rows = [_measure(self.central, self.position, box), _measure(self.companion, None, box)]
         bands = () if self.image.data.ndim == 2 else (len(self.image.data),)
         table = QTable()

@@ -1,0 +1,616 @@
+"""The contract of `Deblender`, with networks so small that their answers are known."""
+
+import re
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from astropy import units as u
+from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance, NDData, StdDevUncertainty
+from astropy.table import Table
+from astropy.wcs import WCS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from astrodeblend import Deblender
+from astrodeblend.networks import build
+from astrodeblend.results import Flag
+from astrodeblend.weights import Card, list_models, save_model
+
+SHAPE = (90, 120)  # (y, x)
+PLACE = (50.0, 42.0)
+TINY = {"kind": "unet", "widths": (8, 8), "blocks": (1, 1), "attention": 0}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Paths of weight files, by what their networks do."""
+    folder = tmp_path_factory.mktemp("weights")
+    rng = torch.random.get_rng_state()
+    torch.manual_seed(3)
+    networks = {
+        "any": build(**TINY),  # whatever comes out of random weights
+        "quarters": constant(0.75, 0.25, std=0.1),
+        "paper": build("reiman2019", width=8, root_blocks=1, branch_blocks=1),
+    }
+    torch.random.set_rng_state(rng)
+    for name, network in networks.items():
+        scores = {"psnr": {"mean": 36.213, "median": 36.5}, "split": "val"}
+        save_model(folder / f"{name}.safetensors", network, Card(name, "", {}, scores=scores))
+    return {name: folder / f"{name}.safetensors" for name in networks}
+
+
+def constant(*fractions, std):
+    """A network that gives each component the same fraction of the light everywhere."""
+    network = build(**TINY)
+    with torch.no_grad():
+        network.fraction.weight.zero_()
+        network.fraction.bias.copy_(torch.logit(torch.tensor(fractions)).repeat_interleave(3))
+        network.log_std[2].weight.zero_()
+        network.log_std[2].bias.fill_(np.log(std))
+    return network
+
+
+@pytest.fixture(scope="module")
+def deblender(weights):
+    return Deblender.load(weights["any"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def quarters(weights):
+    return Deblender.load(weights["quarters"], device="cpu")
+
+
+def tan_wcs():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crpix, wcs.wcs.crval = (30.0, 70.0), (150.1, 2.2)
+    wcs.wcs.cd = 5e-5 * np.array([[-0.9, 0.3], [0.3, 0.9]])
+    return wcs
+
+
+def flux(*, level=20.0, shape=SHAPE, place=PLACE):
+    """Two round galaxies on a noisy sky, three bands."""
+    rng = np.random.default_rng(11)
+    rows, columns = np.indices(shape)
+    light = np.zeros(shape)
+    for x, y, scale, peak in ((*place, 3.0, 300.0), (place[0] + 9, place[1] - 7, 2.0, 200.0)):
+        light += peak * np.exp(-np.hypot(columns - x, rows - y) / scale)
+    colours = np.array([1.0, 0.8, 0.5])[:, None, None]
+    return (level + colours * light + rng.normal(size=(3, *shape))).astype(np.float32)
+
+
+def picture(n=80, seed=0):
+    """A picture (y, x, 3) as a camera gives it."""
+    image = flux(shape=(n, n), place=(n // 2, n // 2), level=8 + seed)
+    return np.moveaxis(np.clip(image, 0, 250), 0, -1).astype(np.uint8)
+
+
+def light(image, result):
+    """Values above the background, (bands, y, x)."""
+    return image.data - np.array(result.meta["background"])[:, None, None]
+
+
+# Where a deblender comes from.
+
+
+def test_models_are_listed_with_their_scores():
+    models = Deblender.models()
+    assert isinstance(models, Table)
+    assert models.colnames == ["name", "bands", "modes", "scores"]
+    assert models["name"].tolist() == list(list_models())
+    assert "galaxyzoo" in models["name"]
+    assert "R, G, B" in str(models)
+    assert "psnr" in str(models)
+    assert "..." not in str(models)
+
+
+def test_a_model_of_the_package_takes_a_blend_apart():
+    deblender = Deblender.from_pretrained("galaxyzoo", device="cpu")
+    assert deblender.card.name == "galaxyzoo"
+    result = deblender(picture())
+    core = np.s_[:, 38:43, 38:43]
+    assert (
+        light(result.central, result)[core].mean() > 0.8 * light(result.image, result)[core].mean()
+    )
+    assert (
+        light(result.companion, result)[core].mean()
+        < 0.5 * light(result.central, result)[core].mean()
+    )
+
+
+@pytest.mark.parametrize("name", ["galaxyzooo", "", "galaxyzoo.safetensors", None, 3])
+def test_an_unknown_name_lists_those_there_are(name):
+    with pytest.raises(ValueError, match=rf"name={name!r} is not a model.*'galaxyzoo'"):
+        Deblender.from_pretrained(name)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"mine\.safetensors' does not exist"):
+        Deblender.load(tmp_path / "mine.safetensors")
+
+
+def test_a_corrupt_file_is_refused(weights, tmp_path):
+    path = tmp_path / "any.safetensors"
+    content = bytearray(weights["any"].read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    path.with_suffix(".json").write_bytes(weights["any"].with_suffix(".json").read_bytes())
+    with pytest.raises(ValueError, match=r"the weight file .* is corrupt"):
+        Deblender.load(path)
+
+
+def test_more_than_two_branches_are_refused(tmp_path):
+    path = tmp_path / "three.safetensors"
+    save_model(path, build(**TINY, branches=3), Card("three", "", {}))
+    with pytest.raises(ValueError, match=r"model 'three' has 3 branches; .* two"):
+        Deblender.load(path)
+
+
+def test_what_it_says_of_itself(deblender):
+    assert repr(deblender) == "<Deblender 'any' (R, G, B) on cpu, float32>"
+    assert deblender.card.bands == ("R", "G", "B")
+    assert deblender.device == torch.device("cpu")
+    assert deblender.dtype is torch.float32
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense", "cuda:99", "cpu:7", 1.5])
+def test_a_device_that_is_not_there_is_refused(weights, device):
+    with pytest.raises(ValueError, match=rf"device='{device}' .* choose .*'cpu'"):
+        Deblender.load(weights["any"], device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu(weights):
+    assert Deblender.load(weights["any"]).device.type == "cpu"
+    with pytest.raises(ValueError, match=r"device='cuda' is not here; choose 'cpu'"):
+        Deblender.load(weights["any"], device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_with_a_gpu(weights, deblender):
+    there = Deblender.load(weights["any"])
+    assert there.device.type == "cuda"
+    images = [picture(seed=i) for i in range(3)]
+    for one, two in zip(
+        there.deblend_stamps(images), deblender.deblend_stamps(images), strict=True
+    ):
+        np.testing.assert_allclose(one.central.data, two.central.data, rtol=1e-3, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "double", torch.int8, 32])
+def test_an_arithmetic_that_is_not_offered_is_refused(weights, dtype):
+    with pytest.raises(ValueError, match=r"dtype=.* is not offered; choose float32 or bfloat16"):
+        Deblender.load(weights["any"], dtype=dtype)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3, 2.5, "all", True])
+def test_a_batch_size_that_is_none_is_refused(weights, batch_size):
+    with pytest.raises(ValueError, match=rf"batch_size={batch_size!r}: .*'auto'"):
+        Deblender.load(weights["any"], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_bfloat16_gives_nearly_the_same(weights, deblender, dtype):
+    quick = Deblender.load(weights["any"], device="cpu", dtype=dtype)
+    assert quick.dtype is torch.bfloat16
+    batch = np.random.default_rng(0).uniform(0, 1, (2, 3, 32, 32)).astype(np.float32)
+    components = quick.deblend_arrays(batch)
+    assert components.dtype == np.float32
+    np.testing.assert_allclose(components, deblender.deblend_arrays(batch), atol=0.02)
+    assert not np.array_equal(components, deblender.deblend_arrays(batch))
+
+
+# Any image in: same grid, unit, WCS, mask and units out.
+
+
+def test_the_grid_unit_and_wcs_are_those_of_the_image(deblender):
+    data = flux()
+    image = CCDData(data, unit="nJy", wcs=tan_wcs(), meta={"TELESCOP": "Subaru"})
+    result = deblender(image, PLACE)
+    assert result.position == PLACE
+    np.testing.assert_array_equal(result.image.data, data)
+    for part in (result.image, result.central, result.companion):
+        assert part.data.shape == data.shape
+        assert part.data.dtype == np.float32
+        assert part.unit == u.nJy
+        assert part.mask is None
+        assert part.meta["header"]["TELESCOP"] == "Subaru"
+        corners = np.array([[0, 0, 119, 119], [0, 89, 0, 89]])
+        there = part.wcs.world_to_pixel(tan_wcs().pixel_to_world(*corners))
+        np.testing.assert_allclose(there, corners, rtol=0, atol=1e-6)
+    for part in (result.central, result.companion):
+        assert isinstance(part.uncertainty, StdDevUncertainty)
+        assert np.all(part.uncertainty.array > 0)
+    np.testing.assert_array_equal(image.data, data)  # the input is left alone
+
+
+def test_a_fits_file_to_a_fits_file(quarters, tmp_path):
+    """What "Done when" asks for: same sky, same pixels, same unit."""
+    header = tan_wcs().to_header()
+    header["BUNIT"] = "MJy/sr"
+    fits.writeto(tmp_path / "in.fits", flux(), header)
+    quarters(tmp_path / "in.fits").write(tmp_path / "out.fits")
+    rows, columns = np.mgrid[0:90:10, 0:120:10].reshape(2, -1)
+    sky = tan_wcs().pixel_to_world(columns, rows)
+    for name in ("CENTRAL", "COMPANION"):
+        ccd = CCDData.read(tmp_path / "out.fits", hdu=name, hdu_uncertainty=f"{name}_UNCERT")
+        assert ccd.unit == u.MJy / u.sr
+        there = ccd.wcs.celestial.world_to_pixel(sky)
+        np.testing.assert_allclose(there, (columns, rows), rtol=0, atol=1e-6)
+
+
+def test_known_fractions_of_a_picture(quarters):
+    """Both answers known in closed form: 3/4 and 1/4 of the light."""
+    image = picture()
+    result = quarters(image)
+    expected = np.moveaxis(image, -1, 0)
+    np.testing.assert_allclose(result.central.data, 0.75 * expected, rtol=1e-4)
+    np.testing.assert_allclose(result.companion.data, 0.25 * expected, rtol=1e-4)
+    # The network's own deviation (a tenth of the mean light) and the sky's noise by fraction.
+    noise = np.array(result.meta["noise"])[:, None, None]
+    expected = np.hypot(0.1 * expected.mean(), np.broadcast_to(0.75 * noise, expected.shape))
+    np.testing.assert_allclose(result.central.uncertainty.array, expected, rtol=1e-3)
+
+
+def test_outside_the_stamp_is_the_level_of_the_sky(quarters):
+    data = flux()
+    result = quarters(NDData(data, unit="nJy"), PLACE)
+    x, y, half = *PLACE, result.meta["stamp_width"] / 2
+    rows, columns = np.indices(SHAPE)
+    outside = np.maximum(np.abs(columns - x), np.abs(rows - y)) > half + 1
+    assert outside.any()
+    for part in (result.central, result.companion):
+        np.testing.assert_allclose(light(part, result)[:, outside], 0, atol=1e-5)
+
+
+def test_ten_times_the_flux_is_ten_times_the_components(deblender):
+    one = deblender(NDData(flux(), unit="nJy"), PLACE)
+    ten = deblender(NDData(10 * flux(), unit="nJy"), PLACE)
+    for name in ("central", "companion"):
+        a, b = getattr(one, name), getattr(ten, name)
+        np.testing.assert_allclose(b.data, 10 * a.data, rtol=1e-3)
+        np.testing.assert_allclose(b.uncertainty.array, 10 * a.uncertainty.array, rtol=2e-3)
+
+
+def test_the_unit_changes_nothing_but_the_unit(deblender):
+    jansky = deblender(flux() * 1e-9 * u.Jy, PLACE).central
+    nano = deblender(flux() * u.nJy, PLACE).central
+    np.testing.assert_allclose(jansky.data, nano.data * 1e-9, rtol=1e-3)
+    assert jansky.unit == u.Jy
+
+
+def test_a_place_on_the_sky_is_a_place_in_pixels(deblender):
+    image = NDData(flux(), wcs=tan_wcs())
+    sky = tan_wcs().pixel_to_world(*PLACE)
+    by_sky, by_pixel = deblender(image, sky), deblender(image, PLACE)
+    np.testing.assert_allclose(by_sky.position, PLACE, atol=1e-6)
+    np.testing.assert_allclose(by_sky.central.data, by_pixel.central.data, rtol=1e-4, atol=1e-3)
+
+
+def test_the_default_position_is_the_centre(deblender):
+    image = flux(place=(59.5, 44.5))
+    result = deblender(image)
+    assert result.position == (59.5, 44.5)
+    np.testing.assert_array_equal(result.central.data, deblender(image, (59.5, 44.5)).central.data)
+
+
+def test_a_two_dimensional_image_stays_so(quarters):
+    data = flux()[0]
+    result = quarters(CCDData(data, unit="adu", wcs=tan_wcs()), PLACE)
+    assert result.flags == Flag.SINGLE_BAND
+    for part in (result.image, result.central, result.companion):
+        assert part.data.shape == SHAPE
+    assert result.central.uncertainty.array.shape == SHAPE
+    cube = quarters(CCDData(data[None], unit="adu", wcs=tan_wcs()), PLACE)
+    assert cube.central.data.shape == (1, *SHAPE)
+    np.testing.assert_array_equal(cube.central.data[0], result.central.data)
+
+
+def test_a_single_band_is_the_average_of_three(deblender):
+    """The network itself gives its bands different answers."""
+    grey = picture()[:, :, 0]
+    result = deblender(grey)
+    assert result.flags == Flag.SINGLE_BAND
+    three = deblender(np.stack([grey] * 3))
+    assert np.ptp(three.central.data, axis=0).max() > 1
+    np.testing.assert_allclose(
+        result.central.data, three.central.data.mean(axis=0), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_masked_pixels_stay_masked(deblender):
+    data = flux()
+    mask = np.zeros(data.shape, dtype=bool)
+    mask[0, 40:43, 50] = True
+    data[1, 44, 52] = np.nan
+    result = deblender(NDData(data, mask=mask), PLACE)
+    assert result.flags == Flag.MASKED
+    mask[1, 44, 52] = True
+    for part in (result.central, result.companion):
+        np.testing.assert_array_equal(part.mask, mask)
+        assert np.isfinite(part.data).all()
+    # What lies under the mask plays no part.
+    data[0, 41, 50] = 1e6
+    again = deblender(NDData(data, mask=mask), PLACE)
+    np.testing.assert_array_equal(again.central.data, result.central.data)
+
+
+def test_weights_of_zero_are_masked_and_others_become_deviations(quarters):
+    weight = np.full((3, *SHAPE), 4.0)
+    weight[2, 5, 6] = 0
+    result = quarters(NDData(flux(), uncertainty=InverseVariance(weight)), PLACE)
+    assert result.central.mask.sum() == 1
+    assert result.central.mask[2, 5, 6]
+    np.testing.assert_allclose(result.central.uncertainty.array[0, 5, 6], 0.5)  # far outside
+
+
+def test_a_unit_that_is_none_is_kept_as_text(quarters, tmp_path):
+    header = fits.Header({"BUNIT": "photons per fortnight"})
+    with pytest.warns(UserWarning, match="is no unit that astropy knows"):
+        result = quarters(fits.ImageHDU(flux(), header), PLACE)
+    result.write(tmp_path / "out.fits")
+    assert fits.getheader(tmp_path / "out.fits", "CENTRAL")["BUNIT"] == "photons per fortnight"
+
+
+def test_a_list_of_bands_is_an_image(quarters):
+    bands = [NDData(band, unit="nJy") for band in flux()]
+    expected = quarters(NDData(flux(), unit="nJy"), PLACE)
+    result = quarters(bands, PLACE)
+    np.testing.assert_array_equal(result.central.data, expected.central.data)
+
+
+def test_the_meta_data_say_how(quarters):
+    result = quarters(NDData(flux(), unit="nJy"), PLACE)
+    meta = result.meta
+    assert meta["model"] == "quarters"
+    assert meta["sha256"] == quarters.card.sha256
+    assert meta["stretch"]["stretch"] == "asinh"
+    assert meta["stamp_pixels"] == 80
+    assert 30 < meta["stamp_width"] < 90
+    np.testing.assert_allclose(meta["background"], 20, atol=0.5)
+    np.testing.assert_allclose(meta["noise"], 1, rtol=0.2)
+
+
+def test_a_network_without_deviations_is_asked_from_eight_sides(weights):
+    deblender = Deblender.load(weights["paper"], device="cpu")
+    image = picture()
+    result = deblender(image)
+    blend = np.moveaxis(image, -1, 0)[None] / np.float32(255)
+    answers = []
+    for k in range(4):
+        for flip in (False, True):  # by hand, with numpy
+            turned = np.rot90(blend, k, (-2, -1))
+            turned = turned[..., ::-1] if flip else turned
+            answer = deblender.deblend_arrays(turned)[0]
+            answer = answer[..., ::-1] if flip else answer
+            answers.append(np.rot90(answer, -k, (-2, -1)))
+    spread = 255 * np.std(answers, axis=0, ddof=1)
+    fraction = np.clip(answers[0] / np.where(blend > 0, blend, 1), 0, 1)
+    noise = fraction * np.array(result.meta["noise"])[:, None, None]
+    expected = np.hypot(spread, noise)
+    bright = blend[0] > 0.01
+    for part, std in zip((result.central, result.companion), expected, strict=True):
+        np.testing.assert_allclose(part.uncertainty.array[bright], std[bright], rtol=1e-3)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("bands", [2, 4, 5])
+def test_a_wrong_number_of_bands_is_refused(deblender, bands):
+    with pytest.raises(
+        ValueError, match=rf"image has {bands} bands; .*'any' takes 3, in the order R, G, B"
+    ):
+        deblender(np.zeros((bands, 40, 50)) + flux()[0, :40, :50])
+
+
+@pytest.mark.parametrize("position", [(120, 10), (-1, 10), (10, 90), (np.nan, 3)])
+def test_a_position_outside_is_refused(deblender, position):
+    with pytest.raises(ValueError, match=r"position is .*, outside the image"):
+        deblender(flux(), position)
+
+
+@pytest.mark.parametrize("position", [5, "centre", (1, 2, 3), ("a", "b")])
+def test_a_position_that_is_none_is_refused(deblender, position):
+    with pytest.raises((TypeError, ValueError), match="position"):
+        deblender(flux(), position)
+
+
+def test_a_sky_position_needs_a_wcs(deblender):
+    with pytest.raises(ValueError, match=r"position is .* on the sky, but the image has no WCS"):
+        deblender(flux(), tan_wcs().pixel_to_world(*PLACE))
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (np.zeros((3, 0, 40)), ValueError, "shape"),
+        (np.full((3, 40, 40), np.nan), ValueError, "no valid pixel"),
+        (np.zeros(40), ValueError, "shape"),
+        (np.zeros((1, 1, 1, 40, 40)), ValueError, "shape"),
+        (np.zeros((3, 12, 40)), ValueError, "at least 16"),
+        (None, TypeError, "NoneType"),
+        (3.0, TypeError, "float"),
+    ],
+)
+def test_what_is_no_image_is_refused(deblender, image, error, words):
+    with pytest.raises(error, match=words):
+        deblender(image)
+
+
+def test_a_blank_image_is_taken_without_a_source(deblender):
+    result = deblender(np.full((3, 100, 130), 7.0))
+    assert result.flags & Flag.NO_SOURCE
+    for part in (result.central, result.companion):
+        assert np.isfinite(part.data).all()
+        assert np.isfinite(part.uncertainty.array).all()
+    assert len(result.to_table()) == 2
+
+
+def test_files_that_are_none_are_refused(deblender, tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        deblender(tmp_path / "missing.fits")
+    (tmp_path / "not.jpg").write_bytes(b"not a picture")
+    with pytest.raises(OSError, match=r"not\.jpg"):
+        deblender(tmp_path / "not.jpg")
+
+
+# Many at once.
+
+
+def mixed():
+    return [
+        picture(seed=1),
+        NDData(flux(), unit="nJy"),
+        picture(seed=2)[:, :, 0],
+        picture(90, seed=3),
+        CCDData(flux(place=(59.5, 44.5)), unit="adu", wcs=tan_wcs()),
+    ]
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 1, 2, 100])
+def test_many_are_each_as_if_alone(weights, deblender, batch_size):
+    many = Deblender.load(weights["any"], device="cpu", batch_size=batch_size)
+    results = many.deblend_stamps(mixed())
+    assert isinstance(results, list)
+    for result, image in zip(results, mixed(), strict=True):
+        alone = deblender(image)
+        assert result.flags == alone.flags
+        assert result.position == alone.position
+        assert result.meta == alone.meta
+        for name in ("central", "companion"):
+            a, b = getattr(result, name), getattr(alone, name)
+            assert a.unit == b.unit
+            np.testing.assert_allclose(a.data, b.data, rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(a.uncertainty.array, b.uncertainty.array, rtol=1e-4)
+
+
+def test_no_images_give_no_results(deblender):
+    assert deblender.deblend_stamps([]) == []
+
+
+def test_an_array_of_pictures_is_a_list_of_images(deblender):
+    results = deblender.deblend_stamps(np.stack([picture(seed=1), picture(seed=2)]))
+    alone = deblender(picture(seed=2))
+    np.testing.assert_allclose(results[1].central.data, alone.central.data, rtol=1e-5, atol=1e-4)
+
+
+def test_the_one_that_is_wrong_is_named(deblender):
+    with pytest.raises(ValueError, match=r"images\[1\]: image has 2 bands"):
+        deblender.deblend_stamps([flux(), flux()[:2]])
+
+
+@pytest.mark.parametrize("images", ["image.fits", None, 3])
+def test_what_is_no_list_of_images_is_refused(deblender, images):
+    with pytest.raises(TypeError, match=r"images is a .*; give a list of images"):
+        deblender.deblend_stamps(images)
+
+
+def test_threads_may_share_one(deblender):
+    images = [picture(seed=i) for i in range(4)]
+    alone = [deblender(image).central.data for image in images]
+    together = {}
+
+    def work(i):
+        together[i] = deblender(images[i]).central.data
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        np.testing.assert_array_equal(together[i], alone[i])
+
+
+# The bare network.
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(0, 3), height=st.integers(16, 40), width=st.integers(16, 40))
+def test_any_shape_goes(deblender, n, height, width):
+    batch = np.random.default_rng(n).uniform(0, 1, (n, 3, height, width)).astype(np.float32)
+    components = deblender.deblend_arrays(batch)
+    assert components.shape == (n, 2, 3, height, width)
+    assert components.dtype == np.float32
+    assert np.all((components >= 0) & (components <= batch[:, None]))
+
+
+def test_arrays_are_what_the_network_says(deblender, weights):
+    batch = np.random.default_rng(1).uniform(0, 1, (5, 3, 24, 30)).astype(np.float32)
+    with torch.no_grad():
+        expected, _ = deblender._network(torch.from_numpy(batch))
+    np.testing.assert_allclose(deblender.deblend_arrays(batch), expected, rtol=1e-5, atol=1e-6)
+    in_parts = Deblender.load(weights["any"], device="cpu", batch_size=2).deblend_arrays(batch)
+    np.testing.assert_allclose(in_parts, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(">f4"),
+        lambda a: np.asfortranarray(a),
+        lambda a: a[::-1][::-1],
+    ],
+)
+def test_arrays_of_any_layout(deblender, convert):
+    batch = np.random.default_rng(1).uniform(0, 1, (2, 3, 24, 30)).astype(np.float32)
+    np.testing.assert_array_equal(
+        deblender.deblend_arrays(convert(batch)), deblender.deblend_arrays(batch)
+    )
+
+
+def test_a_tensor_is_answered_with_a_tensor(deblender):
+    batch = torch.rand(2, 3, 20, 20, requires_grad=True)
+    components = deblender.deblend_arrays(batch)
+    assert isinstance(components, torch.Tensor)
+    assert components.dtype is torch.float32
+    assert components.device == batch.device
+    assert not components.requires_grad
+    assert not components.is_inference()  # so that it can go on anywhere
+    expected = deblender.deblend_arrays(batch.detach().numpy())
+    np.testing.assert_array_equal(components, expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (1, 2, 32, 32), (1, 3, 15, 32), (1, 3, 32, 15), (1, 1, 3, 32, 32)]
+)
+def test_arrays_of_the_wrong_shape_are_refused(deblender, shape):
+    with pytest.raises(
+        ValueError, match=rf"batch has shape {re.escape(str(shape))}; .*\(n, 3, y, x\).*R, G, B"
+    ):
+        deblender.deblend_arrays(np.zeros(shape, dtype=np.float32))
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, np.nan, np.inf])
+def test_values_outside_the_range_are_refused(deblender, value):
+    batch = np.full((2, 3, 20, 20), 0.5, dtype=np.float32)
+    batch[1, 2, 3, 4] = value
+    for array in (batch, torch.from_numpy(batch)):
+        with pytest.raises(ValueError, match=r"batch has values .*finite ones within \[0, 1\]"):
+            deblender.deblend_arrays(array)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (np.zeros((1, 3, 20, 20), dtype=np.uint8), "uint8.*divided by 255"),
+        (torch.zeros((1, 3, 20, 20), dtype=torch.int64), "int64"),
+        ([[1.0]], "batch is a list"),
+        ("image.fits", "batch is a str"),
+    ],
+)
+def test_what_is_no_array_of_floats_is_refused(deblender, batch, words):
+    with pytest.raises(TypeError, match=words):
+        deblender.deblend_arrays(batch)
+
+
+def test_nothing_is_warned_of(deblender):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        deblender(NDData(flux(), unit="nJy", wcs=tan_wcs()), PLACE).to_table()
