@@ -370,6 +370,7 @@ class Deblender:
             "stretch": cut.stretch.to_dict(),
             "stamp_width": cut.stamp.width,
             "stamp_pixels": cut.stamp.pixels,
+            "stamp_box": [[part.start, part.stop] for part in cut.stamp.slices],
             "core": [[part.start, part.stop] for part in cut.core],
             "background": cut.level.ravel().tolist(),
             "noise": cut.noise.ravel().tolist(),

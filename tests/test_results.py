@@ -67,7 +67,8 @@ def result(*, unit=u.nJy, wcs=True, two_dimensional=False, empty=False, mask=Non
         "sha256": "0123456789abcdef0123",
         "stretch": {"stretch": "linear", "full_scale": 255},
         "stamp_width": 70.5,
-        "core": [[6, 77], [17, 88]],
+        "stamp_box": [[6, 77], [17, 88]],
+        "core": [[9, 74], [20, 85]],
     }
     return Deblended(
         image=image(central + companion),
