@@ -6,7 +6,9 @@ from astropy.io import fits
 
 __all__ = ["cards_of_mapping", "observation_cards", "valid_cards"]
 
-# How the input was stored, and its pixel grid: the output has a storage and a WCS of its own.
+# How the input was stored, and its pixel grid: the output has a storage and a WCS of its own. Of
+# the input's WCS nothing may stay, not of its older forms either (IRAF's WAT, the plate solution
+# of the Digitized Sky Survey): wcslib crashes on two descriptions in one header.
 _LAYOUT_CARD = re.compile(
     r"""(SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|T(TYPE|FORM)\d+|END
     |EXTNAME|EXTVER|EXTLEVEL|INHERIT|BSCALE|BZERO|BLANK|DATAMIN|DATAMAX|CHECKSUM|DATASUM|UTYPE
@@ -15,6 +17,7 @@ _LAYOUT_CARD = re.compile(
     |(WCSAXES|WCSNAME|LONPOLE|LATPOLE|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME|CRDER|CSYER)\d+
     |(CD|PC|PV|PS)\d+_\d+)[A-Z]?|(RADESYS|EQUINOX)[A-Z]|RADECSYS|EPOCH|PC\d{6}
     |[AB]P?_(\d+_\d+|ORDER|DMAX)|(CPDIS|CPERR|CQDIS|CQERR|DP|DQ|D2IMDIS|D2IMERR|D2IM)\d.*
+    |WAT\d_\d+|WCSDIM|CNPIX\d|[XY]PIXELSZ|PPO\d|AMD[XY]\d+|PLTRA[HMS]|PLTDEC(SN|[DMS])
     |AXISCORR|LTV\d|LTM\d_\d|(DATA|TRIM|BIAS|CCD|DET|AMP)SEC|)""",
     re.VERBOSE,
 )

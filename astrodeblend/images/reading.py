@@ -135,7 +135,7 @@ def _read_path(image):
 def _read_fits(path, extension):
     with warnings.catch_warnings():
         # A file that lacks data is refused below; one that only lacks its padding is whole.
-        warnings.filterwarnings("ignore", message="(?s).*(truncated|corrupted)")
+        warnings.filterwarnings("ignore", message="(?s).*(truncated|corrupted|non-ASCII)")
         try:
             hdulist = fits.open(path, lazy_load_hdus=False)
         except Exception as error:  # whatever a damaged file makes astropy raise
