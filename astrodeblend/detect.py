@@ -120,20 +120,17 @@ def data_and_mask(image):
 
 def _sky(band, hidden):
     """Level, noise and mask of the sources of one band (y, x), as single numbers."""
-    values = band[~hidden]
-    level, noise = np.median(values), mad_std(values)
+    # smoothed by far more than a point source, faint wings of galaxies stand out
+    smooth = ndimage.gaussian_filter(np.where(hidden, np.median(band[~hidden]), band), 3)
     sources = np.zeros(band.shape, dtype=bool)
-    smoothing = 1.5  # sigma of the smoothing in pixels
-    for _ in range(10):
-        smooth = ndimage.gaussian_filter(np.where(hidden, level, band), smoothing)
-        threshold = level + 2 * noise / (np.sqrt(4 * np.pi) * smoothing)
-        found = ndimage.binary_dilation(smooth > threshold, iterations=4)
-        sky = band[~(found | hidden)]
-        if sky.size < 0.02 * values.size:
+    for _ in range(12):
+        sky = ~(sources | hidden)
+        level, noise = np.median(band[sky]), mad_std(band[sky])
+        bright = smooth > np.median(smooth[sky]) + 3 * mad_std(smooth[sky])
+        found = ndimage.binary_dilation(bright, iterations=6)
+        if (found == sources).all() or (found | hidden).mean() > 0.98:
             break
-        previous, level, noise, sources = level, np.median(sky), mad_std(sky), found
-        if abs(level - previous) < 0.01 * noise:
-            break
+        sources = found
     return level, noise, sources
 
 
@@ -191,9 +188,9 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
     detection = (data / noise).sum(axis=0) / np.sqrt(np.maximum((~hidden).sum(axis=0), 1))
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = ndimage.convolve(detection, kernel, mode="nearest")
-    # neighbouring pixels and bands share their noise: measure what the smoothing leaves of it
+    # neighbouring pixels and bands may share their noise: the smoothing leaves more of it then
     base, scatter, _ = _sky(smooth, nowhere)
-    scatter = max(scatter, 1e-5 * np.ptp(smooth))
+    scatter = max(scatter, np.sqrt((kernel**2).sum()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
         parents = detect_sources(smooth, base + threshold * scatter, n_pixels, mask=nowhere)
@@ -214,7 +211,7 @@ def _measure(image, data, hidden, detection, segments, parents):
     """Catalogue the segments: shapes on the summed bands, fluxes in every band."""
     nowhere = hidden.all(axis=0)
     catalog = SourceCatalog(detection, segments, mask=nowhere, wcs=image.wcs, progress_bar=False)
-    sources = catalog.to_table(columns=CATALOGUE)
+    sources = QTable(catalog.to_table(columns=CATALOGUE))  # without photutils' old names
     if image.wcs is not None:
         sources.add_column(catalog.sky_centroid, name="sky_centroid", index=3)
     bands = [
@@ -328,7 +325,8 @@ def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=8
     """Pick the clearest blends of two galaxies, the clearest first.
 
     A blend is clear when two galaxies of like brightness, neither faint nor tiny, touch, a
-    dip of light or a change of colour between them, with little light of others in the stamp.
+    dip of light or a change of colour between them, each around a peak of its own, with little
+    light of others in the stamp.
     The companion has to lie where the recipe ``reiman2019`` puts it: no further than 16.7
     pixels of the stamp along either axis, no nearer than 3.3 along both.
 
@@ -361,6 +359,8 @@ def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=8
     radius = sources["petrosian_radius"].value
     width = np.maximum(petrosian_radii * radius, 16)
     place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
+    # a part of a spiral has its peak aside
+    lopsided = np.hypot(*(peaks[:, ::-1] - place).T) / radius
 
     rows = []
     for a in range(len(sources)):
@@ -386,7 +386,8 @@ def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=8
         unlike = 1 - saddle + 1.5 * np.abs(colour[a] - colour[b]).sum()
         ratio = flux[b] / flux[a]
         clarity = (
-            _ramp(unlike, 0.1, 0.5)
+            _ramp(unlike, 0.15, 0.5)
+            * _ramp(max(lopsided[a], lopsided[b]), 0.5, 0)
             * _ramp(saddle, 0, 0.2)
             * np.sqrt(_ramp(ratio, 0.05, 0.5))
             * _ramp(np.log(sources["signal_to_noise"][b]), np.log(60), np.log(400))

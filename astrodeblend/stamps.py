@@ -70,22 +70,24 @@ def pixel_position(image, position=None):
     ny, nx = image.data.shape[-2:]
     if position is None:
         return (nx - 1) / 2, (ny - 1) / 2
-    shown = position
+    shown = repr(position)
     if isinstance(position, SkyCoord):
-        if image.wcs is None:
-            raise ValueError(
-                f"position is {position} on the sky, but the image has no WCS; "
-                "give it as pixels (x, y), or give an image with a WCS"
-            )
         if position.size != 1:
             raise ValueError(f"position holds {position.size} places; give one at a time")
-        position = image.wcs.world_to_pixel(position.reshape(()))
-        shown = f"{shown.to_string()} on the sky, at pixel {tuple(map(float, position))}"
+        position = position.reshape(())
+        shown = f"{position.to_string()} on the sky"
+        if image.wcs is None:
+            raise ValueError(
+                f"position is {shown}, but the image has no WCS; "
+                "give it as pixels (x, y), or give an image with a WCS"
+            )
+        position = image.wcs.world_to_pixel(position)
+        shown += " (pixel {:.6g}, {:.6g})".format(*position)
     try:
         x, y = (float(value) for value in position)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"position is {shown!r}; it has to be two numbers (x, y) or a SkyCoord"
+            f"position is {shown}; it has to be two numbers (x, y) or a SkyCoord"
         ) from error
     if not (-0.5 <= x <= nx - 0.5 and -0.5 <= y <= ny - 0.5):
         raise ValueError(
@@ -316,7 +318,7 @@ def _is_brightness(image):
     """Whether pixel values are surface brightnesses, whose mean counts, not their sum."""
     if is_picture(image):
         return True
-    if image.unit is None:
+    if not isinstance(image.unit, u.UnitBase):  # none, or magnitudes
         return False
     base = image.unit.decompose()
     return dict(zip(base.bases, base.powers, strict=True)).get(u.rad) == -2
