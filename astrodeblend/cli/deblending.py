@@ -99,8 +99,11 @@ def demo(out, model, overwrite, device):
     from astrodeblend.demo import FILES, run_demo
 
     options.check_folder(out, FILES, overwrite=overwrite)
-    click.echo(f"loading the model {model!r}")
-    run_demo(options.load_model(model, device), out, overwrite=overwrite, say=click.echo)
+    deblender = options.load_model(model, device)
+    from skimage.data import hubble_deep_field
+
+    click.echo(f"Hubble Deep Field (NASA, ESA; out of scikit-image), model {deblender.card.name}")
+    run_demo(deblender, hubble_deep_field(), out, overwrite=overwrite, say=click.echo)
 
 
 def _parse_position(text):

@@ -110,7 +110,7 @@ def check_folder(folder, names, *, overwrite):
     there = [name for name in names if (folder / name).exists()]
     if there and not overwrite:
         raise FileExistsError(
-            f"{str(folder)!r} holds {' and '.join(there)} already; choose another folder by --out, "
+            f"{str(folder)!r} holds {', '.join(there)} already; choose another folder by --out, "
             "or replace them by --overwrite"
         )
     if not os.access(nearest, os.W_OK):
