@@ -50,6 +50,7 @@ nitpick_ignore_regex = [
 numpydoc_validation_checks = {
     "all",  # but for:
     "ES01",  # an extended summary,
+    "PR07",  # a description where name and type say it,
     "EX01",  # an example,
     "SA01",  # "See Also",
     "SA03",
