@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData
 from astropy.table import Column, vstack
@@ -10,6 +9,7 @@ from astropy.table import Column, vstack
 from astrodeblend.detect import find_sources, select_blends
 from astrodeblend.files import atomic_path
 from astrodeblend.images import image_to_hdus, read_image, write_fits
+from astrodeblend.plot import panels
 
 __all__ = ["FILES", "run_demo"]
 
@@ -55,25 +55,25 @@ def run_demo(deblender, image, folder, *, number=6, overwrite=False, say=lambda 
     blends = select_blends(image, sources, segmentation, **deblender.card.size_rule)
     if not len(blends):
         raise ValueError(f"image has {len(sources)} sources, but no blend of two galaxies")
-    say(f"found {len(sources)} sources, {len(blends)} of them in front of or behind another one")
+    say(f"found {len(sources)} sources, and {len(blends)} places where two overlap")
     blends = blends[:number]
     say(f"taking the {len(blends)} clearest blends apart")
     results = [deblender(image, position=(row["x_centroid"], row["y_centroid"])) for row in blends]
 
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    panels, stamps, table = (folder / name for name in FILES)
+    pictures, stamps, table = (folder / name for name in FILES)
     catalogue = _catalogue(results)
     with (
-        atomic_path(panels, overwrite=overwrite) as panels_file,
+        atomic_path(pictures, overwrite=overwrite) as pictures_file,
         atomic_path(stamps, overwrite=overwrite) as stamps_file,
         atomic_path(table, overwrite=overwrite) as table_file,
     ):
-        _page(results).savefig(panels_file, dpi=150)
+        panels(results).savefig(pictures_file)
         write_fits(_stamps(results), stamps_file)
         catalogue.write(table_file, format="ascii.ecsv")
     say("\n".join(_short(catalogue).pformat(max_lines=-1, max_width=-1)))
-    say(f"{panels}: each blend, its two galaxies, and what is left")
+    say(f"{pictures}: each blend, its two galaxies, and what is left")
     say(f"{stamps}: blends and galaxies, as FITS")
     say(f"{table}: the table, with fluxes and shapes")
     return results
@@ -115,41 +115,3 @@ def _stamps(results):
             extension = f"{'blend' if name == 'image' else name}{number}".upper()
             hdus += image_to_hdus(_cut(getattr(result, name), result), extension)
     return hdus
-
-
-def _page(results):
-    """Draw all blends on one page, two to a row."""
-    from matplotlib.figure import Figure
-
-    titles = ("blend", "central", "companion", "left over")
-    rows = -(-len(results) // 2)
-    figure = Figure(figsize=(12.3, 1.5 * rows + 0.25), facecolor="black")
-    halves = figure.subfigures(1, 2, wspace=0.02)
-    for side, half in enumerate(halves):
-        half.set_facecolor("black")
-        axes = half.subplots(rows, 4, squeeze=False)
-        half.subplots_adjust(0, 0, 1, 1 - 0.25 / (1.5 * rows + 0.25), 0.03, 0.03)
-        for place, title in zip(axes[0], titles, strict=True):
-            place.set_title(title, color="white", fontsize=10, pad=4)
-        for place in axes.flat:
-            place.set_axis_off()
-        for k, result in enumerate(results[side::2]):
-            for place, picture in zip(axes[k], _pictures(result), strict=True):
-                place.imshow(picture, interpolation="bicubic")
-            axes[k, 0].text(
-                0.03, 0.97, f"{2 * k + side + 1}", color="white", va="top",
-                transform=axes[k, 0].transAxes,
-            )  # fmt: skip
-    return figure
-
-
-def _pictures(result):
-    """Return blend, galaxies and what is left as (y, x, band) from 0 to 1."""
-    full_scale = result.image.meta["astrodeblend"]["full_scale"]
-    blend, central, companion = (
-        np.moveaxis(_cut(image, result).data, 0, -1) / full_scale
-        for image in (result.image, result.central, result.companion)
-    )
-    sky = np.array(result.meta["background"]) / full_scale
-    left = np.abs(blend - (central + companion - sky))
-    return [np.clip(picture, 0, 1) for picture in (blend, central, companion, left)]

@@ -306,6 +306,7 @@ class Evaluation:
         lines = [
             f"model {self.model} (sha256 {self.sha256[:12]})",
             str(self.blends),
+            f"(the paper: {PAPER_BLENDS} blends of {2 * PAPER_BLENDS} galaxies, each once)",
             "",
             f"{'':26}" + "".join(f"{name:>10}" for name in STATISTICS),
         ]

@@ -465,6 +465,7 @@ class TestTrain:
         assert str(run / "model.safetensors") in result.stderr
         card = json.loads((run / "model.json").read_text())
         assert card["name"] == "try"
+        assert card["modes"] == ["max"]
         assert card["training"]["config"]["steps"] == 2
         assert card["training"]["config"]["seed"] == 0
         assert card["training"]["command"].startswith("astrodeblend train --images")

@@ -134,7 +134,7 @@ def train(out, resume, device, **given):
 
     import torch
 
-    from astrodeblend.simulate import read_images
+    from astrodeblend.simulate import get_recipe, read_images
     from astrodeblend.training import train as train_model
     from astrodeblend.weights import Card
 
@@ -151,6 +151,7 @@ def train(out, resume, device, **given):
         name=run.resolve().name,
         description=f"a {config.network['kind']} trained on {len(learn)} galaxies",
         network=config.network,
+        modes=tuple(dict.fromkeys(get_recipe(config.recipe).modes)),
         training={"command": record["command"]},
         data=f"{len(learn)} images of {record['images']['images']}",
     )
