@@ -246,7 +246,7 @@ class TestBadInput:
             (("--position", "here"), "no position"),
             (("--model", "galaxyzo"), "'galaxyzo' is not a model"),
             (("--model", "no.safetensors"), "does not exist"),
-            (("--device", "abacus"), "choose one of 'cpu'"),
+            (("--device", "abacus"), "'abacus' is not here"),
             (("--plot", "picture.fits"), "ends in .png"),
             (("-o", "nowhere/out.fits"), "folder 'nowhere' does not exist"),
             (("-o", "."), "is a folder"),

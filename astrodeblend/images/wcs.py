@@ -16,6 +16,8 @@ def read_wcs(header, hdulist=None):
 
     A broken WCS gives a warning and None.
     """
+    if header.get("NAXIS", 2) < 2:
+        return None  # no image, as will be said: nothing to say of its WCS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         try:
