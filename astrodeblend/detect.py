@@ -326,9 +326,9 @@ def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=8
 
     A blend is clear when two galaxies of like brightness, neither faint nor tiny, touch, a
     dip of light or a change of colour between them, each around a peak of its own, with little
-    light of others in the stamp.
-    The companion has to lie where the recipe ``reiman2019`` puts it: no further than 16.7
-    pixels of the stamp along either axis, no nearer than 3.3 along both.
+    light of others in the stamp. The companion is the brightest of those that lie where the
+    recipe ``reiman2019`` puts it: no further than 16.7 pixels of the stamp along either axis,
+    no nearer than 3.3 along both.
 
     Parameters
     ----------
@@ -344,8 +344,8 @@ def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=8
     `~astropy.table.QTable`
         One row per blend, no source in two of them: ``central`` and ``companion`` (labels;
         the central is the brighter), ``x_centroid`` and ``y_centroid`` of the central,
-        ``width`` of the stamp in pixels of the image, ``separation`` in pixels of the stamp,
-        ``flux_ratio`` (companion to central), ``clarity`` (0 to 1).
+        ``separation`` in pixels of the image, ``flux_ratio`` (companion to central),
+        ``clarity`` (0 to 1).
     """
     data, hidden = data_and_mask(image)
     level, noise = estimate_background(image)
@@ -355,66 +355,57 @@ def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=8
     peaks = np.reshape(ndimage.maximum_position(light, segmentation, labels), (-1, 2))
     colour = np.stack([ndimage.sum_labels(band, segmentation, labels) for band in bands], -1)
     flux = colour.sum(axis=-1)
-    colour = colour / flux[:, None]
+    colour /= np.where(flux > 0, flux, 1)[:, None]
     radius = sources["petrosian_radius"].value
-    width = np.maximum(petrosian_radii * radius, 16)
     place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
     # a part of a spiral has its peak aside
     lopsided = np.hypot(*(peaks[:, ::-1] - place).T) / radius
 
-    rows = []
+    blends = []
     for a in range(len(sources)):
-        low, high = place[a] - width[a] / 2, place[a] + width[a] / 2
+        half = petrosian_radii * radius[a] / 2
+        low, high = place[a] - half, place[a] + half
         if (low < 0).any() or (high > np.array(light.shape[::-1]) - 1).any():
             continue
-        offset = np.abs(place - place[a]) * pixels / width[a]
-        near = (offset.max(axis=-1) > 3.3) & (offset.max(axis=-1) < 16.7)
-        near &= (sources["parent"] == sources["parent"][a]) & (flux < flux[a])
+        offset = np.abs(place - place[a])
+        reach = offset.max(axis=-1) * pixels / (2 * half)
+        near = (reach > 3.3) & (reach < 16.7) & (flux < flux[a])
+        near &= sources["parent"] == sources["parent"][a]
         if not near.any():
             continue
         b = np.flatnonzero(near)[np.argmax(flux[near])]
-        box = tuple(
-            slice(int(lo), int(hi) + 1) for lo, hi in zip(low[::-1], high[::-1], strict=True)
-        )
-        own, other = segmentation[box] == labels[a], segmentation[box] == labels[b]
+        stamp = tuple(slice(int(lo), int(hi) + 1) for lo, hi in zip(low, high, strict=True))[::-1]
+        segments = segmentation[stamp]
+        own, other = segments == labels[a], segments == labels[b]
         if not (ndimage.binary_dilation(own, np.ones((3, 3))) & other).any():
             continue
-        path = np.linspace(peaks[a], peaks[b], 50).T
-        along = ndimage.map_coordinates(light, path, order=1)
-        saddle = along.min() / min(along[0], along[-1])
-        third = light[box][(segmentation[box] > 0) & ~own & ~other].sum() / (flux[a] + flux[b])
+        along = ndimage.map_coordinates(light, np.linspace(peaks[a], peaks[b], 50).T, order=1)
+        saddle = along.min() / max(min(along[0], along[-1]), 1e-9)
         unlike = 1 - saddle + 1.5 * np.abs(colour[a] - colour[b]).sum()
+        third = light[stamp][(segments > 0) & ~own & ~other].sum() / (flux[a] + flux[b])
         ratio = flux[b] / flux[a]
         clarity = (
             _ramp(unlike, 0.15, 0.5)
-            * _ramp(max(lopsided[a], lopsided[b]), 0.5, 0)
             * _ramp(saddle, 0, 0.2)
+            * _ramp(max(lopsided[a], lopsided[b]), 0.5, 0)
             * np.sqrt(_ramp(ratio, 0.05, 0.5))
-            * _ramp(np.log(sources["signal_to_noise"][b]), np.log(60), np.log(400))
+            * _ramp(np.log(max(sources["signal_to_noise"][b], 1)), np.log(60), np.log(400))
             * _ramp(radius[b], 4, 10)
             * np.exp(-max(third, 0))
         )
-        rows.append(
-            (
-                labels[a],
-                labels[b],
-                *place[a],
-                width[a],
-                np.hypot(*offset[b]),
-                ratio,
-                clarity,
-            )
-        )
-    rows = [row for row in rows if row[-1] > 0]
-    rows.sort(key=lambda row: -row[-1])
-    taken, best = set(), []
-    for row in rows:
-        if taken.isdisjoint(row[:2]):
-            taken.update(row[:2])
-            best.append(row)
-    names = ["central", "companion", "x_centroid", "y_centroid", "width"]
+        if clarity > 0:
+            apart = np.hypot(*offset[b])
+            blends.append((labels[a], labels[b], *place[a], apart, ratio, clarity))
+
+    blends.sort(key=lambda blend: -blend[-1])
+    taken, clearest = set(), []
+    for blend in blends:
+        if taken.isdisjoint(blend[:2]):
+            taken.update(blend[:2])
+            clearest.append(blend)
+    names = ["central", "companion", "x_centroid", "y_centroid"]
     names += ["separation", "flux_ratio", "clarity"]
-    return QTable(rows=best or None, names=names, dtype=[int, int] + 6 * [float])
+    return QTable(rows=clearest or None, names=names, dtype=[int, int] + 5 * [float])
 
 
 def _ramp(value, low, high):

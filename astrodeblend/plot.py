@@ -1,0 +1,183 @@
+"""Panels of blends, their components, and what is left of the light."""
+
+import numpy as np
+from astropy import units as u
+from astropy.stats import mad_std
+from astropy.wcs.utils import proj_plane_pixel_scales
+from matplotlib.figure import Figure
+
+from astrodeblend.files import atomic_path
+from astrodeblend.stretch import LinearStretch, stretch_for
+
+__all__ = ["panels", "save_figure"]
+
+TITLES = ("blend", "central", "companion")
+GAP = 0.04  # inches between panels
+MARGIN = 0.3  # inches above them for titles, and between blends side by side
+
+
+def panels(results, *, across=None):
+    """Draw blends, their components and what is left, each blend in a row.
+
+    The panels show the part of the image inside the stamp, all of a row in the same
+    brightness scale: a picture as it is, flux as pictures of the SDSS are made (Lupton et al.
+    2004). Three bands are red, green and blue; of more, from blue to red, the last, the middle
+    and the first are; one band is grey. In the panel of what is left, grey is nothing. It
+    says what was taken from the data: the sum of the components (with the sky counted once),
+    or, where that leaves less of pictures, their maximum.
+
+    Parameters
+    ----------
+    results : Deblended or sequence of Deblended
+        What a `astrodeblend.Deblender` returned.
+    across : int, optional
+        Blends side by side; by default two from five blends on.
+
+    Returns
+    -------
+    `~matplotlib.figure.Figure`
+        With ``savefig``; it is shown nowhere by itself.
+
+    Raises
+    ------
+    ValueError
+        If there are no results, or ``across`` is not positive.
+    """
+    results = [results] if hasattr(results, "central") else list(results)
+    if not results:
+        raise ValueError("results is empty; give at least one result")
+    if across is None:
+        across = 1 if len(results) < 5 else 2
+    if across < 1:
+        raise ValueError(f"across is {across}; it has to be at least 1")
+    across = min(across, len(results))
+    rows = -(-len(results) // across)
+    side = 2.4 if len(results) == 1 else 1.6
+    drawn = [_draw(result) for result in results]
+    # one title for a column, so one way to put the components together for all blends
+    ways = set.intersection(*(set(each["left"]) for each in drawn))
+    way = min(sorted(ways), key=lambda way: sum(each["left"][way][1] for each in drawn))
+
+    width = across * (4 * (side + GAP)) - GAP + (across - 1) * MARGIN
+    height = rows * (side + GAP) - GAP + MARGIN
+    figure = Figure(figsize=(width, height), dpi=150)
+    for number, each in enumerate(drawn):
+        row, column = divmod(number, across)
+        pictures = [*each["pictures"], each["left"][way][0]]
+        for k, picture in enumerate(pictures):
+            x = (4 * column + k) * (side + GAP) + column * MARGIN
+            y = (rows - 1 - row) * (side + GAP)
+            axes = figure.add_axes((x / width, y / height, side / width, side / height))
+            axes.imshow(picture, **each["look"], cmap="gray", vmin=0, vmax=1)
+            axes.set_facecolor("black")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if row == 0:
+                axes.set_title([*TITLES, f"data − {way}"][k], fontsize=10, pad=4)
+            if k == 0:
+                _draw_scale(axes, each)
+                if len(drawn) > 1:
+                    axes.text(
+                        0.04, 0.96, str(number + 1), color="white", fontsize=9, va="top",
+                        transform=axes.transAxes,
+                    )  # fmt: skip
+    return figure
+
+
+def save_figure(figure, path, *, overwrite=False):
+    """Write a figure to a file, which appears whole or not at all.
+
+    Parameters
+    ----------
+    figure : `~matplotlib.figure.Figure`
+    path : str or path-like
+        Its suffix says what kind of file: ``.png``, ``.pdf``, ``.svg``, ``.jpg``.
+    overwrite : bool, optional
+        Replace a file that is there already. By default that is refused.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, PermissionError
+        If ``path`` exists, its folder does not, or that is read-only.
+    ValueError
+        If matplotlib writes no files of that kind.
+    """
+    with atomic_path(path, overwrite=overwrite) as file:
+        figure.savefig(file)
+
+
+def _draw(result):
+    """Render one result: three pictures, and what is left in either way, and how much."""
+    box = result.meta.get("core")
+    box = tuple(slice(*ends) for ends in box) if box else (slice(None), slice(None))
+    blend, central, companion = (
+        np.atleast_3d(image.data[..., *box].T).T.astype(float)
+        for image in (result.image, result.central, result.companion)
+    )
+    valid = np.isfinite(blend)
+    if result.image.mask is not None:
+        valid &= ~result.image.mask[..., *box]
+    level = result.meta.get("background")
+    if level is None:
+        level = [np.median(band[seen]) for band, seen in zip(blend, valid, strict=True)]
+    level = np.array(level)[:, None, None]
+    noise = result.meta.get("noise")
+    if noise is None:
+        noise = [mad_std(band[seen]) for band, seen in zip(blend, valid, strict=True)]
+    blend, central, companion = (
+        np.where(valid, data, level) for data in (blend, central, companion)
+    )
+    full_scale = result.image.meta.get("astrodeblend", {}).get("full_scale")
+    stretch = stretch_for(blend, level.ravel(), noise, full_scale, unit=result.image.unit)
+    is_picture = isinstance(stretch, LinearStretch)
+    together = {"sum": central + companion - level}
+    if is_picture:
+        together["maximum"] = np.maximum(central, companion)
+    left = {}
+    for way, light in together.items():
+        difference = stretch(blend) - stretch(light)
+        left[way] = _colour(0.5 + difference), (difference**2).mean()
+    return {
+        "pictures": [_colour(stretch(data)) for data in (blend, central, companion)],
+        "left": left,
+        # the first row of a picture is its top, that of a FITS image its bottom
+        "look": {"origin": "upper", "interpolation": "bicubic"}
+        if is_picture
+        else {"origin": "lower", "interpolation": "nearest"},
+        "wcs": result.image.wcs,
+    }
+
+
+def _colour(values):
+    """Turn (bands, y, x) into what imshow takes, (y, x) or (y, x, 3) within [0, 1]."""
+    bands = len(values)
+    if bands == 1:
+        return values[0].clip(0, 1)
+    if bands == 2:
+        red, green, blue = values[1], values.mean(axis=0), values[0]
+    elif bands == 3:
+        red, green, blue = values
+    else:
+        red, green, blue = values[-1], values[bands // 2], values[0]
+    return np.stack([red, green, blue], axis=-1).clip(0, 1)
+
+
+def _draw_scale(axes, each):
+    """Draw a bar of a round length, in arcseconds if there is a WCS, else in pixels."""
+    width = each["pictures"][0].shape[1]
+    size, unit = 1.0, " px"
+    if each["wcs"] is not None:
+        scales = u.Quantity(proj_plane_pixel_scales(each["wcs"]), each["wcs"].wcs.cunit[0])
+        size, unit = scales.to_value(u.arcsec).mean(), "″"
+    longest = 0.3 * width * size
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = max(step for step in (1, 2, 5) if step * power <= longest) * power
+    part, start = length / size / width, 0.06
+    axes.plot(
+        [start, start + part], [0.06, 0.06], color="white", lw=1.2, transform=axes.transAxes,
+        solid_capstyle="butt",
+    )  # fmt: skip
+    axes.text(
+        start + part / 2, 0.08, f"{length:g}{unit}", color="white", fontsize=7, ha="center",
+        va="bottom", transform=axes.transAxes,
+    )  # fmt: skip
