@@ -21,10 +21,10 @@ def panels(results, *, across=None):
 
     The panels show the part of the image inside the stamp, all of a row in the same
     brightness scale: a picture as it is, flux as pictures of the SDSS are made (Lupton et al.
-    2004). Three bands are red, green and blue; of more, from blue to red, the last, the middle
-    and the first are; one band is grey. In the panel of what is left, grey is nothing. It
-    says what was taken from the data: the sum of the components (with the sky counted once),
-    or, where that leaves less of pictures, their maximum.
+    2004), the light of the blend as a whole being white. Three bands are red, green and blue;
+    two, or more than three, go from blue to red; one is grey. In the panel of what is left,
+    grey is nothing. Its title says what was taken from the data: the sum of the components
+    (with the sky counted once), or, where that leaves less of pictures, their maximum.
 
     Parameters
     ----------
@@ -120,15 +120,17 @@ def _draw(result):
     level = result.meta.get("background")
     if level is None:
         level = [np.median(band[seen]) for band, seen in zip(blend, valid, strict=True)]
-    level = np.array(level)[:, None, None]
     noise = result.meta.get("noise")
     if noise is None:
         noise = [mad_std(band[seen]) for band, seen in zip(blend, valid, strict=True)]
+    level, noise = np.array(level)[:, None, None], np.array(noise)[:, None, None]
     blend, central, companion = (
-        np.where(valid, data, level) for data in (blend, central, companion)
+        _channels(np.where(valid, data, level)) for data in (blend, central, companion)
     )
+    level, noise = _channels(level), _channels(noise)
     full_scale = result.image.meta.get("astrodeblend", {}).get("full_scale")
-    stretch = stretch_for(blend, level.ravel(), noise, full_scale, unit=result.image.unit)
+    noise = _whitened(blend - level, noise)
+    stretch = stretch_for(blend, level, noise, full_scale, unit=result.image.unit)
     is_picture = isinstance(stretch, LinearStretch)
     together = {"sum": central + companion - level}
     if is_picture:
@@ -136,9 +138,9 @@ def _draw(result):
     left = {}
     for way, light in together.items():
         difference = stretch(blend) - stretch(light)
-        left[way] = _colour(0.5 + difference), (difference**2).mean()
+        left[way] = _shown(0.5 + difference), (difference**2).mean()
     return {
-        "pictures": [_colour(stretch(data)) for data in (blend, central, companion)],
+        "pictures": [_shown(stretch(data)) for data in (blend, central, companion)],
         "left": left,
         # the first row of a picture is its top, that of a FITS image its bottom
         "look": {"origin": "upper", "interpolation": "bicubic"}
@@ -148,18 +150,26 @@ def _draw(result):
     }
 
 
-def _colour(values):
-    """Turn (bands, y, x) into what imshow takes, (y, x) or (y, x, 3) within [0, 1]."""
-    bands = len(values)
-    if bands == 1:
-        return values[0].clip(0, 1)
-    if bands == 2:
-        red, green, blue = values[1], values.mean(axis=0), values[0]
-    elif bands == 3:
-        red, green, blue = values
-    else:
-        red, green, blue = values[-1], values[bands // 2], values[0]
-    return np.stack([red, green, blue], axis=-1).clip(0, 1)
+def _channels(data):
+    """Reduce (bands, y, x) to one channel, or to red, green and blue."""
+    if len(data) in (1, 3):
+        return data
+    if len(data) == 2:
+        return np.stack([data[1], data.mean(axis=0), data[0]])
+    return np.stack([part.mean(axis=0) for part in np.array_split(data[::-1], 3)])
+
+
+def _whitened(light, noise):
+    """Scale the noise of the channels alike to their light, which makes the blend white."""
+    bright = np.where(light > 3 * noise, light, 0).sum(axis=(1, 2), keepdims=True)
+    if (bright <= 0).any():
+        return noise
+    return bright * np.min(noise / bright)
+
+
+def _shown(values):
+    """Turn (channels, y, x) into what imshow takes, (y, x) or (y, x, 3) within [0, 1]."""
+    return np.moveaxis(values, 0, -1).squeeze(axis=-1 if len(values) == 1 else ()).clip(0, 1)
 
 
 def _draw_scale(axes, each):
