@@ -116,6 +116,7 @@ class TestDeblend:
         out = tmp_path / "out.fits"
         result = invoke("deblend", image, "-o", out, "--model", tiny_model, "--plot")
         assert "central" in result.output
+        assert "nJy" in result.output
         assert f"wrote {out} and {out.with_suffix('.png')}" in result.output
         x, y = np.array([0.0, 12.3, 59.0]), np.array([3.0, 44.4, 59.0])
         for name in ("CENTRAL", "COMPANION"):
@@ -477,6 +478,7 @@ class TestTrain:
         invoke("evaluate", "--model", model, "--data", galaxies, "--out", out)
         before = listing(run)
         assert "--resume" in refused("train", "--images", galaxies, "--out", run)
+        assert "is a file" in refused("train", "--images", galaxies, "--out", model)
         assert listing(run) == before
 
     def test_a_card_repeats_its_training(self, galaxies, quick, tmp_path):

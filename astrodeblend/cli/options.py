@@ -120,8 +120,17 @@ def check_folder(folder, names, *, overwrite):
 
 
 def table_text(table):
-    """Return a table as text, all of it."""
-    for name in table.colnames:
-        if getattr(getattr(table[name], "dtype", None), "kind", "") == "f":
-            table[name].info.format = ".5g"
-    return "\n".join(table.pformat(max_lines=-1, max_width=-1))
+    """Return a table as text, all of it, the bands of a column side by side."""
+    shown = table.copy()
+    for name in shown.colnames:
+        column = shown[name]
+        if hasattr(column, "to_string"):  # sky, as --position takes it
+            shown[name] = column.to_string("decimal", precision=6)
+            shown[name].unit = "deg"
+        elif column.ndim == 2:
+            values = getattr(column, "value", column)
+            shown[name] = [", ".join(f"{value:.5g}" for value in row) for row in values]
+            shown[name].unit = column.unit
+        elif column.dtype.kind == "f":
+            shown[name].info.format = ".5g"
+    return "\n".join(shown.pformat(max_lines=-1, max_width=-1, show_unit=None))

@@ -115,6 +115,8 @@ def train(out, resume, device, **given):
     given = {
         name: value for name, value in given.items() if value is not None and value is not False
     }
+    if run.exists() and not run.is_dir():
+        raise FileExistsError(f"{out!r} is a file; choose another name for the run's folder")
     started = (run / "checkpoint.safetensors").exists()
     if started and not resume:
         raise FileExistsError(
