@@ -121,10 +121,12 @@ def check_folder(folder, names, *, overwrite):
 
 def table_text(table):
     """Return a table as text, all of it, the bands of a column side by side."""
+    from astropy.coordinates import SkyCoord
+
     shown = table.copy()
     for name in shown.colnames:
         column = shown[name]
-        if hasattr(column, "to_string"):  # sky, as --position takes it
+        if isinstance(column, SkyCoord):  # as --position takes it
             shown[name] = column.to_string("decimal", precision=6)
             shown[name].unit = "deg"
         elif column.ndim == 2:
