@@ -29,8 +29,8 @@ __all__ = [
     "select_blends",
 ]
 
-SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
-CATALOGUE = [
+_SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
+_CATALOGUE = [
     "label",
     "x_centroid",
     "y_centroid",
@@ -74,7 +74,7 @@ def estimate_background(image):
     data, hidden = data_and_mask(image)
     if hidden.all(axis=(1, 2)).any():
         raise ValueError("image has a band without a single valid pixel; leave that band out")
-    mapped = min(data.shape[1:]) >= SMALLEST_FOR_A_MAP
+    mapped = min(data.shape[1:]) >= _SMALLEST_FOR_A_MAP
     estimates = [
         _background_map(band, out) if mapped else _sky(band, out)[:2]
         for band, out in zip(data, hidden, strict=True)
@@ -211,7 +211,7 @@ def _measure(image, data, hidden, detection, segments, parents):
     """Catalogue the segments: shapes on the summed bands, fluxes in every band."""
     nowhere = hidden.all(axis=0)
     catalog = SourceCatalog(detection, segments, mask=nowhere, wcs=image.wcs, progress_bar=False)
-    sources = QTable(catalog.to_table(columns=CATALOGUE))  # without photutils' old names
+    sources = QTable(catalog.to_table(columns=_CATALOGUE))  # without photutils' old names
     if image.wcs is not None:
         sources.add_column(catalog.sky_centroid, name="sky_centroid", index=3)
     bands = [

@@ -11,9 +11,9 @@ from astrodeblend.stretch import LinearStretch, stretch_for
 
 __all__ = ["panels", "save_figure"]
 
-TITLES = ("blend", "central", "companion")
-GAP = 0.04  # inches between panels
-MARGIN = 0.3  # inches above them for titles, and between blends side by side
+_TITLES = ("blend", "central", "companion")
+_GAP = 0.04  # inches between panels
+_MARGIN = 0.3  # inches above them for titles, and between blends side by side
 
 
 def panels(results, *, across=None):
@@ -58,22 +58,22 @@ def panels(results, *, across=None):
     ways = set.intersection(*(set(each["left"]) for each in drawn))
     way = min(sorted(ways), key=lambda way: sum(each["left"][way][1] for each in drawn))
 
-    width = across * (4 * (side + GAP)) - GAP + (across - 1) * MARGIN
-    height = rows * (side + GAP) - GAP + MARGIN
+    width = across * (4 * (side + _GAP)) - _GAP + (across - 1) * _MARGIN
+    height = rows * (side + _GAP) - _GAP + _MARGIN
     figure = Figure(figsize=(width, height), dpi=150)
     for number, each in enumerate(drawn):
         row, column = divmod(number, across)
         pictures = [*each["pictures"], each["left"][way][0]]
         for k, picture in enumerate(pictures):
-            x = (4 * column + k) * (side + GAP) + column * MARGIN
-            y = (rows - 1 - row) * (side + GAP)
+            x = (4 * column + k) * (side + _GAP) + column * _MARGIN
+            y = (rows - 1 - row) * (side + _GAP)
             axes = figure.add_axes((x / width, y / height, side / width, side / height))
             axes.imshow(picture, **each["look"], cmap="gray", vmin=0, vmax=1)
             axes.set_facecolor("black")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == 0:
-                axes.set_title([*TITLES, f"data − {way}"][k], fontsize=10, pad=4)
+                axes.set_title([*_TITLES, f"data − {way}"][k], fontsize=10, pad=4)
             if k == 0:
                 _draw_scale(axes, each)
                 if len(drawn) > 1:

@@ -17,7 +17,7 @@ from astrodeblend.detect import estimate_background, is_picture
 
 __all__ = ["Stamp", "cut_stamp", "pixel_position", "stamp_width"]
 
-SMALLEST_STAMP = 16  # pixels; less holds no measurable galaxy
+_SMALLEST_STAMP = 16  # pixels; less holds no measurable galaxy
 
 
 def stamp_width(radius, *, petrosian_radii=5.8, shape=None):
@@ -42,7 +42,7 @@ def stamp_width(radius, *, petrosian_radii=5.8, shape=None):
         raise ValueError(f"radius is {radius}; a Petrosian radius is a positive number of pixels")
     if shape is not None:
         width = min(width, max(shape))
-    return max(width, float(SMALLEST_STAMP))
+    return max(width, float(_SMALLEST_STAMP))
 
 
 def pixel_position(image, position=None):
