@@ -283,6 +283,25 @@ class Evaluation:
                 table[f"{metric}_{name}"] = scores[:, k]
         return table
 
+    def on_card(self, card):
+        """Return a card with these scores added.
+
+        Parameters
+        ----------
+        card : astrodeblend.weights.Card
+            Of the model; scores of the same recipe and split are replaced.
+
+        Returns
+        -------
+        astrodeblend.weights.Card
+        """
+        scores = {"blends": len(self.blends), "seed": self.blends.seed}
+        for metric, values in self.scores.items():
+            statistics = table_statistics(values)
+            scores[metric] = {name: round(float(v), 4) for name, v in statistics.items()}
+        name = f"{self.blends.recipe.name} on {self.blends.split or 'all'}"
+        return replace(card, scores={**card.scores, name: scores})
+
     def write(self, folder, *, overwrite=False):
         """Write the summary and the list of blends with their scores, both ECSV.
 

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from .files import atomic_path
 from .networks import build, describe
 
-__all__ = ["Card", "list_models", "load_model", "read_card", "save_model"]
+__all__ = ["Card", "list_models", "load_model", "read_card", "save_model", "write_card"]
 
 _SHIPPED = Path(__file__).parent / "models"
 
@@ -178,6 +178,29 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
         card = Card(**{**asdict(card), "network": describe(network), "sha256": digest})
         beside.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
+
+
+def write_card(model, card):
+    """Replace the card of a model.
+
+    Parameters
+    ----------
+    model : str or path-like
+        As in `read_card`.
+    card : Card
+        The new one, with the network and sha256 of the old one.
+
+    Raises
+    ------
+    ValueError
+        If the card is of other weights.
+    """
+    path = _find(model).with_suffix(".json")
+    old = _read_card(path)
+    if (old.network, old.sha256) != (card.network, card.sha256):
+        raise ValueError(f"card is not of the weights beside {str(path)!r}: their hashes differ")
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
 
 
 def _find(model):

@@ -155,3 +155,14 @@ class TestEvaluate:
         other = Deblender(build(**card.network), card)
         with pytest.raises(ValueError, match=r"'survey' works on .* choose a model for R, G, B"):
             evaluate(other, draw_blends(galaxies))
+
+
+def test_scores_go_on_the_card(evaluation, deblender):
+    card = evaluation.on_card(deblender.card)
+    assert deblender.card.scores == {}
+    scores = card.scores["reiman2019 on all"]
+    assert (scores["blends"], scores["seed"]) == (len(evaluation.blends), 3)
+    for name, values in evaluation.scores.items():
+        assert scores[name]["mean"] == pytest.approx(values.mean(), abs=1e-4)
+    other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum"))
+    assert set(other.on_card(card).scores) == {"reiman2019 on all", "sum on all"}

@@ -7,8 +7,9 @@ import torch
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from astrodeblend.networks import vgg
+from astrodeblend.networks import build, describe, vgg
 from astrodeblend.networks.discriminator import Discriminator, DiscriminatorConfig
 from astrodeblend.networks.reiman2019 import BranchedGenerator, BranchedGeneratorConfig
 from astrodeblend.networks.vgg import VGG19Features, load_vgg19
@@ -17,8 +18,9 @@ TINY = BranchedGeneratorConfig(bands=2, width=4, root_blocks=2, branch_blocks=1,
 
 
 # What the networks made of `picture` with the weights of `fill` when these tests were written:
-# one pixel of each branch and band, and three scores.
+# one pixel of each branch and band (and of the first deviation), and three scores.
 GENERATOR_GOLDEN = (0.080025, 0.054081, 0.757293, 0.019004, 0.008273, 0.855993)
+UNET_GOLDEN = (0.409605, 0.302499, 0.402657, 0.391315, 0.608322, 0.536919, 0.312755)
 DISCRIMINATOR_GOLDEN = (0.276917, 0.277482, 0.277267)
 
 
@@ -323,3 +325,83 @@ def test_a_changed_download_is_refused(hub, monkeypatch):
 def test_the_published_hash_is_that_of_the_name():
     assert vgg._SHA256.startswith(vgg._NAME.removeprefix("vgg19-").removesuffix(".pth"))
     assert len(vgg._SHA256) == 64
+
+
+class TestUNet:
+    """What the U-shaped generator promises whatever its weights."""
+
+    def network(self, **config):
+        torch.manual_seed(3)
+        shape = {"widths": (8, 16, 32), "blocks": (1, 1, 2), "attention": 1, **config}
+        network = build("unet", **shape).eval()
+        with torch.no_grad():  # blocks start as nothing: make them count
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return network
+
+    def blend(self, *shape):
+        return torch.rand(shape, generator=torch.Generator().manual_seed(5))
+
+    @pytest.mark.parametrize(("bands", "branches"), [(1, 2), (3, 2), (5, 3)])
+    @pytest.mark.parametrize("shape", [(16, 16), (17, 30), (80, 80), (41, 64)])
+    def test_components_are_fractions_of_the_blend(self, bands, branches, shape):
+        network = self.network(bands=bands, branches=branches)
+        blend = self.blend(2, bands, *shape)
+        with torch.inference_mode():
+            components, std = network(blend)
+        assert components.shape == std.shape == (2, branches, bands, *shape)
+        assert (components >= 0).all()
+        assert (components <= blend[:, None]).all()
+        assert (std > 0).all()
+
+    @pytest.mark.parametrize("factor", [1e-3, 0.5, 40.0])
+    def test_brightness_scales_through(self, factor):
+        network, blend = self.network(), self.blend(2, 3, 32, 32)
+        with torch.inference_mode():
+            for one, scaled in zip(network(blend), network(factor * blend), strict=True):
+                torch.testing.assert_close(scaled, factor * one, rtol=1e-3, atol=1e-5 * factor)
+
+    def test_no_light_gives_no_light(self):
+        with torch.inference_mode():
+            components, std = self.network()(torch.zeros(1, 3, 32, 32))
+        assert (components == 0).all()
+        assert torch.isfinite(std).all()
+
+    def test_a_stamp_does_not_depend_on_the_others(self):
+        network, blend = self.network(), self.blend(4, 3, 32, 32)
+        with torch.inference_mode():
+            torch.testing.assert_close(network(blend)[0][2:3], network(blend[2:3])[0])
+
+    def test_every_parameter_learns(self):
+        network = self.network()
+        components, std = network(self.blend(2, 3, 32, 32))
+        (components.square().mean() + std.square().mean()).backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad.abs().sum() > 0, name
+
+    def test_the_std_does_not_teach_the_components(self):
+        network = self.network()
+        network(self.blend(1, 3, 32, 32))[1].mean().backward()
+        assert network.stem.weight.grad is None
+
+    def test_wrong_shapes_and_kinds_are_named(self):
+        with pytest.raises(ValueError, match="widths has 3 levels and blocks has 2"):
+            build("unet", widths=(8, 8, 8), blocks=(1, 1))
+        with pytest.raises(ValueError, match="kind='vnet' is not a network; choose one of"):
+            build("vnet")
+        with pytest.raises(ValueError, match="network is a Identity"):
+            describe(torch.nn.Identity())
+
+    def test_the_default_keeps_to_its_budget(self):
+        network = build("unet")
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(self.blend(1, 3, 80, 80))
+        assert counter.get_total_flops() / 2 < 4e9
+        assert 2 * sum(p.numel() for p in network.parameters()) < 15.9e6
+
+    def test_golden(self):
+        network = fill(build("unet", widths=(4, 8), blocks=(1, 2), attention=1))
+        with torch.inference_mode():
+            components, std = network(picture(1, 3, 20, 20))
+        numbers = [*components[0, :, :, 7, 9].flatten().tolist(), std[0, 0, 0, 7, 9].item()]
+        assert_allclose(numbers, UNET_GOLDEN, rtol=1e-4)

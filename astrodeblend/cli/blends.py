@@ -71,9 +71,10 @@ def simulate(images, split, recipe, number, seed, out, plot, overwrite):
 )
 @options.seed
 @click.option("--out", metavar="FOLDER", help="Also write the table and all scores there (ECSV).")
+@click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
 @options.overwrite
 @options.device
-def evaluate(model, data, split, recipe, number, seed, out, overwrite, device):
+def evaluate(model, data, split, recipe, number, seed, out, card, overwrite, device):
     """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019).
 
     Prints mean, median, maximum, minimum and variance of PSNR (dB), of ssim_reiman2019 (the
@@ -82,6 +83,7 @@ def evaluate(model, data, split, recipe, number, seed, out, overwrite, device):
     """
     from astrodeblend.evaluate import FILES, draw_blends
     from astrodeblend.evaluate import evaluate as score
+    from astrodeblend.weights import read_card, write_card
 
     if split is None and (Path(data) / "splits.csv").is_file():
         split = "val"
@@ -90,6 +92,9 @@ def evaluate(model, data, split, recipe, number, seed, out, overwrite, device):
     blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
     evaluation = score(options.load_model(model, device), blends, progress=True)
     click.echo(str(evaluation))
+    if card:
+        write_card(model, evaluation.on_card(read_card(model)))
+        click.echo(f"wrote the scores into the card of {model}")
     if out is not None:
         evaluation.write(out, overwrite=overwrite)
         click.echo(f"wrote {' and '.join(str(Path(out) / name) for name in FILES)}")

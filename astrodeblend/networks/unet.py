@@ -66,7 +66,7 @@ class _Attention(nn.Module):
 
     def __init__(self, width, head_width=32):
         super().__init__()
-        self.heads = width // head_width
+        self.heads = max(1, width // head_width)
         self.norm = nn.GroupNorm(1, width)
         self.query_key_value = nn.Conv2d(width, 3 * width, 1)
         self.project = nn.Conv2d(width, width, 1)
