@@ -312,6 +312,10 @@ def test_wrong_folders_and_files_are_named(tmp_path):
         find_images(tmp_path / "none")
     with pytest.raises(ValueError, match="holds no JPEG or PNG"):
         find_images(tmp_path)
+    (tmp_path / "splits.csv").write_text("name,split\na.png,train\n")
+    with pytest.raises(ValueError, match=r"splits\.csv' lacks rows, or a column"):
+        find_images(tmp_path, split="train")
+    (tmp_path / "splits.csv").unlink()
     write(tmp_path / "wide.png", np.zeros((30, 40, 3), np.uint8))
     with pytest.raises(FileNotFoundError, match=r"splits\.csv"):
         find_images(tmp_path, split="train")

@@ -36,7 +36,7 @@ def find_images(folder, *, split=None):
     FileNotFoundError
         If the folder does not exist, or has no ``splits.csv`` though ``split`` is given.
     ValueError
-        If there are no images in it, or none of the split.
+        If there are no images in it or none of the split, or ``splits.csv`` lacks a column.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -56,6 +56,8 @@ def find_images(folder, *, split=None):
         )
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows or not {"file", "split"} <= rows[0].keys():
+        raise ValueError(f"{str(table)!r} lacks rows, or a column: it takes file and split")
     paths = [folder / row["file"] for row in rows if row["split"] == split]
     if not paths:
         known = ", ".join(sorted({row["split"] for row in rows}))

@@ -419,6 +419,11 @@ def _processes(device):
 
 
 def _parallel(module, world):
+    if world == 1:
+        return module
+    parallel = DistributedDataParallel(module)
     # Buffers are each process's own: they only hold running statistics, and syncing them
-    # between the discriminator's two passes would change what its gradient needs.
-    return module if world == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+    # between the discriminator's two passes would change what its gradient needs. (Set here,
+    # because torch renames the argument.)
+    parallel.broadcast_buffers = False
+    return parallel
