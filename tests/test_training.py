@@ -187,6 +187,7 @@ def test_training_learns(images, tmp_path):
     path = train(config, images, tmp_path, progress=False)
     network, card = load_model(path)
     assert card.training["steps"] == 60
+    assert (card.recipe, card.modes) == ("reiman2019", ("max",))
     assert card.training["config"]["seed"] == config.seed
     recipe = Recipe()
     blend, isolated = Simulator(images, recipe)(recipe.draw(np.random.default_rng(9), 16, 6))

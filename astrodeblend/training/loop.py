@@ -284,7 +284,8 @@ def _export(out, config, network, card, steps, core_hours):
         "hours": round(core_hours, 3),
         "threads": torch.get_num_threads(),
     }
-    card = replace(card, recipe=config.recipe, training=training)
+    modes = tuple(dict.fromkeys(get_recipe(config.recipe).modes))
+    card = replace(card, recipe=config.recipe, modes=modes, training=training)
     path = out / "model.safetensors"
     save_model(path, network, card, overwrite=True)
     return path
