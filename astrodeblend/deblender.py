@@ -203,9 +203,10 @@ class Deblender:
         Notes
         -----
         Both components contain the sky, so that ``central + companion - background`` is about
-        the image where light adds. Outside the stamp they hold the level of the background at
-        the position, into which they fade over the outermost twentieth of the stamp where the
-        image goes on.
+        the image where light adds. Of flux, whatever the network takes away of the sky is given
+        back: components less the background in ``meta`` are light. Of pictures the network's
+        answer stays as it is. Over the outermost tenth of the stamp, where the image goes on,
+        components fade into the level of their sky, which they hold outside.
 
         The uncertainty adds in quadrature the image's own (or, if it has none, the noise of
         its sky) in proportion to the light, and the error that the network expects of itself

@@ -105,6 +105,32 @@ def test_outside_the_stamp_is_sky_and_no_square_shows():
     np.testing.assert_allclose(light[centre], (data - cut.level)[centre], atol=1e-4)
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.8, 1.0])
+def test_sky_that_the_network_takes_away_is_given_back_to_flux(kept):
+    """Networks trained on maxima do so, and apertures on components must not feel it."""
+    central, companion, data = scene((150, 160), 3.0)
+    cut = prepared(data)
+    sky = cut.blend.mean(axis=0) < 0.06
+    assert 0.1 < sky.mean() < 0.9
+    answer = np.where(sky, kept, 1) * cut.blend
+    light = cut.component(answer, np.zeros_like(answer)).data - LEVEL
+    rows, columns = (slice(part.start, part.start + 12) for part in cut.core)
+    corner = (slice(None), rows, columns)
+    assert abs((light - kept * (central + companion))[corner].mean()) < 0.2 * NOISE
+    np.testing.assert_allclose(light[:, 70:80, 75:85], data[:, 70:80, 75:85] - LEVEL, atol=0.01)
+
+
+def test_a_pictures_sky_is_what_the_network_says():
+    picture = np.full((150, 160, 3), 40, dtype=np.uint8)
+    picture += np.random.default_rng(3).integers(0, 9, picture.shape, dtype=np.uint8)
+    picture[70:80, 75:85] = 200
+    cut = prepared(picture, unit=None)
+    answer = 0.5 * cut.blend
+    component = cut.component(answer, np.zeros_like(answer)).data
+    np.testing.assert_allclose(component[:, 0, 0], 0.5 * cut.level.ravel(), rtol=0.01)
+    np.testing.assert_allclose(component[:, 72:78, 77:83], 100, rtol=1e-5)
+
+
 def test_the_edge_of_the_image_is_no_edge_of_the_galaxy():
     """Where the image ends components do not fade."""
     _, _, data = scene((150, 160), 3.0)
