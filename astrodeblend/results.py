@@ -1,5 +1,6 @@
 """What comes out of deblending: frozen results with units, flags, a table, a file and a figure."""
 
+import warnings
 from dataclasses import dataclass
 from enum import IntFlag
 from io import BytesIO
@@ -232,7 +233,10 @@ def table_to_hdu(table, name):
     table = table.copy(copy_data=False)
     table.meta = {}
     content = BytesIO()
-    table.write(content, format="fits")
+    with warnings.catch_warnings():
+        # A unit that FITS does not know, such as nmgy, comes back with astropy all the same.
+        warnings.filterwarnings("ignore", message="The unit .* could not be saved")
+        table.write(content, format="fits")
     content.seek(0)
     with fits.open(content, memmap=False) as written:
         hdu = written[1].copy()

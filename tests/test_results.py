@@ -224,6 +224,15 @@ def test_the_table_in_the_file_is_the_table(tmp_path):
     assert read["sky_centroid"][0].separation(table["sky_centroid"][0]) < 1e-6 * u.arcsec
 
 
+@pytest.mark.parametrize("unit", [u.Unit("nmgy"), u.MJy / u.sr, None])
+def test_the_unit_survives_the_file(tmp_path, unit):
+    result(unit=unit).write(tmp_path / "r.fits")
+    table = QTable.read(tmp_path / "r.fits", hdu="SOURCES")
+    assert getattr(table["segment_flux"], "unit", None) == unit
+    ccd = CCDData.read(tmp_path / "r.fits", hdu="CENTRAL")
+    assert ccd.unit == (u.dimensionless_unscaled if unit is None else unit)
+
+
 def test_writing_refuses_to_overwrite(tmp_path):
     path = tmp_path / "r.fits"
     path.write_bytes(b"mine")
