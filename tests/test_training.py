@@ -134,6 +134,14 @@ class TestStream:
         with pytest.raises(ValueError, match="batch=5 cannot be shared by 2 processes"):
             BlendStream(images, "varied", batch=5, seed=7, world=2)
 
+    def test_the_end_may_have_a_recipe_of_its_own(self, images):
+        options = {"batch": 4, "seed": 7}
+        mixed = BlendStream(images, "varied", final_recipe="sum", final=3, **options)
+        for number in range(6):
+            recipe = "varied" if number < 3 else "sum"
+            expected = BlendStream(images, recipe, **options)[number][0]
+            assert torch.equal(mixed[number][0], expected)
+
 
 class TestConfig:
     @pytest.mark.parametrize(
@@ -144,6 +152,7 @@ class TestConfig:
             ({"steps": 0}, "steps=0: give at least 1"),
             ({"average": 1.0}, r"average=1\.0"),
             ({"recipe": "galfit"}, "recipe='galfit' is not known"),
+            ({"plan": "cosine", "final_recipe": "sum"}, "only plan='trapezoid' has a final part"),
         ],
     )
     def test_wrong_choices_are_named(self, change, message):
@@ -228,7 +237,7 @@ def test_a_run_taken_up_again_ends_as_if_never_stopped(
     images, tmp_path, monkeypatch, action, network
 ):
     if network == "unet":
-        config = replace(CONFIG, recipe="varied", checkpoint_every=2)
+        config = replace(CONFIG, recipe="varied", final_recipe="sum", checkpoint_every=2)
     else:  # with everything that has a state: discriminator, batch normalisation
         config = reiman2019(
             **TINY_GAN, steps=5, checkpoint_every=2, validate_every=3, validation_blends=2

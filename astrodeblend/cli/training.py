@@ -14,6 +14,7 @@ from . import options
 # networks are not options: they come through --config.
 FIELDS = {
     "recipe": ("varied", options.RECIPES, "Blends to learn from."),
+    "final_recipe": (None, options.RECIPES, "Blends to end on, while the trapezoid falls."),
     "validation_recipe": ("reiman2019", options.RECIPES, "Blends to be judged by."),
     "network": ("unet", ("unet", "reiman2019"), "Our own, or the paper's."),
     "steps": (16000, int, "Updates."),

@@ -306,6 +306,13 @@ RECIPES = {
             symmetries=True,
             rendering=Rendering(),
         ),
+        Recipe(
+            "mostly_reiman2019",
+            "as varied, but three in four blends are of mode max, and four in five as they were",
+            (*6 * ("max",), "sum", "max_sum"),
+            symmetries=True,
+            rendering=Rendering(fraction=0.2),
+        ),
     )
 }
 

@@ -22,6 +22,9 @@ class TrainingConfig:
         Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.
     recipe : str
         Recipe of the blends it learns from.
+    final_recipe : str or None
+        Recipe while the learning rate of the trapezoid falls, to end on what matters most;
+        None for the same.
     validation_recipe : str
         Recipe of the blends it is judged by, during training.
     steps : int
@@ -78,6 +81,7 @@ class TrainingConfig:
 
     network: dict = field(default_factory=lambda: {"kind": "unet"})
     recipe: str = "varied"
+    final_recipe: str | None = None
     validation_recipe: str = "reiman2019"
     steps: int = 16_000
     batch: int = 16
@@ -123,6 +127,12 @@ class TrainingConfig:
             raise ValueError(f"average={self.average}: give a number from 0 up to below 1")
         get_recipe(self.recipe)
         get_recipe(self.validation_recipe)
+        if self.final_recipe is not None:
+            if self.plan != "trapezoid":
+                raise ValueError(
+                    f"final_recipe={self.final_recipe!r}: only plan='trapezoid' has a final part"
+                )
+            get_recipe(self.final_recipe)
 
     def to_dict(self):
         """Return the configuration as a dict of plain values, from which it can be made again."""

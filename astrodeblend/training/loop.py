@@ -127,7 +127,8 @@ def train(
         # The data.
         stream = BlendStream(
             images, config.recipe, batch=config.batch, seed=config.seed,
-            device=device, rank=rank, world=world,
+            device=device, rank=rank, world=world, final_recipe=config.final_recipe,
+            final=round((1 - config.decay) * config.steps),
         )  # fmt: skip
         judge = validation is not None and rank == 0 and _Validation(config, validation, device)
         parallel = _parallel(network, world)

@@ -1,8 +1,11 @@
 """The stream of training blends: every batch follows from the seed and its number alone."""
 
+import copy
+
 import numpy as np
 
 from ..simulate.batched import Simulator
+from ..simulate.recipes import get_recipe
 
 __all__ = ["BlendStream"]
 
@@ -28,6 +31,10 @@ class BlendStream:
         Where the blends are made and stay.
     rank, world : int, optional
         Which process this is, out of how many.
+    final_recipe : str or Recipe, optional
+        What blends to make from batch ``final`` on; the size of a stamp has to be the same.
+    final : int, optional
+        The first batch of that recipe.
 
     Raises
     ------
@@ -35,12 +42,19 @@ class BlendStream:
         If the batch cannot be shared out evenly.
     """
 
-    def __init__(self, images, recipe, *, batch, seed, device="cpu", rank=0, world=1):
+    def __init__(
+        self, images, recipe, *, batch, seed, device="cpu", rank=0, world=1, final_recipe=None,
+        final=0,
+    ):  # fmt: skip
         if batch % world:
             raise ValueError(
                 f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
             )
-        self.simulator = Simulator(images, recipe, device=device)
+        self.simulator = self.final_simulator = Simulator(images, recipe, device=device)
+        self.final = final
+        if final_recipe is not None:  # of the same galaxies in the same memory
+            self.final_simulator = copy.copy(self.simulator)
+            self.final_simulator.recipe = get_recipe(final_recipe)
         self.batch = batch
         self.seed = seed
         self.share = slice(rank * batch // world, (rank + 1) * batch // world)
@@ -48,5 +62,6 @@ class BlendStream:
     def __getitem__(self, number):
         """Return batch ``number``: blend (n, bands, s, s) and isolated (n, 2, bands, s, s)."""
         rng = np.random.default_rng([self.seed, number])
-        draw = self.simulator.recipe.draw(rng, self.batch, self.simulator.number)
-        return self.simulator(draw[self.share])
+        simulator = self.simulator if number < self.final else self.final_simulator
+        draw = simulator.recipe.draw(rng, self.batch, simulator.number)
+        return simulator(draw[self.share])
