@@ -445,13 +445,16 @@ def test_what_is_no_image_is_refused(deblender, image, error, words):
         deblender(image)
 
 
-def test_a_blank_image_is_taken_without_a_source(deblender):
-    result = deblender(np.full((3, 100, 130), 7.0))
+def test_an_image_of_nothing_but_noise_is_taken_without_a_source(deblender):
+    noise = np.random.default_rng(5).normal(100, 3, (3, 100, 130))
+    result = deblender(NDData(noise, unit="nJy"))
     assert result.flags & Flag.NO_SOURCE
+    assert result.meta["stamp_width"] == 80
     for part in (result.central, result.companion):
         assert np.isfinite(part.data).all()
         assert np.isfinite(part.uncertainty.array).all()
-    assert len(result.to_table()) == 2
+    table = result.to_table()
+    assert all(flags & Flag.NO_SOURCE for flags in table["flags"])
 
 
 def test_files_that_are_none_are_refused(deblender, tmp_path):
