@@ -9,6 +9,7 @@ from astropy.table import Table
 from astrodeblend import __version__
 from astrodeblend.apportion import prepare
 from astrodeblend.images import read_image, to_original_shape
+from astrodeblend.images.errors import restated
 from astrodeblend.results import Deblended
 from astrodeblend.weights import list_models, load_model, read_card
 
@@ -242,7 +243,7 @@ class Deblender:
             try:
                 cuts.append(self._cut(image, None))
             except (ValueError, TypeError, OSError) as error:
-                raise type(error)(f"images[{i}]: {error}") from error
+                raise restated(error, f"images[{i}]: {error}") from error
         return self._deblend(cuts)
 
     def deblend_arrays(self, batch):
@@ -342,6 +343,12 @@ class Deblender:
             raise ValueError(
                 f"image has {bands} bands; the model {self._card.name!r} takes {len(names)}, in "
                 f"the order {', '.join(names)}, or a single one, which is repeated"
+            )
+        valid = image.data if image.mask is None else image.data[~image.mask]
+        if valid.min() == valid.max():
+            raise ValueError(
+                f"image is {valid.min():.4g} in every valid pixel: there is no light in it to take "
+                "apart; give another one"
             )
         return prepare(image, position, self._card.size_rule)
 

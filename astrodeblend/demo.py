@@ -104,7 +104,16 @@ def _short(catalogue):
 def _cut(image, result):
     """Return the part of an image that the stamp covers."""
     box = (slice(None), *(slice(*ends) for ends in result.meta["stamp_box"]))
-    return NDData(image.data[box], unit=image.unit, meta=dict(image.meta))
+    part = box[-image.data.ndim :]
+    uncertainty = image.uncertainty
+    return NDData(
+        image.data[part],
+        unit=image.unit,
+        mask=None if image.mask is None else image.mask[part],
+        uncertainty=None if uncertainty is None else uncertainty[part],
+        wcs=None if image.wcs is None else image.wcs.slice(box[1:]),
+        meta=dict(image.meta),
+    )
 
 
 def _stamps(results):

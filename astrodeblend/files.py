@@ -1,6 +1,5 @@
 """Files appear whole or not at all."""
 
-import os
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,13 +51,16 @@ def atomic_path(path, *, overwrite=False):
             f"{str(path)!r} exists; choose another name, or overwrite it with overwrite=True "
             "(--overwrite on the command line)"
         )
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(
-            f"cannot write {str(path)!r}: the folder {str(folder)!r} is read-only; "
-            "choose one that can be written to"
-        )
     suffix = "".join(path.suffixes[-2:])
     temporary = folder / f".{uuid.uuid4().hex}{suffix}"
+    try:  # permissions do not tell all: only trying does
+        temporary.touch()
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write {str(path)!r}: nothing can be written to the folder {str(folder)!r} "
+            f"({error.strerror}); choose another one"
+        ) from error
+    temporary.unlink()  # some writers refuse a file that is there
     try:
         yield temporary
         temporary.replace(path)

@@ -37,7 +37,7 @@ _WORDS = {
     Flag.SATURATED: "the stamp has saturated pixels",
     Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
-    Flag.EMPTY: "no light above the noise in this component",
+    Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
 }
 
 

@@ -13,7 +13,8 @@ from astropy.nddata import NDData
 from astropy.wcs import Sip
 from scipy.interpolate import make_interp_spline
 
-from astrodeblend.detect import estimate_background, is_picture
+from astrodeblend.detect import estimate_background
+from astrodeblend.images import is_surface_brightness
 
 __all__ = ["Stamp", "cut_stamp", "pixel_position", "stamp_width"]
 
@@ -82,6 +83,8 @@ def pixel_position(image, position=None):
                 "give it as pixels (x, y), or give an image with a WCS"
             )
         position = image.wcs.world_to_pixel(position)
+        if not np.isfinite(position).all():
+            raise ValueError(f"position is {shown}, outside the image: its WCS ends before")
         shown += " (pixel {:.6g}, {:.6g})".format(*position)
     try:
         x, y = (float(value) for value in position)
@@ -289,7 +292,7 @@ def cut_stamp(image, position=None, *, width, pixels=80, background=None):
         filled |= image.mask[:, *box]
     data = np.where(filled, background, data)
 
-    brightness = _is_brightness(image)
+    brightness = is_surface_brightness(image)
     if not aligned:
         for axis, known, k in zip(axes, (columns, rows), (-1, -2), strict=True):
             edges = np.append(known, known[-1] + 1) - 0.5
@@ -312,16 +315,6 @@ def cut_stamp(image, position=None, *, width, pixels=80, background=None):
 def _pixel_at(x, y, shape):
     """Return the index (y, x) of the pixel that holds a position."""
     return tuple(min(int(np.floor(p + 0.5)), n - 1) for p, n in zip((y, x), shape, strict=True))
-
-
-def _is_brightness(image):
-    """Whether pixel values are surface brightnesses, whose mean counts, not their sum."""
-    if is_picture(image):
-        return True
-    if not isinstance(image.unit, u.UnitBase):  # none, or magnitudes
-        return False
-    base = image.unit.decompose()
-    return dict(zip(base.bases, base.powers, strict=True)).get(u.rad) == -2
 
 
 def _rebin(values, old, new, *, axis, degree=3):

@@ -227,6 +227,12 @@ def _read_card(path):
         values = json.loads(path.read_text())
         for name in ("bands", "modes"):
             values[name] = tuple(values[name])
-        return Card(**values)
+        card = Card(**values)
+        _ = card.network["kind"], card.size_rule["petrosian_radii"], card.size_rule["pixels"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"the card {str(path)!r} cannot be read: {error}") from error
+        lacking = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"the card {str(path)!r} cannot be read ({lacking}); copy it again from where the "
+            "weights are from"
+        ) from error
+    return card

@@ -1,6 +1,7 @@
 """The commands do what they say, and refuse bad input in one sentence, leaving nothing behind."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import numpy as np
@@ -162,13 +164,9 @@ class TestDeblend:
         assert fits.getdata(out, "CENTRAL").shape == (3, 60, 60)
 
     def test_a_picture_that_exists_keeps_the_fits_file_away(self, image, tiny_model, tmp_path):
-        picture = tmp_path / "mine.png"
-        picture.write_text("mine")
+        (tmp_path / "out.png").write_text("mine")
         before = listing(tmp_path)
-        refused(
-            "deblend", image, "-o", tmp_path / "out.fits", "--model", tiny_model,
-            "--plot", picture,
-        )  # fmt: skip
+        refused("deblend", "--plot", image, "-o", tmp_path / "out.fits", "--model", tiny_model)
         assert listing(tmp_path) == before
 
 
@@ -178,6 +176,10 @@ def all_nan(folder):
 
 def empty(folder):
     fits.PrimaryHDU().writeto(folder / "bad.fits")
+
+
+def all_zero(folder):
+    fits.writeto(folder / "bad.fits", np.zeros((3, 40, 40), np.float32))
 
 
 def two_bands(folder):
@@ -219,6 +221,7 @@ class TestBadInput:
         [
             (all_nan, "pixel"),
             (empty, "no image"),
+            (all_zero, "0 in every valid pixel"),
             (two_bands, "2 bands"),
             (one_dimension, "100"),
             (five_dimensions, "(2, 2, 3, 20, 20)"),
@@ -245,10 +248,10 @@ class TestBadInput:
             (("--position", "500,3"), "outside the image"),
             (("--position", "10.0 -80.0"), "outside the image"),
             (("--position", "here"), "no position"),
-            (("--model", "galaxyzo"), "'galaxyzo' is not a model"),
+            (("--model", "galaxyzo"), "--model 'galaxyzo' is not a model"),
             (("--model", "no.safetensors"), "does not exist"),
             (("--device", "abacus"), "'abacus' is not here"),
-            (("--plot", "picture.fits"), "ends in .png"),
+            (("--plot", "-o", "out.png"), "end it in .fits"),
             (("-o", "nowhere/out.fits"), "folder 'nowhere' does not exist"),
             (("-o", "."), "is a folder"),
         ],
@@ -288,10 +291,13 @@ class TestBadInput:
         assert listing(tmp_path) == before
 
     def test_a_read_only_folder(self, image, tiny_model, tmp_path, monkeypatch):
-        # The permissions themselves mean nothing to root, as whom tests may run.
-        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        def touch(path, **_):  # permissions mean nothing to root, as whom tests may run
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+        monkeypatch.setattr(Path, "touch", touch)
         sentence = refused("deblend", image, "-o", tmp_path / "out.fits", "--model", tiny_model)
-        assert "read-only" in sentence
+        assert "nothing can be written to the folder" in sentence
+        assert "Read-only file system" in sentence
         assert not listing(tmp_path)
 
     @pytest.mark.parametrize(
@@ -316,6 +322,19 @@ class TestBadInput:
         monkeypatch.chdir(tmp_path)
         assert words in refused(*arguments)
         assert not listing(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("pixels", "words"),
+        [([(100, 100)] * 4, "100 pixels wide"), ([(240, 250)] * 4, "250 x 240")],
+    )
+    def test_galaxies_that_do_not_do(self, pixels, words, tmp_path):
+        (tmp_path / "galaxies").mkdir()
+        for k, shape in enumerate(pixels):
+            picture = Image.fromarray(np.zeros((*shape, 3), np.uint8))
+            picture.save(tmp_path / "galaxies" / f"{k}.png")
+        run = tmp_path / "run"
+        assert words in refused("train", "--images", tmp_path / "galaxies", "--out", run)
+        assert not run.exists()
 
     def test_a_missing_option_shows_where_help_is(self):
         assert "--help" in invoke("deblend", code=2).stderr

@@ -86,7 +86,7 @@ def test_weights_that_do_not_fit_their_card_are_refused(path):
         load_model(path)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "x"}', "\xff"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "x"}', "\xff", "null"])
 def test_a_card_that_cannot_be_read_is_named(path, text):
     path.with_suffix(".json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"the card .*tiny\.json' cannot be read"):

@@ -85,6 +85,8 @@ def evaluate(model, data, split, recipe, number, seed, out, card, overwrite, dev
     from astrodeblend.evaluate import evaluate as score
     from astrodeblend.weights import read_card, write_card
 
+    if card and not model.endswith(".safetensors"):
+        raise ValueError(f"--card writes beside the weights; give them as a file, not {model!r}")
     if split is None and (Path(data) / "splits.csv").is_file():
         split = "val"
     if out is not None:

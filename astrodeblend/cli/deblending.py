@@ -56,8 +56,11 @@ def deblend(images, out, model, position, plot, overwrite, device):
     from astrodeblend.results import decode_flags
 
     table = result.to_table()
+    flags = 0
+    for of_component in table["flags"]:
+        flags |= int(of_component)
     click.echo(options.table_text(table[[name for name in SHORT if name in table.colnames]]))
-    for words in decode_flags(result.flags):
+    for words in decode_flags(flags):
         click.echo(f"Note: {words}", err=True)
     click.echo(written)
 

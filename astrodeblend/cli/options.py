@@ -37,14 +37,8 @@ recipe = click.option(
 
 
 def plot(what):
-    """Return the option --plot [PNG]."""
-    return click.option(
-        "--plot",
-        is_flag=False,
-        flag_value="",
-        metavar="[PNG]",
-        help=f"Draw {what}; by default beside OUT.",
-    )
+    """Return the option --plot."""
+    return click.option("--plot", is_flag=True, help=f"Also draw {what}: OUT's name, with .png.")
 
 
 def examples(*lines):
@@ -55,9 +49,15 @@ def examples(*lines):
 def load_model(name, device):
     """Load a model of the package or out of a file."""
     from astrodeblend import Deblender
+    from astrodeblend.weights import list_models
 
     if name.endswith(".safetensors"):
         return Deblender.load(name, device=device)
+    if name not in list_models():
+        raise ValueError(
+            f"--model {name!r} is not a model; choose one of {', '.join(list_models())}, or give a "
+            ".safetensors file"
+        )
     return Deblender.from_pretrained(name, device=device)
 
 
@@ -69,8 +69,8 @@ def outputs(out, plot, *, overwrite):
     ----------
     out : str
         The main file.
-    plot : str or None
-        What --plot was given: nothing is an empty string.
+    plot : bool
+        Whether a picture is wanted too.
     overwrite : bool
         Replace files that are there already.
 
@@ -85,14 +85,14 @@ def outputs(out, plot, *, overwrite):
 
     with ExitStack() as stack:
         paths = [Path(out)]
-        if plot is not None:
-            paths.append(Path(plot) if plot else Path(out).with_suffix(".png"))
-            if paths[1].suffix.lower() != ".png":
-                raise ValueError(f"--plot {plot!r}: the name of a picture ends in .png")
+        if plot:
+            paths.append(Path(out).with_suffix(".png"))
             if paths[0] == paths[1]:
-                raise ValueError(f"--out and --plot both name {out!r}; give two names")
+                raise ValueError(
+                    f"--out {out!r} is the picture's name with --plot; end it in .fits"
+                )
         places = [stack.enter_context(atomic_path(path, overwrite=overwrite)) for path in paths]
-        picture = places[1] if plot is not None else None
+        picture = places[1] if plot else None
         yield places[0], picture, f"wrote {' and '.join(map(str, paths))}"
 
 

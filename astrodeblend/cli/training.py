@@ -138,6 +138,7 @@ def train(out, resume, device, **given):
     import torch
 
     from astrodeblend.simulate import get_recipe, read_images
+    from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
     from astrodeblend.weights import Card
 
@@ -145,9 +146,6 @@ def train(out, resume, device, **given):
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
     learn, judge = _training_images(**record["images"])
-    run.mkdir(parents=True, exist_ok=True)
-    if speaks and not started:
-        _write_record(run, {**record, "config": config.to_dict()})
     judged = f"judged by {len(judge)} others" if judge else "too few to be judged by others"
     _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
     card = Card(
@@ -156,13 +154,23 @@ def train(out, resume, device, **given):
         network=config.network,
         modes=tuple(dict.fromkeys(get_recipe(config.recipe).modes)),
         training={"command": record["command"]},
-        data=f"{len(learn)} images of {record['images']['images']}",
+        data=f"{len(learn)} images of the folder {Path(record['images']['images']).resolve().name}",
     )
+    if config.burn_in and config.vgg is None:
+        _say("burn-in without --vgg: on the pixel loss alone, not on deep features", speaks)
+    galaxies = read_images(learn, progress=speaks)
+    others = read_images(judge, progress=speaks) if judge and speaks else None
+    for images in (galaxies, others):  # refused before there is a folder
+        if images is not None:
+            BlendStream(images, config.recipe, batch=config.batch, seed=config.seed)
+    if speaks and not started:
+        run.mkdir(parents=True, exist_ok=True)
+        _write_record(run, {**record, "config": config.to_dict()})
     model = train_model(
         config,
-        read_images(learn, progress=speaks),
+        galaxies,
         run,
-        validation=read_images(judge, progress=speaks) if judge and speaks else None,
+        validation=others,
         resume=resume,
         device=device,
         card=card,
@@ -241,6 +249,10 @@ def _read_config(path):
     from astrodeblend.training import TrainingConfig
 
     known = {field.name for field in fields(TrainingConfig)}
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"--config {path!r} does not exist; give a model's card or a JSON file of choices"
+        )
     try:
         values = json.loads(Path(path).read_text())
         if "training" in values:  # a card

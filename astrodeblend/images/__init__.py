@@ -5,7 +5,14 @@ data of shape (bands, y, x), and with a unit, a mask, a standard deviation and a
 where the input has them. The rest of the package knows no other form.
 """
 
+from .bands import is_surface_brightness
 from .reading import read_image
 from .writing import image_to_hdus, to_original_shape, write_fits
 
-__all__ = ["image_to_hdus", "read_image", "to_original_shape", "write_fits"]
+__all__ = [
+    "image_to_hdus",
+    "is_surface_brightness",
+    "read_image",
+    "to_original_shape",
+    "write_fits",
+]

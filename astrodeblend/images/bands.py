@@ -9,7 +9,7 @@ from astropy.nddata import NDData, StdDevUncertainty
 from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs.utils import proj_plane_pixel_area, proj_plane_pixel_scales
 
-__all__ = ["put_on_grid", "stack"]
+__all__ = ["is_surface_brightness", "put_on_grid", "stack"]
 
 
 def put_on_grid(band, first, number):
@@ -145,17 +145,19 @@ def _resample(flux, mask, deviation, wcs, first):
         flux, footprint = onto_grid(reproject_interp, flux, order="bicubic")
         hidden, _ = onto_grid(reproject_interp, mask, order="bilinear")
     mask = (footprint == 0) | ~np.isfinite(flux) | ~(hidden < 1e-6)
-    scale = 1 if _is_surface_brightness(first.unit) else area
+    scale = 1 if is_surface_brightness(first) else area
     if deviation is not None:
         deviation, _ = onto_grid(reproject_interp, deviation, order="bilinear")
         deviation = (deviation * scale / np.sqrt(averaged)).astype(np.float32)[np.newaxis]
     return (flux * scale).astype(np.float32)[np.newaxis], mask[np.newaxis], deviation
 
 
-def _is_surface_brightness(unit):
-    """Whether values are per solid angle or beam, so that they do not depend on the pixel."""
-    if unit is None:
+def is_surface_brightness(image):
+    """Whether values do not depend on the pixel: those of a picture, per solid angle or beam."""
+    if image.meta.get("astrodeblend", {}).get("full_scale") is not None:
+        return True
+    if not isinstance(image.unit, u.UnitBase):  # none, or magnitudes
         return False
-    base = unit.decompose()
+    base = image.unit.decompose()
     powers = dict(zip(base.bases, base.powers, strict=True))
     return powers.get(u.rad, 0) < 0 or powers.get(u.beam, 0) < 0

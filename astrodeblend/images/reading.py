@@ -23,6 +23,7 @@ from PIL import Image
 
 from .bands import put_on_grid, stack
 from .cards import cards_of_mapping, observation_cards, valid_cards
+from .errors import restated
 from .uncertainty import broadcast, standard_deviation
 from .wcs import celestial_wcs, read_wcs
 
@@ -146,7 +147,7 @@ def _read_fits(path, extension):
             try:
                 return _read_hdu(_choose_hdu(hdulist, extension), hdulist)
             except (OSError, ValueError) as error:
-                raise type(error)(f"image {str(path)!r}: {error}") from error
+                raise restated(error, f"image {str(path)!r}: {error}") from error
 
 
 def _read_picture(path):
@@ -208,7 +209,7 @@ def _read_sequence(images):
         try:
             band = read_image(image)
         except (TypeError, ValueError, OSError) as error:
-            raise type(error)(f"band {i} of the sequence: {error}") from error
+            raise restated(error, f"band {i} of the sequence: {error}") from error
         if len(band.data) != 1:
             raise ValueError(
                 f"band {i} of the sequence has {len(band.data)} bands of its own; "
@@ -231,7 +232,7 @@ def _choose_hdu(hdulist, extension):
         for hdu in hdulist:
             if _has_image(hdu):
                 return hdu
-        raise ValueError("there is no image in any of its HDUs")
+        raise ValueError("there is no image in any of its HDUs; give a file that has one")
     name, _, version = (part.strip() for part in extension.partition(","))
     key = int(name) if name.isdigit() else name
     try:
@@ -340,7 +341,9 @@ def _conform(image):
         deviation = _float32(_bands_first(broadcast(deviation, data.shape, "uncertainty")))
         mask |= ~(np.isfinite(deviation) & (deviation >= 0))
     if mask.all():
-        raise ValueError("image has no valid pixel: all are masked or not finite")
+        raise ValueError(
+            "image has no valid pixel: all are masked or not finite; give one that has some"
+        )
     brightest = np.abs(values[~mask]).max()
     if 0 < brightest < np.finfo(np.float32).tiny:
         raise ValueError(

@@ -45,7 +45,8 @@ class Simulator:
     Raises
     ------
     ValueError
-        If the images have another shape or are smaller than the recipe's crop.
+        If the images have another shape or are smaller than the recipe's crop, or the recipe
+        re-renders colour pictures and they are none.
     """
 
     def __init__(self, images, recipe, *, device="cpu"):
@@ -56,6 +57,11 @@ class Simulator:
             raise ValueError(
                 f"images are {images.shape[2]} pixels wide; recipe {self.recipe.name!r} needs "
                 f"at least {self.recipe.crop}"
+            )
+        if self.recipe.rendering is not None and images.shape[1] != 3:
+            raise ValueError(
+                f"images have {images.shape[1]} bands; recipe {self.recipe.name!r} re-renders "
+                "colour pictures, which have 3"
             )
         self.device = torch.device(device)
         self.size = images.shape[2]

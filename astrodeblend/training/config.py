@@ -1,5 +1,6 @@
 """What makes a model: every choice of a training run, in one frozen object."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 from ..simulate.recipes import get_recipe
@@ -10,6 +11,14 @@ LOSSES = ("log_mse", "mse")
 PLANS = ("trapezoid", "cosine", "reiman2019")
 ADVERSARIAL = ("none", "nonsaturating", "minimax")
 PRECISIONS = ("float32", "bfloat16")
+_COUNTS = (
+    "steps",
+    "batch",
+    "validate_every",
+    "checkpoint_every",
+    "log_every",
+    "validation_blends",
+)
 
 
 @dataclass(frozen=True)
@@ -120,11 +129,18 @@ class TrainingConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
-        for name in ("steps", "batch", "validate_every", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average={self.average}: give a number from 0 up to below 1")
+        for names, low, high in (
+            (_COUNTS, 1, math.inf),
+            (("warmup", "burn_in", "seed"), 0, math.inf),
+            (("clip", "weight_decay", "adversarial_weight", "std_weight"), 0, math.inf),
+            (("learning_rate",), 1e-12, 1),
+            (("decay",), 0, 1),
+            (("average",), 0, 1 - 1e-9),
+        ):
+            for name in names:
+                if not low <= getattr(self, name) <= high:  # nor is NaN
+                    limits = f"at least {low}" if high == math.inf else f"from {low} to {high:.4g}"
+                    raise ValueError(f"{name}={getattr(self, name)}: give a number {limits}")
         get_recipe(self.recipe)
         get_recipe(self.validation_recipe)
         if self.final_recipe is not None:

@@ -30,6 +30,8 @@ __all__ = ["train"]
 
 #: What may differ when a run is taken up again.
 _FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends")
+#: So many updates in a row without a finite gradient end a run.
+_HOPELESS = 100
 _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
             "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
 
@@ -103,11 +105,11 @@ def train(
             features = load_vgg19(path, preprocess=config.vgg_preprocess).to(device)
 
         # Where the run stands.
-        step, best, seconds = 0, -np.inf, 0.0
+        step, seconds = 0, 0.0
         if resume:
             state = load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
             _check_same(state["config"], config)
-            step, best, seconds = state["step"], state["best"], state["seconds"]
+            step, seconds = state["step"], state["seconds"]
 
         def save(done):
             save_checkpoint(
@@ -115,7 +117,6 @@ def train(
                 modules=modules,
                 optimizers=optimizers,
                 step=done,
-                best=best,
                 seconds=seconds + time.monotonic() - began,
                 config=config.to_dict(),
             )
@@ -135,7 +136,7 @@ def train(
         parallel_discriminator = discriminator and _parallel(discriminator, world)
 
         began = last = time.monotonic()
-        first = step
+        first, lost = step, 0
         bar = tqdm(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
             desc=f"training {config.network['kind']}", mininterval=1,
@@ -179,6 +180,14 @@ def train(
                 # A batch that went wrong must not ruin what has been learned so far.
                 if torch.isfinite(losses["gradient"]):
                     optimizers["optimizer"].step()
+                    lost = 0
+                else:
+                    lost += 1
+                    if lost == _HOPELESS:
+                        raise ValueError(
+                            f"the gradient was not finite {lost} updates in a row; the last "
+                            "checkpoint is from before: resume with another learning_rate or clip"
+                        )
 
                 # The discriminator.
                 if discriminator is not None and not burning_in:
@@ -188,7 +197,9 @@ def train(
                     losses["discriminator"] = discriminator_loss(real, fake)
                     optimizers["discriminator_optimizer"].zero_grad(set_to_none=True)
                     losses["discriminator"].backward()
-                    optimizers["discriminator_optimizer"].step()
+                    norm = torch.nn.utils.clip_grad_norm_(discriminator.parameters(), limit)
+                    if torch.isfinite(norm):
+                        optimizers["discriminator_optimizer"].step()
 
                 _update_average(average, network, config.average, step)
                 step += 1
@@ -205,7 +216,6 @@ def train(
                     first = step
                     if validate:
                         row["validation_psnr"] = judge(average, out / "validation.png")
-                        best = max(best, row["validation_psnr"])
                         bar.set_postfix(val=f"{row['validation_psnr']:.2f} dB", refresh=False)
                         export(step)
                     last = time.monotonic()

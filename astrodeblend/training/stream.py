@@ -39,13 +39,15 @@ class BlendStream:
     Raises
     ------
     ValueError
-        If the batch cannot be shared out evenly.
+        If there are fewer than two galaxies, or the batch cannot be shared out evenly.
     """
 
     def __init__(
         self, images, recipe, *, batch, seed, device="cpu", rank=0, world=1, final_recipe=None,
         final=0,
     ):  # fmt: skip
+        if len(images) < 2:
+            raise ValueError(f"images holds {len(images)}; a blend takes two galaxies")
         if batch % world:
             raise ValueError(
                 f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
