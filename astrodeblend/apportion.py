@@ -28,6 +28,10 @@ _SURROUNDINGS = 256  # pixels a side in which a source is looked for and measure
 # A picture's light goes as sinh(6.5 value): on Galaxy Zoo's pictures, made by asinh, the middle
 # 240 pixels are then 5.8 Petrosian radii in the median, as they are in the images themselves.
 _PICTURE_STRETCH = 6.5
+# In training the companion is up to so much of the stamp's width from its middle, along x and y,
+# and galaxies are shown up to so much smaller: a stamp widens to have its companion inside.
+_FARTHEST = 50 / 240
+_WIDEN = 1 / 0.7
 _WHOLE = 0.75  # a stamp that covers so much of a square image takes all of it
 _DARK = 1e-4  # network values up to this do not tell whose light it is
 _FADE = 0.1  # part of the stamp's width over which components fade into the background
@@ -266,7 +270,14 @@ def _width(local, x, y, size_rule):
     radius = sources["petrosian_radius"][row].to_value("pix")
     if label:
         radius = np.fmin(radius, _symmetric_radius(local, x, y, radius))
-    return stamp_width(radius, petrosian_radii=size_rule["petrosian_radii"]), doubt
+    width = stamp_width(radius, petrosian_radii=size_rule["petrosian_radii"])
+    touching = (sources["parent"] == sources["parent"][row]) & (np.arange(len(sources)) != row)
+    if touching.any():
+        offset = [sources[f"{axis}_centroid"] - sources[f"{axis}_centroid"][row] for axis in "xy"]
+        light = np.where(touching, np.sum(sources["segment_flux"], axis=1), -np.inf)
+        companion = np.max(np.abs(offset), axis=0)[np.argmax(light)]
+        width = np.clip(companion / _FARTHEST, width, _WIDEN * width)
+    return float(width), doubt
 
 
 def _symmetric_radius(local, x, y, radius):
