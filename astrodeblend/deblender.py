@@ -172,12 +172,13 @@ class Deblender:
         """Take the galaxy at a position and the one that overlaps it apart.
 
         A stamp is cut around the position, as wide as the galaxy's Petrosian radius and the
-        model's size rule say, and resampled to the network's grid. What part of the light
-        belongs to which galaxy is brought back to the image's own pixels and multiplied with
-        them, so that the components keep its resolution, unit and flux. A position within half
-        a pixel of the centre of an image of just the network's size (80x80) takes that
-        image as it is; if the stamp would cover three quarters of a square image around its
-        centre, it covers all of it.
+        model's size rule say (and up to 1.4 times wider, if it takes that for the brightest
+        source that touches the galaxy to lie where companions do in training), and resampled to
+        the network's grid. What part of the light belongs to which galaxy is brought back to
+        the image's own pixels and multiplied with them, so that the components keep its
+        resolution, unit and flux. A position within half a pixel of the centre of an image of
+        just the network's size (80x80) takes that image as it is; if the stamp would cover
+        three quarters of a square image around its centre, it covers all of it.
 
         Parameters
         ----------

@@ -313,7 +313,10 @@ class TestBadInput:
                 ("train", "--images", ".", "--out", "run", "--vgg", "x", "--burn-in", "9"),
                 "'x' does not exist",
             ),
-            (("train", "--images", ".", "--out", "run", "--config", "no.json"), "No such file"),
+            (
+                ("train", "--images", ".", "--out", "run", "--config", "no.json"),
+                "'no.json' does not exist",
+            ),
             (("models", "galaxyzo"), "'galaxyzo' is not known"),
             (("demo", "--out", "no/where"), "'no' does not exist"),
         ],

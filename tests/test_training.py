@@ -149,7 +149,7 @@ class TestConfig:
         [
             ({"loss": "l1"}, "loss='l1': choose one of log_mse, mse"),
             ({"plan": "flat"}, "plan='flat'"),
-            ({"steps": 0}, "steps=0: give at least 1"),
+            ({"steps": 0}, "steps=0: give a number at least 1"),
             ({"average": 1.0}, r"average=1\.0"),
             ({"recipe": "galfit"}, "recipe='galfit' is not known"),
             ({"plan": "cosine", "final_recipe": "sum"}, "only plan='trapezoid' has a final part"),
@@ -246,12 +246,13 @@ def test_a_run_taken_up_again_ends_as_if_never_stopped(
     options = {"validation": images, "progress": False, "device": "cpu"}
     train(config, images, through, **options)
     interrupt(monkeypatch, 3, action)
+    handler = signal.getsignal(signal.SIGINT)
     if action is crash:
         with pytest.raises(RuntimeError, match="the lights went out"):
             train(config, images, stopped, **options)
     else:
         assert train(config, images, stopped, **options) is None
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is handler
     train(config, images, stopped, resume=True, **options)
     for name in ("model.safetensors", "checkpoint.safetensors"):
         same_weights(through / name, stopped / name)
