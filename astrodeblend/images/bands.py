@@ -153,7 +153,19 @@ def _resample(flux, mask, deviation, wcs, first):
 
 
 def is_surface_brightness(image):
-    """Whether values do not depend on the pixel: those of a picture, per solid angle or beam."""
+    """Tell whether values are brightnesses, which do not depend on the size of a pixel.
+
+    Those of a picture are, and those per solid angle or beam.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+
+    Returns
+    -------
+    bool
+    """
     if image.meta.get("astrodeblend", {}).get("full_scale") is not None:
         return True
     if not isinstance(image.unit, u.UnitBase):  # none, or magnitudes
