@@ -1,5 +1,6 @@
 """The one training loop, from blends to a model."""
 
+import atexit
 import copy
 import csv
 import json
@@ -423,11 +424,11 @@ def _processes(device):
     if world == 1:
         yield 0, 1, device
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield dist.get_rank(), world, device
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():  # once a process: leaving and joining again is a race
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    yield dist.get_rank(), world, device
+    dist.barrier()  # when one returns, the model is written
 
 
 def _parallel(module, world):
