@@ -300,6 +300,9 @@ def test_the_adversarial_phase_trains_both_networks(images, tmp_path, form):
     train(config, images, tmp_path, progress=False)
     first, second = read_log(tmp_path)
     assert first["adversarial"] == first["discriminator"] == ""
+    state = load_file(tmp_path / "checkpoint.safetensors")
+    dense = [v.shape for k, v in state.items() if k.startswith("discriminator/") and v.ndim == 2]
+    assert (1, 4) in dense  # as wide as the configuration says
     assert float(second["discriminator"]) == pytest.approx(2 * math.log(2), abs=1)
     assert math.isfinite(float(second["adversarial"]))
 

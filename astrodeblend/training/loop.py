@@ -96,7 +96,9 @@ def train(
         discriminator = features = None
         if config.adversarial != "none":
             shape = DiscriminatorConfig(
-                bands=images.shape[1], pixels=get_recipe(config.recipe).stamp
+                bands=images.shape[1],
+                pixels=get_recipe(config.recipe).stamp,
+                **config.discriminator,
             )
             discriminator = Discriminator(shape).to(device)
             modules["discriminator"] = discriminator
