@@ -18,6 +18,7 @@ LAYERS = [
     "cli",
     "demo",
     "evaluate",
+    "blends",
     "deblender",
     "training",
     "apportion",

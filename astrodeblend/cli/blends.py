@@ -37,7 +37,7 @@ def simulate(images, split, recipe, number, seed, out, plot, overwrite):
     to 1, and the table DRAW: which galaxies, and how each companion was perturbed. The same
     images, number and seed give the same blends, here and in 'astrodeblend evaluate'.
     """
-    from astrodeblend.evaluate import draw_blends
+    from astrodeblend.blends import draw_blends
 
     with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
         blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
@@ -81,7 +81,8 @@ def evaluate(model, data, split, recipe, number, seed, out, card, overwrite, dev
     paper's lenient scale) and of ssim (the strict one), over both components, for each branch,
     for the blend taken as it is, and what the paper has.
     """
-    from astrodeblend.evaluate import FILES, draw_blends
+    from astrodeblend.blends import draw_blends
+    from astrodeblend.evaluate import FILES
     from astrodeblend.evaluate import evaluate as score
     from astrodeblend.weights import read_card, write_card
 
