@@ -6,7 +6,7 @@ imported only when asked for) is the fast one, for training.
 
 from .plain import blend_images, blend_pair, reduce_image
 from .recipes import BLENDING_MODES, RECIPES, Draw, Recipe, Rendering, get_recipe
-from .sources import find_images, read_images
+from .sources import find_images, image_width, read_images
 
 __all__ = [
     "BLENDING_MODES",
@@ -19,6 +19,7 @@ __all__ = [
     "blend_pair",
     "find_images",
     "get_recipe",
+    "image_width",
     "read_images",
     "reduce_image",
 ]

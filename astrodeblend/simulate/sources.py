@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-__all__ = ["find_images", "read_images"]
+__all__ = ["find_images", "image_width", "read_images"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -65,16 +65,18 @@ def find_images(folder, *, split=None):
     return paths
 
 
-def read_images(paths, *, progress=False):
+def read_images(paths, *, width=None, progress=False):
     """Read galaxy images into one array.
 
-    All are put on one grid, the largest image's, so that the middle crop of each stays its
-    middle crop; what an image lacks is zero.
+    All are put on one grid, so that the middle crop of each stays its middle crop; what an
+    image lacks is zero.
 
     Parameters
     ----------
     paths : sequence of path-like
         JPEG or PNG files, square.
+    width : int, optional
+        Width of the grid in pixels, by default that of the largest image.
     progress : bool, optional
         Show a progress bar.
 
@@ -86,10 +88,16 @@ def read_images(paths, *, progress=False):
     Raises
     ------
     ValueError
-        If a file is not a square image.
+        If a file is not a square image, or wider than ``width``.
     """
     paths = list(paths)
-    size = max(_header(path) for path in paths)
+    widths = [image_width(path) for path in paths]
+    size = max(widths) if width is None else width
+    if size < max(widths):
+        widest = paths[widths.index(max(widths))]
+        raise ValueError(
+            f"{str(widest)!r} is {max(widths)} pixels wide; width={width} is too small"
+        )
     images = np.zeros((len(paths), size, size, 3), np.uint8)
 
     def read(k):
@@ -108,8 +116,19 @@ def read_images(paths, *, progress=False):
     return np.moveaxis(images, -1, 1)
 
 
-def _header(path):
-    """Return the width of an image, from its header alone."""
+def image_width(path):
+    """Return the width of an image in pixels, from its header alone.
+
+    Parameters
+    ----------
+    path : path-like
+        JPEG or PNG file.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a square image.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size
