@@ -31,6 +31,7 @@ LAYERS = [
     "images",
     "networks",
     "stretch",
+    "texture",
     "metrics",
     "files",
 ]
@@ -44,8 +45,18 @@ WITHOUT_TORCH = [
     "results",
     "stamps",
     "stretch",
+    "texture",
 ]
-WITHOUT_ASTROPY = ["files", "metrics", "networks", "simulate", "stretch", "training", "weights"]
+WITHOUT_ASTROPY = [
+    "files",
+    "metrics",
+    "networks",
+    "simulate",
+    "stretch",
+    "texture",
+    "training",
+    "weights",
+]
 ASTROPY_FAMILY = ["astropy", "photutils", "reproject"]
 
 MODULES = sorted(
