@@ -220,24 +220,25 @@ def psnr_within(image, truth, where, *, data_range=1.0):
 def roughness(image, where):
     r"""Variance of the light's finest structure on some of the pixels.
 
-    The mean over bands and chosen pixels of :math:`\frac{9}{8} (I - \langle I \rangle)^2`, with
-    :math:`\langle I \rangle` the mean of the 3x3 pixels around each, edges repeated. White noise
-    of variance :math:`s^2` gives :math:`s^2`; light that changes linearly gives nothing. It needs
-    no neat region as a power spectrum does, and so works where few pixels, here and there, are
-    occluded. Divide that of the output by that of the truth: below 1 is blurred.
+    The mean over bands and pixels of :math:`\frac{9}{8} (I - \langle I \rangle)^2`, with
+    :math:`\langle I \rangle` the mean of the 3x3 pixels around each. A pixel counts if these are
+    all chosen, so that nothing is measured of what borders on the chosen ones, nor the seam
+    between. White noise of variance :math:`s^2` gives :math:`s^2`; light that changes linearly
+    gives nothing. It needs no neat region as a power spectrum does, and so works where few
+    pixels, here and there, are occluded. Divide that of the output by that of the truth: below
+    1 is blurred.
 
     Parameters
     ----------
     image : array_like
         Shape (..., bands, y, x).
     where : array_like of bool
-        The pixels, shape (..., y, x), or one that broadcasts to it; such as `occluded`. Their
-        neighbours come into the means.
+        The pixels, shape (..., y, x), or one that broadcasts to it; such as `occluded`.
 
     Returns
     -------
     numpy.ndarray
-        Shape (...); NaN where no pixel is chosen.
+        Shape (...); NaN where no 3x3 pixels are chosen.
 
     Raises
     ------
@@ -245,8 +246,8 @@ def roughness(image, where):
         If there are fewer than three axes or ``where`` does not fit.
     """
     image = _images(image, "image").astype(np.float64)
-    fine = image - ndimage.uniform_filter(image, 3, axes=(-2, -1), mode="nearest")
-    return 9 / 8 * _mean_square(fine, where)
+    fine = image - ndimage.uniform_filter(image, 3, axes=(-2, -1))
+    return 9 / 8 * _mean_square(fine, _inner(_fitting(where, image, "where")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +264,8 @@ class Texture:
         How many pixels are `occluded`, shape (...).
     squared_error : numpy.ndarray
         Mean over bands and occluded pixels, shape (...).
+    inner_pixels : numpy.ndarray of int
+        How many of them count for `roughness`, shape (...).
     rough, true_rough : numpy.ndarray
         `roughness` on the occluded pixels, shape (...).
     """
@@ -271,6 +274,7 @@ class Texture:
     true_power: np.ndarray
     pixels: np.ndarray
     squared_error: np.ndarray
+    inner_pixels: np.ndarray
     rough: np.ndarray
     true_rough: np.ndarray
 
@@ -303,6 +307,7 @@ class Texture:
             true_power=power_spectrum(isolated, footprint),
             pixels=hidden.sum(axis=(-2, -1)),
             squared_error=_mean_square(components - isolated, hidden),
+            inner_pixels=_inner(hidden).sum(axis=(-2, -1)),
             rough=roughness(components, hidden),
             true_rough=roughness(isolated, hidden),
         )
@@ -332,30 +337,45 @@ class Texture:
 
     @property
     def power_ratio(self):
-        """As `power_ratio` of all components, shape (bins,)."""
+        """As `power_ratio` of all components, shape (bins,): the brightest decide."""
         return _ratio_of_sums(self.power, self.true_power)
+
+    @property
+    def median_power_ratio(self):
+        """Median of the components' own ratios, shape (bins,): every galaxy counts alike."""
+        power, true = (part.reshape(-1, part.shape[-1]) for part in (self.power, self.true_power))
+        some = np.all(true > 0, axis=-1)
+        if not some.any():
+            return np.full(true.shape[-1], np.nan)
+        return np.median(power[some] / true[some], axis=0)
 
     @property
     def occluded_psnr(self):
         """PSNR in decibels over the occluded pixels of all components; NaN if there are none."""
-        return float(_decibels(self._over_pixels(self.squared_error), 1.0))
+        return float(_decibels(_pooled(self.squared_error, self.pixels), 1.0))
 
     @property
     def occluded_roughness(self):
         """Roughness over that of the truth, on the occluded pixels of all components."""
-        true = self._over_pixels(self.true_rough)
-        return float(self._over_pixels(self.rough) / true) if true > 0 else np.nan
-
-    def _over_pixels(self, values):
-        some = self.pixels > 0
-        total = self.pixels.sum()
-        return (self.pixels[some] * values[some]).sum() / total if total else np.nan
+        true = _pooled(self.true_rough, self.inner_pixels)
+        return float(_pooled(self.rough, self.inner_pixels) / true) if true > 0 else np.nan
 
 
 def _taper(footprint):
     """Weight of each pixel, (y, x) -> (y, x): 0 outside, smoothly to 1 inside."""
     distance = ndimage.distance_transform_edt(np.pad(footprint, 1))[1:-1, 1:-1]
     return np.sin(np.pi / 2 * np.minimum(distance / _TAPER, 1)) ** 2
+
+
+def _inner(where):
+    """Choose the pixels whose neighbours are chosen too, sides and corners."""
+    return ndimage.binary_erosion(where, np.ones((3, 3)), axes=(-2, -1))
+
+
+def _pooled(means, pixels):
+    """Mean over the pixels of all components from the mean of each."""
+    some = pixels > 0
+    return (pixels[some] * means[some]).sum() / pixels[some].sum() if some.any() else np.nan
 
 
 def _mean_square(values, where):

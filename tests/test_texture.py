@@ -213,27 +213,36 @@ def test_psnr_within():
 
 def test_roughness_of_noise_planes_and_nothing(noise):
     rng = np.random.default_rng(7)
-    where = rng.random((48, 48)) < 0.1  # anywhere
-    where[[0, -1]] = where[:, [0, -1]] = False  # but at the edge, whose neighbours are repeated
+    where = rng.random((48, 48)) < 0.9
     assert_allclose(texture.roughness(noise, where).mean(), 0.04, rtol=0.03)
     y, x = np.mgrid[:48, :48]
     assert_allclose(texture.roughness((3 * x + 2 * y)[None], where), 0, atol=1e-20)
     assert np.isnan(texture.roughness(noise[0], np.zeros((48, 48), dtype=bool)))
+    thin = np.zeros((48, 48), dtype=bool)
+    thin[20:22] = True
+    assert np.isnan(texture.roughness(noise[0], thin))
+
+
+def test_what_borders_on_the_chosen_pixels_is_not_rough(noise):
+    where = disk(48, 9)
+    image = np.where(where, 0.5, noise)
+    assert_allclose(texture.roughness(image, where), 0, atol=1e-25)
+    dirty = np.where(where, noise, 9)
+    assert_allclose(texture.roughness(dirty, where), texture.roughness(noise, where), rtol=1e-9)
 
 
 def test_roughness_is_its_definition():
     rng = np.random.default_rng(8)
-    image = rng.random((2, 7, 9))
-    where = rng.random((7, 9)) < 0.3
+    image = rng.random((2, 9, 11))
+    where = rng.random((9, 11)) < 0.9
     squares = []
     for band in image:
-        for y, x in zip(*where.nonzero(), strict=True):
-            near = [
-                band[min(max(y + v, 0), 6), min(max(x + u, 0), 8)]
-                for v in (-1, 0, 1)
-                for u in (-1, 0, 1)
-            ]
-            squares.append(9 / 8 * (band[y, x] - np.mean(near)) ** 2)
+        for y in range(1, 8):
+            for x in range(1, 10):
+                box = np.s_[y - 1 : y + 2, x - 1 : x + 2]
+                if where[box].all():
+                    squares.append(9 / 8 * (band[y, x] - band[box].mean()) ** 2)
+    assert len(squares) > 10
     assert_allclose(texture.roughness(image, where), np.mean(squares), rtol=1e-12)
 
 
@@ -241,6 +250,7 @@ class TestTexture:
     def test_the_truth_is_right(self, galaxies):
         found = Texture.of(galaxies, galaxies)
         assert_array_equal(found.power_ratio, 1)
+        assert_array_equal(found.median_power_ratio, 1)
         assert found.occluded_roughness == 1
         assert found.occluded_psnr == np.inf
 
@@ -260,6 +270,15 @@ class TestTexture:
         per_image = texture.psnr_within(components, galaxies, hidden)
         assert_allclose(-10 * np.log10(found.squared_error), per_image)
 
+    def test_the_median_is_of_components(self, galaxies):
+        """One bright galaxy that is wrong decides the ratio of the sums, not the median."""
+        isolated, components = galaxies.copy(), galaxies.copy()
+        isolated[0, 0] *= 100
+        components[0, 0] *= 200
+        found = Texture.of(components, isolated)
+        assert_allclose(found.median_power_ratio, 1)
+        assert_allclose(found.power_ratio, 4, rtol=0.1)
+
     def test_batches_join(self, galaxies):
         components = blurred(galaxies)
         whole = Texture.of(components, galaxies)
@@ -274,9 +293,12 @@ class TestTexture:
 
     def test_without_overlap_there_is_nothing_to_say_of_it(self):
         apart = np.zeros((2, 1, 40, 40))
-        apart[0, 0, disk(40, 5, (8, 8))] = 1
-        apart[1, 0, disk(40, 5, (30, 30))] = 1
+        apart[0, 0, disk(40, 5, (8, 8))] = np.linspace(0.5, 1, 69)
+        apart[1, 0, disk(40, 5, (30, 30))] = np.linspace(0.5, 1, 69)
         found = Texture.of(apart, apart)
+        assert_array_equal(found.median_power_ratio, 1)
+        nothing = Texture.of(0 * apart, 0 * apart)
+        assert np.isnan([*nothing.power_ratio, *nothing.median_power_ratio]).all()
         assert np.isnan(found.occluded_psnr)
         assert np.isnan(found.occluded_roughness)
         assert_array_equal(found.pixels, 0)
