@@ -38,7 +38,10 @@ __all__ = [
 ]
 
 _BINS = 10  # of spatial frequency
-_TAPER = 4.0  # pixels from the edge of a footprint to its full weight
+# Weight in a footprint: pixels from its edge to full weight, and of smoothing. Galaxies have a
+# thousand times less power in fine structure than in coarse; through a weight with a corner or a
+# step the coarse would leak into the fine.
+_TAPER, _SMOOTH = 8.0, 1.5
 
 
 def frequencies(bins=_BINS):
@@ -63,9 +66,9 @@ def power_spectrum(image, footprint, *, bins=_BINS):
     r"""Azimuthally averaged power spectrum of the light in a footprint.
 
     With w a weight that rises smoothly from the edge of the footprint,
-    :math:`w = \sin^2(\pi d / 8)` at :math:`d < 4` pixels from the nearest pixel outside
-    of footprint or image and 1 further in, and :math:`\bar I` the mean of the light with that
-    weight:
+    :math:`\sin^2(\pi d / 16)` at :math:`d < 8` pixels from the nearest pixel outside of footprint
+    or image and 1 further in, smoothed by a Gaussian of 1.5 pixels (so that it reaches a little
+    outside), and :math:`\bar I` the mean of the light with that weight:
 
     .. math::
 
@@ -364,7 +367,8 @@ class Texture:
 def _taper(footprint):
     """Weight of each pixel, (y, x) -> (y, x): 0 outside, smoothly to 1 inside."""
     distance = ndimage.distance_transform_edt(np.pad(footprint, 1))[1:-1, 1:-1]
-    return np.sin(np.pi / 2 * np.minimum(distance / _TAPER, 1)) ** 2
+    weight = np.sin(np.pi / 2 * np.minimum(distance / _TAPER, 1)) ** 2
+    return ndimage.gaussian_filter(weight, _SMOOTH, mode="constant")
 
 
 def _inner(where):
