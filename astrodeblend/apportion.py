@@ -80,6 +80,39 @@ class Prepared:
             Shape (bands, y, x), or (y, x) if the image was read from that.
         """
         image, shape, box = self.image, self.image.data.shape, (slice(None), *self.stamp.slices)
+        light, sky, variance = self.light(answer, std)
+        data = np.broadcast_to(sky, shape).astype(np.float32)
+        data[box] += light
+        deviation = np.broadcast_to(self.noise, shape).astype(np.float32)
+        if image.uncertainty is not None:
+            np.copyto(deviation, image.uncertainty.array, where=_valid(image))
+        deviation[box] = np.sqrt(variance)
+        component = NDData(
+            data,
+            unit=image.unit,
+            mask=None if image.mask is None else image.mask.copy(),
+            uncertainty=StdDevUncertainty(deviation, copy=False),
+            wcs=None if image.wcs is None else image.wcs.deepcopy(),
+            meta=dict(image.meta),
+        )
+        return to_original_shape(component)
+
+    def light(self, answer, std):
+        """Return a component's light above the sky under it, where the stamp is.
+
+        Parameters
+        ----------
+        answer, std : numpy.ndarray, shape (bands, pixels, pixels)
+            As in `component`.
+
+        Returns
+        -------
+        light, sky, variance : numpy.ndarray
+            The light and the variance of light and sky together on the image's own pixels in
+            ``stamp.slices``, shape (bands, y, x), and the level of the component's sky, shape
+            (bands, 1, 1).
+        """
+        image = self.image
         black, blend, part = map(self.stretch.inverse, (np.zeros_like(answer), self.blend, answer))
         dark = self.blend <= _DARK
         fraction = np.where(dark, 1, (part - black) / np.where(dark, 1, blend - black))
@@ -91,29 +124,18 @@ class Prepared:
         data, hidden = data_and_mask(_part(image, self.stamp.slices))
         black = black[:, :1, :1] / self.factor
         inside = black + fraction * (np.where(hidden, self.level, data) - black)
-        outside = self.level
+        sky = self.level
         if isinstance(self.stretch, LinearStretch):
-            outside = black + in_sky * (self.level - black)
+            sky = black + in_sky * (self.level - black)
         else:  # the sky that the network takes away is given back
             inside += np.minimum(1 - fraction, 1 - in_sky) * (self.level - black)
-        deviation = np.broadcast_to(self.noise, shape).astype(np.float32)
+        deviation = np.broadcast_to(self.noise, data.shape)
         if image.uncertainty is not None:
-            np.copyto(deviation, image.uncertainty.array, where=_valid(image))
-        variance = expected**2 + (fraction * deviation[box]) ** 2
-
+            known = image.uncertainty.array[:, *self.stamp.slices]
+            deviation = np.where(hidden, deviation, known)
         weight = np.outer(*self._ramps())
-        light = np.broadcast_to(outside, shape).astype(np.float32)
-        light[box] += weight * (inside - outside)
-        deviation[box] = np.sqrt(weight * variance + (1 - weight) * deviation[box] ** 2)
-        component = NDData(
-            light,
-            unit=image.unit,
-            mask=None if image.mask is None else image.mask.copy(),
-            uncertainty=StdDevUncertainty(deviation, copy=False),
-            wcs=None if image.wcs is None else image.wcs.deepcopy(),
-            meta=dict(image.meta),
-        )
-        return to_original_shape(component)
+        variance = weight * expected**2 + (weight * fraction**2 + 1 - weight) * deviation**2
+        return weight * (inside - sky), sky, variance
 
     def _in_sky(self, fraction, blend):
         """Return the median fraction of the light where there is nothing but sky, by band.
