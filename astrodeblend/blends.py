@@ -1,6 +1,7 @@
 """Blends with known truth from a folder of galaxies, which anyone can make again."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,43 @@ from astropy.table import QTable
 from tqdm import tqdm
 
 from astrodeblend.images import write_fits
-from astrodeblend.simulate import Draw, Recipe, Simulator, find_images, get_recipe, read_images
+from astrodeblend.metrics import isophote, moments
+from astrodeblend.simulate import (
+    Draw,
+    Recipe,
+    Rendering,
+    Simulator,
+    find_images,
+    get_recipe,
+    image_width,
+    read_images,
+)
+from astrodeblend.texture import occluded
 
-__all__ = ["BRANCHES", "PAPER_BLENDS", "BlendSet", "draw_blends"]
+__all__ = [
+    "BRANCHES",
+    "PAPER_BLENDS",
+    "BlendSet",
+    "draw_blends",
+    "flux_ratio",
+    "overlap",
+    "read_blends",
+]
 
 #: Blends in the paper's test set; each takes two galaxies that no other blend has.
 PAPER_BLENDS = 3200
 #: The components of a blend, in their order in every array.
 BRANCHES = ("central", "companion")
+#: From so many galaxies on they are used again, to make as many blends as the paper has.
+_MANY = 40
 
 
 @dataclass(frozen=True, eq=False)
 class BlendSet:
     """Blends that anyone can make again: which galaxies, and how they were perturbed.
 
-    Made by `draw_blends`.
+    Made by `draw_blends` or `read_blends`; indexed by a slice or an array, it is a part of
+    the same blends.
 
     Attributes
     ----------
@@ -31,6 +54,8 @@ class BlendSet:
         Where the images are.
     paths : tuple of pathlib.Path
         The images that are used.
+    width : int
+        Width in pixels of the grid that all images are put on.
     split : str or None
         Which part of the folder they are.
     recipe : Recipe
@@ -43,6 +68,7 @@ class BlendSet:
 
     folder: Path
     paths: tuple[Path, ...]
+    width: int
     split: str | None
     recipe: Recipe
     seed: int
@@ -51,54 +77,92 @@ class BlendSet:
     def __len__(self):
         return len(self.draw)
 
+    def __getitem__(self, key):
+        return replace(self, draw=self.draw[key])
+
+    @property
+    def galaxies(self):
+        """How many galaxies the blends are of."""
+        return len(np.unique([self.draw.central, self.draw.companion]))
+
     @property
     def uses(self):
-        """How many blends a galaxy is part of, at most."""
-        both = np.concatenate([self.draw.central, self.draw.companion])
-        return int(np.bincount(both).max())
+        """In how many blends a galaxy is, at least and at most: a tuple of two numbers."""
+        times = np.bincount(np.concatenate([self.draw.central, self.draw.companion]))
+        times = times[times > 0]
+        return int(times.min()), int(times.max())
+
+    @property
+    def separation(self):
+        """Distance of the two galaxies' centres in stamp pixels, shape (n,)."""
+        zoom = 1 if self.draw.zoom is None else self.draw.zoom
+        return zoom * np.hypot(*self.draw.shift.T) / self.recipe.factor
+
+    @property
+    def sky(self):
+        """Level of the sky in the images of a blend, shape (n, bands) or (n, 1)."""
+        if self.draw.pedestal is None:
+            return np.zeros((len(self), 1))
+        return np.minimum(self.draw.gain * self.draw.pedestal[:, None], 1)
+
+    @property
+    def subfolders(self):
+        """The folder's sub-folder that each galaxy's file is in, shape (n, 2); empty if none."""
+        names = [path.relative_to(self.folder).parts for path in self.paths]
+        names = np.array([parts[0] if len(parts) > 1 else "" for parts in names])
+        return names[np.stack([self.draw.central, self.draw.companion], axis=1)]
 
     def __str__(self):
         part = "all images" if self.split is None else f"split {self.split!r}"
-        times = "each once" if self.uses == 1 else f"each up to {self.uses} times"
+        least, most = self.uses
+        times = "once" if most == 1 else f"{most} times"
+        if least < most:
+            times = f"{least} to {most} times"
         return (
-            f"{len(self)} blends of {len(self.paths)} galaxies, {times}; {part} of {self.folder}, "
-            f"recipe {self.recipe.name}, seed {self.seed}"
+            f"{len(self)} blends of {self.galaxies} galaxies, each {times}; "
+            f"{part} of {self.folder}, recipe {self.recipe.name}, seed {self.seed}"
         )
 
     def batches(self, size=64, *, progress=False):
-        """Make the blends, some at a time.
+        """Make the blends, some at a time; only their images are in memory.
 
         Parameters
         ----------
         size : int, optional
             How many at a time.
         progress : bool, optional
-            Show progress bars.
+            Show a progress bar.
 
         Yields
         ------
         blend, isolated : numpy.ndarray
             Shapes (n, bands, s, s) and (n, 2, bands, s, s), float32 from 0 to 1, central first.
         """
-        simulator = Simulator(read_images(self.paths, progress=progress), self.recipe)
         with tqdm(total=len(self), unit="blend", desc="blends", disable=not progress) as bar:
             for start in range(0, len(self), size):
-                part = self.draw[start : start + size]
-                blend, isolated = simulator(part)
+                draw = self.draw[start : start + size]
+                used, where = np.unique([draw.central, draw.companion], return_inverse=True)
+                images = read_images([self.paths[k] for k in used], width=self.width)
+                central, companion = where.reshape(2, -1)
+                simulator = Simulator(images, self.recipe)
+                blend, isolated = simulator(replace(draw, central=central, companion=companion))
                 yield blend.numpy(), isolated.numpy()
-                bar.update(len(part))
+                bar.update(len(draw))
 
     def to_table(self):
-        """List the blends.
+        """List the blends, with all it takes to make them again from the same folder.
 
         Returns
         -------
         `~astropy.table.QTable`
             One row per blend: files of ``central`` and ``companion`` relative to the folder,
             blending ``mode``, and the perturbation as `astrodeblend.simulate.Draw` has it.
+            `read_blends` reads it from a file.
         """
         names = np.array([path.relative_to(self.folder).as_posix() for path in self.paths])
-        table = QTable(meta={**self.meta, "folder": str(self.folder)})
+        definition = json.loads(json.dumps(asdict(self.recipe)))  # lists for tuples
+        meta = {"folder": str(self.folder), "width": self.width, "definition": definition}
+        table = QTable(meta=self.meta | meta)
         for name, values in vars(self.draw).items():
             if values is None:
                 continue
@@ -167,8 +231,8 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
     recipe : str or Recipe, optional
         What blends.
     number : int, optional
-        How many. Default: as many as can be had with each galaxy used once, at most the
-        paper's 3,200.
+        How many. Default: the paper's 3,200; of fewer than 40 galaxies as many as can be had
+        with each used once.
     seed : int, optional
         The same seed, images and number give the same blends.
 
@@ -186,7 +250,7 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
     if len(paths) < 2:
         raise ValueError(f"{str(folder)!r} holds 1 image; a blend takes two galaxies")
     if number is None:
-        number = min(PAPER_BLENDS, len(paths) // 2)
+        number = PAPER_BLENDS if len(paths) >= _MANY else len(paths) // 2
     if number < 1:
         raise ValueError(f"number={number}: give at least 1 blend")
     rng = np.random.default_rng(seed)
@@ -197,12 +261,148 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
     pairs = np.concatenate(pairs)[:number]
     used, pairs = np.unique(pairs, return_inverse=True)  # images that no blend needs stay unread
     central, companion = pairs.reshape(-1, 2).T
+    paths = tuple(paths[k] for k in used)
     draw = recipe.draw(rng, number, len(used))
     return BlendSet(
         folder=Path(folder),
-        paths=tuple(paths[k] for k in used),
+        paths=paths,
+        width=max(map(image_width, paths)),
         split=split,
         recipe=recipe,
         seed=seed,
         draw=replace(draw, central=central, companion=companion),
     )
+
+
+def read_blends(path, folder):
+    """Read a list of blends, to make the very same again.
+
+    Parameters
+    ----------
+    path : str or path-like
+        ECSV file with what `BlendSet.to_table` gives, such as the ``blends.ecsv`` that
+        ``astrodeblend evaluate`` writes. Further columns are ignored; rows may be left out.
+    folder : str or path-like
+        Where the images are.
+
+    Returns
+    -------
+    BlendSet
+
+    Raises
+    ------
+    FileNotFoundError
+        If the list does not exist, or an image in it is not in the folder.
+    ValueError
+        If the file is no such list.
+    """
+    path, folder = Path(path), Path(folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"the list of blends {str(path)!r} does not exist")
+    try:
+        table = QTable.read(path, format="ascii.ecsv")
+        if not len(table):
+            raise ValueError("it has no rows")
+        definition = dict(table.meta["definition"])
+        if definition["rendering"] is not None:
+            definition["rendering"] = Rendering(**_tuples(definition["rendering"]))
+        recipe = Recipe(**_tuples(definition))
+        columns = {field.name: np.array(table[field.name]) for field in _columns(table)}
+        columns["mode"] = np.array([recipe.modes.index(mode) for mode in columns["mode"]])
+        split = None if table.meta["split"] == "all" else table.meta["split"]
+        seed, width = int(table.meta["seed"]), int(table.meta["width"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a list of blends ({error}); give a blends.ecsv that "
+            "'astrodeblend evaluate --out' has written"
+        ) from error
+    names, where = np.unique([columns[name] for name in BRANCHES], return_inverse=True)
+    paths = tuple(folder / name for name in names)
+    missing = [each for each in paths if not each.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(paths)} images in {str(path)!r} are not in "
+            f"{str(folder)!r}, such as {str(missing[0])!r}; give the folder it was made from"
+        )
+    columns |= dict(zip(BRANCHES, where.reshape(2, -1), strict=True))
+    return BlendSet(folder, paths, width, split, recipe, seed, Draw(**columns))
+
+
+def flux_ratio(isolated, *, fraction=0.1):
+    r"""How much fainter the companion is than the central galaxy, in magnitudes.
+
+    :math:`-2.5 \log_{10}(F_\mathrm{companion} / F_\mathrm{central})`, positive where the
+    companion is the fainter one. A galaxy's F is the sum of its image over bands and pixels
+    in its own footprint, `astrodeblend.metrics.isophote`. Values of pictures are not
+    proportional to flux, so neither are these quite magnitudes.
+
+    Parameters
+    ----------
+    isolated : array_like
+        The truth, shape (..., 2, bands, y, x), central first, sky near zero.
+    fraction : float, optional
+        Down to which fraction of its peak a galaxy's footprint goes.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (...); NaN where either has no light.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another, or ``fraction`` is not between 0 and 1.
+    """
+    isolated = _pairs(isolated)
+    flux = moments(isolated, isophote(isolated, fraction=fraction)).flux
+    flux = np.where(flux > 0, flux, np.nan)
+    return -2.5 * np.log10(flux[..., 1] / flux[..., 0])
+
+
+def overlap(isolated, *, fraction=0.1):
+    """Share of each galaxy's light that lies where the other one is brighter.
+
+    Flux on the pixels that are `astrodeblend.texture.occluded` over flux in the galaxy's own
+    footprint, `astrodeblend.metrics.isophote`, both the sum over bands. So 0 is a galaxy that
+    outshines the other wherever it is, and 1 one that the other outshines everywhere. In mode
+    ``max`` it is the share of the galaxy that the blend does not show.
+
+    Parameters
+    ----------
+    isolated : array_like
+        The truth, shape (..., 2, bands, y, x), central first, sky near zero.
+    fraction : float, optional
+        Down to which fraction of its peak a galaxy's footprint goes.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (..., 2); NaN for a galaxy that has no light.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another, or ``fraction`` is not between 0 and 1.
+    """
+    isolated = _pairs(isolated)
+    hidden = moments(isolated, occluded(isolated, fraction=fraction)).flux
+    flux = moments(isolated, isophote(isolated, fraction=fraction)).flux
+    return hidden / np.where(flux > 0, flux, np.nan)
+
+
+def _pairs(isolated):
+    isolated = np.asarray(isolated, dtype=float)
+    if isolated.ndim < 4 or isolated.shape[-4] != 2:
+        raise ValueError(f"isolated has shape {isolated.shape}; give (..., 2, bands, y, x)")
+    return isolated
+
+
+def _tuples(values):
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _columns(table):
+    """Yield the fields of a draw that a list has; only those of re-rendering may be missing."""
+    for field in fields(Draw):
+        if field.name in table.colnames or field.default is MISSING:
+            yield field

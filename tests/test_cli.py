@@ -416,7 +416,7 @@ class TestEvaluate:
         table = QTable.read(out / "table.ecsv")
         assert set(table["metric"]) == {"psnr", "ssim", "ssim_reiman2019"}
         assert len(QTable.read(out / "blends.ecsv")) == 4
-        assert "table.ecsv, blends.ecsv" in refused(*arguments)
+        assert "table.ecsv, bins.ecsv, " in refused(*arguments)
         assert invoke(*arguments, "--overwrite").stdout == result.stdout
 
     def test_the_split_val_is_taken_if_there_is_one(self, galaxies, tiny_model, tmp_path):

@@ -1,13 +1,23 @@
 """The paper's table."""
 
+import json
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.table import QTable
+from click.testing import CliRunner
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from astrodeblend import Deblender
-from astrodeblend.blends import draw_blends
-from astrodeblend.evaluate import METRICS, PUBLISHED, STATISTICS, evaluate
+from astrodeblend.blends import draw_blends, flux_ratio, overlap, read_blends
+from astrodeblend.cli import main
+from astrodeblend.evaluate import FILES, METRICS, evaluate
+from astrodeblend.networks import build, describe
+from astrodeblend.report import BINS, PUBLISHED, STATISTICS, summary_of
+from astrodeblend.texture import Texture
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +28,14 @@ def deblender(tiny_model):
 @pytest.fixture(scope="module")
 def evaluation(deblender, galaxies):
     return evaluate(deblender, draw_blends(galaxies, seed=3))
+
+
+@pytest.fixture(scope="module")
+def written(evaluation, tmp_path_factory):
+    """Return the folder that an evaluation was written to."""
+    folder = tmp_path_factory.mktemp("evaluation") / "scores"
+    evaluation.write(folder)
+    return folder
 
 
 class TestEvaluate:
@@ -41,7 +59,7 @@ class TestEvaluate:
 
     def test_the_table(self, evaluation):
         table = evaluation.to_table()
-        assert table.colnames == ["metric", "of", *STATISTICS]
+        assert table.colnames == ["metric", "of", "number", *STATISTICS]
         assert list(table["of"][:4]) == ["components", "central", "companion", "blend itself"]
         rows = {(row["metric"], row["of"]): row for row in table}
         assert len(rows) == 4 * len(METRICS)
@@ -50,6 +68,9 @@ class TestEvaluate:
             assert both["mean"] == pytest.approx(scores.mean())
             assert both["variance"] == pytest.approx(scores.var())
             assert both["min"] == scores.min()
+            assert both["p1"] == pytest.approx(np.percentile(scores, 1))
+            assert both["number"] == 8
+            assert rows[metric, "central"]["number"] == 4
             assert rows[metric, "companion"]["median"] == np.median(scores[:, 1])
         assert table.meta["sha256"] == evaluation.sha256
         assert (table.meta["recipe"], table.meta["split"], table.meta["seed"]) == (
@@ -64,25 +85,174 @@ class TestEvaluate:
             assert f"{evaluation.scores[metric].mean():.2f}" in text
         for value in PUBLISHED["psnr"].values():
             assert f"{value:.2f}" in text
-        assert len({len(line) for line in text.splitlines() if line.startswith("  ")}) == 1
+        rows = text.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+        assert len({len(line) for line in rows if line.startswith("  ")}) == 1
 
-    def test_the_files(self, evaluation, tmp_path):
-        evaluation.write(tmp_path)
-        table = QTable.read(tmp_path / "table.ecsv")
-        assert table.meta["model"] == "tiny"
-        np.testing.assert_array_equal(table["mean"], evaluation.to_table()["mean"])
-        blends = QTable.read(tmp_path / "blends.ecsv")
-        np.testing.assert_allclose(blends["psnr_companion"], evaluation.scores["psnr"][:, 1])
-        assert list(blends["central"]) == list(evaluation.blends.to_table()["central"])
+    def test_subfolders_have_rows(self, deblender, galaxies, tmp_path):
+        for k, path in enumerate(sorted(galaxies.iterdir())):
+            below = tmp_path / ("one" if k < 3 else "two")
+            below.mkdir(exist_ok=True)
+            shutil.copy(path, below)
+        evaluation = evaluate(deblender, draw_blends(tmp_path, number=7), examples=1)
+        listed = evaluation.to_blend_table()
+        expected = {"one": [], "two": []}
+        for row in listed:
+            for name in ("central", "companion"):
+                expected[row[name].partition("/")[0]].append(row[f"psnr_{name}"])
+        table = evaluation.to_table()
+        for name, scores in expected.items():
+            (row,) = table[(table["metric"] == "psnr") & (table["of"] == name)]
+            assert row["number"] == len(scores)
+            assert row["mean"] == pytest.approx(np.mean(scores))
+        assert "  two  " in str(evaluation)
+
+    def test_bins(self, evaluation):
+        table = evaluation.to_bin_table()
+        listed = evaluation.to_blend_table()
+        pairs = [(row, name) for row in listed for name in ("central", "companion")]
+        for quantity in BINS:
+            rows = table[(table["quantity"] == quantity) & (table["metric"] == "ssim")]
+            whole = rows[rows["of"] == "components"]
+            assert whole["number"].sum() == 8
+            for each in whole:
+                scores, values = [], []
+                for row, name in pairs:
+                    column = f"overlap_{name}" if quantity == "overlap" else quantity
+                    if each["low"] <= row[column] < each["high"]:
+                        scores.append(row[f"ssim_{name}"])
+                        values.append(row[column])
+                assert each["number"] == len(scores)
+                assert each["mean"] == pytest.approx(np.mean(scores))
+                assert each["middle"] == pytest.approx(np.median(values))
+            central = rows[rows["of"] == "central"]
+            assert central["number"].sum() == 4
+            mean = np.average(central["mean"], weights=central["number"])
+            assert mean == pytest.approx(evaluation.scores["ssim"][:, 0].mean())
+
+    def test_properties_are_those_of_the_truth(self, deblender, galaxies):
+        """In re-rendered pictures too, whose sky is bright."""
+        blends = draw_blends(galaxies, recipe="varied", number=6)
+        evaluation = evaluate(deblender, blends, examples=1)
+        _, isolated = next(blends.batches())
+        light = isolated - blends.sky[:, None, :, None, None]
+        np.testing.assert_allclose(evaluation.properties["flux_ratio"], flux_ratio(light))
+        np.testing.assert_allclose(evaluation.properties["overlap"], overlap(light))
+        np.testing.assert_array_equal(evaluation.properties["separation"], blends.separation)
+
+    def test_errors_resample_blends(self, evaluation):
+        """Components that always agree are worth one measurement, not two."""
+        number = 400
+        blends = draw_blends(evaluation.blends.folder, number=number)
+        drawn = np.random.default_rng(1).normal(30, 3, number)
+        scores = {"psnr": np.stack([drawn, drawn], axis=1)}
+        properties = {
+            "separation": np.full(number, 10.0),
+            "flux_ratio": np.full(number, 0.5),
+            "overlap": np.stack([np.full(number, 0.2), np.full(number, np.nan)], axis=1),
+        }
+        other = replace(
+            evaluation, blends=blends, scores=scores, blend_scores=scores, properties=properties
+        )
+        expected = pytest.approx(drawn.std() / np.sqrt(number), rel=0.2)
+        table = other.to_table()
+        assert list(table["error"][:3]) == [expected] * 3
+        bins = other.to_bin_table()
+        assert set(bins["quantity"]) == set(BINS)
+        assert list(bins["error"]) == [expected] * len(bins)
+        hidden = bins[bins["quantity"] == "overlap"]
+        numbers = {row["of"]: row["number"] for row in hidden}
+        assert numbers == {"components": number, "central": number, "blend itself": number}
+
+    def test_texture(self, deblender, evaluation):
+        blend, isolated = next(evaluation.blends.batches())
+        expected = Texture.of(deblender.deblend_arrays(blend), isolated)
+        table = evaluation.to_texture_table()
+        assert list(table["of"]) == ["components", "central", "companion"]
+        np.testing.assert_allclose(table["power_ratio"][0], expected.power_ratio)
+        np.testing.assert_allclose(
+            table["median_power_ratio"][2], expected[:, 1].median_power_ratio
+        )
+        assert table["occluded_psnr"][1] == pytest.approx(expected[:, 0].occluded_psnr, nan_ok=True)
+        assert len(table.meta["frequencies"]) == table["power_ratio"].shape[1]
+
+    def test_examples(self, deblender, galaxies):
+        blends = draw_blends(galaxies, number=9)
+        evaluation = evaluate(deblender, blends, examples=3)
+        mean = evaluation.scores["psnr"].mean(axis=1)
+        worst, good = evaluation.failures, evaluation.successes
+        np.testing.assert_array_equal(worst.index, np.argsort(mean)[:3])
+        assert (mean[good.index] >= np.median(mean)).all()
+        again = evaluate(deblender, blends, examples=3).successes
+        np.testing.assert_array_equal(again.index, good.index)
+        for each in (worst, good):
+            score = METRICS["psnr"](each.components, each.isolated)
+            np.testing.assert_allclose(score, evaluation.scores["psnr"][each.index], rtol=1e-5)
+            np.testing.assert_array_equal(each.blend, each.isolated.max(axis=1))
+        with pytest.raises(ValueError, match="examples=0"):
+            evaluate(deblender, blends, examples=0)
+
+    def test_the_cost_is_that_counted_by_hand(self, deblender, galaxies):
+        """Of the paper's network: (window x features in x features out) for each pixel."""
+        blocks, branch_blocks, features = 2, 1, 8
+        network = build(
+            "reiman2019", width=features, root_blocks=blocks, branch_blocks=branch_blocks
+        )
+        card = replace(deblender.card, network=describe(network), name="small")
+        evaluation = evaluate(Deblender(network, card), draw_blends(galaxies, number=1), examples=1)
+        first = last = 81 * 3 * features
+        block = 2 * 9 * features**2
+        root = first + blocks * block + 9 * features**2
+        branch = branch_blocks * block + last
+        assert evaluation.cost["gmac"] * 1e9 == pytest.approx(80**2 * (root + 2 * branch))
+        parameters = sum(p.numel() for p in network.parameters())
+        assert evaluation.cost["parameters"] == parameters
+
+    def test_the_files(self, evaluation, deblender, written):
+        assert sorted(path.name for path in written.iterdir()) == sorted(FILES)
+        for name, expected in (
+            ("table", evaluation.to_table()),
+            ("bins", evaluation.to_bin_table()),
+            ("texture", evaluation.to_texture_table()),
+            ("blends", evaluation.to_blend_table()),
+        ):
+            table = QTable.read(written / f"{name}.ecsv")
+            assert table.meta["model"] == "tiny"
+            assert table.colnames == expected.colnames
+            for column in table.colnames:
+                np.testing.assert_array_equal(table[column], expected[column])
+        for path in written.glob("*.png"):
+            with Image.open(path) as image:
+                assert min(image.size) > 200
+        again = evaluate(deblender, read_blends(written / "blends.ecsv", evaluation.blends.folder))
+        for metric, scores in evaluation.scores.items():
+            np.testing.assert_array_equal(again.scores[metric], scores)
         with pytest.raises(FileExistsError, match="exists"):
+            evaluation.write(written)
+
+    def test_json_holds_what_is_printed(self, evaluation, written):
+        def refuse(name):
+            raise AssertionError(f"{name} is not JSON")
+
+        text = (written / "scores.json").read_text()
+        content = json.loads(text, parse_constant=refuse)
+        assert content["model"] == "tiny"
+        assert content["sha256"] == evaluation.sha256
+        assert (content["recipe"], content["split"], content["seed"]) == ("reiman2019", "all", 3)
+        assert set(content["versions"]) == {"astrodeblend", "torch"}
+        assert content["cost"]["gmac"] > 0
+        assert content["table"][0]["mean"] == evaluation.to_table()["mean"][0]
+        assert content["bins"][0]["high"] == evaluation.to_bin_table()["high"][0]
+        assert content["bins"][-1]["high"] is None or np.isfinite(content["bins"][-1]["high"])
+
+    def test_all_files_or_none(self, evaluation, tmp_path):
+        (tmp_path / "failures.png").mkdir()  # the last file cannot be written
+        with pytest.raises(IsADirectoryError):
             evaluation.write(tmp_path)
-        evaluation.write(tmp_path, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["failures.png"]
+        with pytest.raises(FileNotFoundError):
+            evaluation.write(tmp_path / "no" / "where")
 
     def test_a_model_of_another_kind(self, deblender, galaxies):
-        from dataclasses import replace
-
-        from astrodeblend.networks import build
-
         card = replace(deblender.card, scaling="flux", name="survey")
         other = Deblender(build(**card.network), card)
         with pytest.raises(ValueError, match=r"'survey' works on .* choose a model for R, G, B"):
@@ -98,3 +268,54 @@ def test_scores_go_on_the_card(evaluation, deblender):
         assert scores[name]["mean"] == pytest.approx(values.mean(), abs=1e-4)
     other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum"))
     assert set(other.on_card(card).scores) == {"reiman2019 on all", "sum on all"}
+    assert scores["psnr"]["p1"] == pytest.approx(
+        np.percentile(evaluation.scores["psnr"], 1), abs=1e-4
+    )
+
+
+def test_summary(evaluation, deblender):
+    other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum", number=2))
+    header, *lines = summary_of([evaluation, other]).splitlines()
+    assert [line.split()[0] for line in lines] == ["reiman2019", "sum"]
+    assert len({len(line) for line in (header, *lines)}) == 1
+    assert f"{other.scores['psnr'].mean():.2f}" in lines[1]
+    assert f"{evaluation.blend_scores['psnr'].mean():.2f}" in lines[0]
+
+
+class TestCommand:
+    def run(self, *arguments, code=0):
+        result = CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+        assert result.exit_code == code, result.output
+        return result
+
+    def test_several_recipes(self, galaxies, tiny_model, tmp_path):
+        model = tmp_path / "model.safetensors"
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(tiny_model.with_suffix(suffix), model.with_suffix(suffix))
+        out = tmp_path / "scores"
+        arguments = [
+            "--model", model, "--data", galaxies, "-n", 3, "--out", out, "--card",
+            "--recipe", "reiman2019", "--recipe", "max_sum", "--recipe", "reiman2019",
+        ]  # fmt: skip
+        text = self.run(*arguments).stdout
+        assert sorted(path.name for path in out.iterdir()) == ["max_sum", "reiman2019"]
+        for recipe in ("max_sum", "reiman2019"):
+            assert sorted(path.name for path in (out / recipe).iterdir()) == sorted(FILES)
+            assert f"recipe {recipe}, seed 1" in text
+        scores = json.loads(model.with_suffix(".json").read_text())["scores"]
+        assert set(scores) == {"reiman2019 on all", "max_sum on all"}
+        assert set(scores["max_sum on all"]["psnr"]) >= {"mean", "p1"}
+        assert "holds table.ecsv" in self.run(*arguments, code=2).stderr
+
+    def test_a_list_of_blends(self, galaxies, tiny_model, tmp_path):
+        model = ("--model", tiny_model, "--data", galaxies)
+        self.run(*model, "--recipe", "sum", "-n", 3, "--seed", 9, "--out", tmp_path / "one")
+        listed = (*model, "--blends", tmp_path / "one" / "blends.ecsv")
+        self.run(*listed, "--out", tmp_path / "two")
+        for name in FILES[:4]:
+            one, two = ((tmp_path / run / name).read_text() for run in ("one", "two"))
+            assert one == two
+        sentence = self.run(*listed, "--seed", 2, "--recipe", "sum", code=2).stderr
+        assert "leave --recipe and --seed out" in sentence
+        sentence = self.run(*model, "--blends", tmp_path / "none.ecsv", code=2).stderr
+        assert "none.ecsv' does not exist" in sentence

@@ -18,6 +18,8 @@ LAYERS = [
     "cli",
     "demo",
     "evaluate",
+    "figures",
+    "report",
     "blends",
     "deblender",
     "training",
@@ -38,6 +40,7 @@ LAYERS = [
 WITHOUT_TORCH = [
     "apportion",
     "detect",
+    "figures",
     "files",
     "images",
     "metrics",

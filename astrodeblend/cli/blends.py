@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from . import options
 
@@ -50,8 +51,10 @@ def simulate(images, split, recipe, number, seed, out, plot, overwrite):
 
 @click.command(
     epilog=options.examples(
-        "astrodeblend evaluate --model galaxyzoo --split val --data galaxies",
-        "astrodeblend evaluate --model run/model.safetensors --data galaxies --out scores",
+        "astrodeblend evaluate --model galaxyzoo --split test --data galaxies",
+        "astrodeblend evaluate --model run/model.safetensors --data galaxies -n 300 --out scores",
+        "astrodeblend evaluate --data galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
+        "astrodeblend evaluate --data galaxies --blends scores/blends.ecsv",
     )
 )
 @options.model
@@ -61,46 +64,119 @@ def simulate(images, split, recipe, number, seed, out, plot, overwrite):
     metavar="S",
     help="Part of them, by splits.csv in DIR. Default: val if there is that table, else all.",
 )
-@options.recipe
+@click.option(
+    "--recipe",
+    "recipes",
+    type=click.Choice(options.RECIPES),
+    multiple=True,
+    default=("reiman2019",),
+    show_default=True,
+    help="What blends to make. May be given several times.",
+)
 @click.option(
     "-n",
     "--number",
     type=click.IntRange(min=1),
-    help="How many blends. Default: as many as there are with each galaxy used once, at most "
-    "3200 as in the paper. With more, galaxies are used again.",
+    help="How many blends. Default: 3200, as in the paper; galaxies are used again, all as often, "
+    "if there are too few. Of fewer than 40 galaxies: each once.",
 )
 @options.seed
-@click.option("--out", metavar="FOLDER", help="Also write the table and all scores there (ECSV).")
+@click.option(
+    "--blends",
+    "listed",
+    metavar="LIST",
+    help="Make the blends of this list, a blends.ecsv from --out, instead of drawing any.",
+)
+@click.option(
+    "--out", metavar="FOLDER", help="Also write there; with several recipes, a folder for each."
+)
 @click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
 @options.overwrite
 @options.device
-def evaluate(model, data, split, recipe, number, seed, out, card, overwrite, device):
-    """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019).
+@click.pass_context
+def evaluate(
+    context, model, data, split, recipes, number, seed, listed, out, card, overwrite, device
+):
+    """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019), and more.
 
-    Prints mean, median, maximum, minimum and variance of PSNR (dB), of ssim_reiman2019 (the
-    paper's lenient scale) and of ssim (the strict one), over both components, for each branch,
-    for the blend taken as it is, and what the paper has.
+    Prints mean and its error, median, maximum, minimum, variance and 1st percentile (p1) of
+    PSNR (dB), of ssim_reiman2019 (the paper's lenient scale) and of ssim (the strict one),
+    over both components, for each branch and sub-folder of DIR, for the blend taken as it is,
+    and what the paper has; means by separation, flux ratio and overlap; and how rough
+    components are beside the truth.
+
+    --out writes all of it to FOLDER: tables and the list of blends (ECSV), scores.json, and
+    figures (PNG) of distributions, bins, power, successes and failures.
     """
-    from astrodeblend.blends import draw_blends
+    from astrodeblend.blends import draw_blends, read_blends
     from astrodeblend.evaluate import FILES
     from astrodeblend.evaluate import evaluate as score
+    from astrodeblend.report import summary_of
     from astrodeblend.weights import read_card, write_card
 
     if card and not model.endswith(".safetensors"):
         raise ValueError(f"--card writes beside the weights; give them as a file, not {model!r}")
+    if listed is not None:
+        _refuse_beside_a_list(context)
     if split is None and (Path(data) / "splits.csv").is_file():
         split = "val"
-    if out is not None:
-        options.check_folder(out, FILES, overwrite=overwrite)
-    blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
-    evaluation = score(options.load_model(model, device), blends, progress=True)
-    click.echo(str(evaluation))
+    recipes = tuple(dict.fromkeys(recipes))
+    folders = _folders(out, recipes, FILES, overwrite=overwrite)
+    deblender = options.load_model(model, device)
+    if listed is not None:
+        sets = [read_blends(listed, data)]
+    else:
+        sets = [
+            draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
+            for recipe in recipes
+        ]
+    evaluations = []
+    for blends, folder in zip(sets, folders, strict=True):
+        evaluation = score(deblender, blends, progress=True)
+        evaluations.append(evaluation)
+        click.echo(str(evaluation))
+        if folder is not None:
+            folder.parent.mkdir(exist_ok=True)
+            evaluation.write(folder, overwrite=overwrite)
+            click.echo(f"wrote {', '.join(FILES)} to {folder}")
+        click.echo()
+    if len(evaluations) > 1:
+        click.echo(summary_of(evaluations))
     if card:
-        write_card(model, evaluation.on_card(read_card(model)))
+        content = read_card(model)
+        for evaluation in evaluations:
+            content = evaluation.on_card(content)
+        write_card(model, content)
         click.echo(f"wrote the scores into the card of {model}")
-    if out is not None:
-        evaluation.write(out, overwrite=overwrite)
-        click.echo(f"wrote {' and '.join(str(Path(out) / name) for name in FILES)}")
+
+
+def _refuse_beside_a_list(context):
+    """Refuse options that say what a list of blends says already."""
+    given = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name in ("split", "recipes", "number", "seed")
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ValueError(
+            f"--blends says which blends to make; leave {' and '.join(given)} out, or --blends"
+        )
+
+
+def _folders(out, recipes, names, *, overwrite):
+    """Return where to write for each recipe, None for nowhere; refuse what cannot be written."""
+    if out is None:
+        return [None] * len(recipes)
+    if len(recipes) == 1:
+        options.check_folder(out, names, overwrite=overwrite)
+        return [Path(out)]
+    options.check_folder(out, (), overwrite=overwrite)
+    folders = [Path(out) / recipe for recipe in recipes]
+    for folder in folders:
+        if folder.exists():
+            options.check_folder(folder, names, overwrite=overwrite)
+    return folders
 
 
 def _draw(blend, isolated, path):

@@ -1,0 +1,106 @@
+"""Figures show what they are given, legibly."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy.table import QTable
+
+from astrodeblend import figures
+from astrodeblend.metrics import psnr
+
+
+def words(figure):
+    """Return all texts of a figure."""
+    return [text.get_text() for text in figure.findobj(match=lambda a: hasattr(a, "get_text"))]
+
+
+def examples(number, size=80):
+    rng = np.random.default_rng(3)
+    isolated = rng.random((number, 2, 3, size, size))
+    components = (isolated + rng.normal(0, 0.05, isolated.shape)).clip(0, 1)
+    return SimpleNamespace(
+        index=np.arange(number) + 100,
+        blend=isolated.max(axis=1),
+        isolated=isolated,
+        components=components,
+    )
+
+
+class TestPanels:
+    def test_each_component_has_its_psnr(self):
+        given = examples(4)
+        figure = figures.panels(given, title="four", across=2)
+        shown = words(figure)
+        for index, scores in zip(given.index, psnr(given.components, given.isolated), strict=True):
+            assert str(index) in shown
+            for score in scores:
+                assert f"{score:.1f} dB" in shown
+        assert shown.count("deblended\ncompanion") == 2
+
+    @pytest.mark.parametrize("number", [1, 5, 24])
+    def test_texts_are_apart_and_inside(self, number):
+        figure = figures.panels(examples(number), title="galaxyzoo on 3200 blends, worst first")
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+        width, height = figure.bbox.size
+        for k, box in enumerate(boxes):
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= width
+            assert box.y1 <= height
+            assert not any(box.overlaps(other) for other in boxes[:k])
+
+    def test_pixels_are_where_the_columns_say(self):
+        given = examples(1)
+        (picture,) = figures.panels(given, title="one").axes[0].images
+        canvas = np.asarray(picture.get_array())
+        top = canvas.shape[0] - 80
+        for column, expected in enumerate(
+            [*given.isolated[0], given.blend[0], *given.components[0]]
+        ):
+            part = canvas[top:, 82 * column : 82 * column + 80]
+            np.testing.assert_array_equal(part, np.moveaxis(expected, 0, -1))
+
+
+def test_distributions_count_everything():
+    rng = np.random.default_rng(1)
+    scores = {"psnr": rng.normal(34, 2, (50, 2)), "ssim": rng.uniform(0.6, 1, (50, 2))}
+    figure = figures.distributions(scores, {"psnr": 34.61}, title="t")
+    for axes, values in zip(figure.axes, scores.values(), strict=True):
+        for line, branch in zip(axes.patches, values.T, strict=True):
+            steps = line.get_xy()[:, 1]
+            assert steps.max() == np.histogram(branch, np.linspace(
+                values.min(), values.max() + 1e-9, 41
+            ))[0].max()  # fmt: skip
+    assert "the paper's mean 34.61" in words(figure)
+    assert not any("paper" in text for text in words(figure.axes[1]))
+
+
+def test_bins_have_their_errors():
+    rows = [
+        {"quantity": "separation", "metric": metric, "of": of, "middle": x, "mean": 30.0 + x,
+         "error": 0.5 if x < 2 else np.nan}
+        for metric in ("psnr", "ssim") for of in ("central", "companion", "blend itself")
+        for x in (1.0, 2.0)
+    ]  # fmt: skip
+    figure = figures.bins(QTable(rows), {"separation": "in pixels"}, title="t")
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "in pixels"
+    assert len(axes.containers) == 3
+    line, _, (bars,) = axes.containers[0]
+    np.testing.assert_array_equal(line.get_xydata(), [[1, 31], [2, 32]])
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [30.5, 31.5])
+
+
+def test_power_against_frequency():
+    table = QTable(
+        [
+            {"of": of, "power_ratio": [1.0, 0.8], "median_power_ratio": [0.9, 0.5]}
+            for of in ("components", "central", "companion")
+        ],
+        meta={"frequencies": [0.1, 0.3]},
+    )
+    summed, median = figures.power(table, title="t").axes
+    np.testing.assert_array_equal(summed.lines[1].get_xydata(), [[0.1, 1.0], [0.3, 0.8]])
+    np.testing.assert_array_equal(median.lines[3].get_ydata(), [0.9, 0.5])
