@@ -13,7 +13,15 @@ from safetensors.torch import save as to_bytes
 from .files import atomic_path
 from .networks import build, describe
 
-__all__ = ["Card", "list_models", "load_model", "read_card", "save_model", "write_card"]
+__all__ = [
+    "Card",
+    "find_model",
+    "list_models",
+    "load_model",
+    "read_card",
+    "save_model",
+    "write_card",
+]
 
 _SHIPPED = Path(__file__).parent / "models"
 
@@ -72,14 +80,50 @@ def list_models():
     return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
 
 
-def read_card(model):
-    """Return the card of a model.
+def find_model(model):
+    """Return the path of a model's weight file.
 
     Parameters
     ----------
     model : str or path-like
         A name out of `list_models`, or a path to a ``.safetensors`` file with its card (the
         same name, ``.json``) beside it.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If there is no model of that name.
+    FileNotFoundError
+        If the file or its card does not exist.
+    """
+    if isinstance(model, str) and model in list_models():
+        return _SHIPPED / f"{model}.safetensors"
+    path = Path(model)
+    if path.suffix == ".safetensors":
+        for needed in (path, path.with_suffix(".json")):
+            if not needed.is_file():
+                raise FileNotFoundError(
+                    f"model={str(model)!r}: {str(needed)!r} does not exist; a model is a "
+                    ".safetensors file with its card, a .json file of the same name, beside it"
+                )
+        return path
+    raise ValueError(
+        f"model={str(model)!r} is not known; choose one of {', '.join(list_models())}, "
+        "or give a path that ends in .safetensors"
+    )
+
+
+def read_card(model):
+    """Return the card of a model.
+
+    Parameters
+    ----------
+    model : str or path-like
+        As in `find_model`.
 
     Raises
     ------
@@ -88,7 +132,7 @@ def read_card(model):
     FileNotFoundError
         If the file or its card does not exist.
     """
-    return _read_card(_find(model).with_suffix(".json"))
+    return _read_card(find_model(model).with_suffix(".json"))
 
 
 def load_model(model, *, device="cpu"):
@@ -97,7 +141,7 @@ def load_model(model, *, device="cpu"):
     Parameters
     ----------
     model : str or path-like
-        As in `read_card`.
+        As in `find_model`.
     device : str or torch.device, optional
         Where to.
 
@@ -115,7 +159,7 @@ def load_model(model, *, device="cpu"):
     FileNotFoundError
         If the file or its card does not exist.
     """
-    path = _find(model)
+    path = find_model(model)
     card = _read_card(path.with_suffix(".json"))
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -186,7 +230,7 @@ def write_card(model, card):
     Parameters
     ----------
     model : str or path-like
-        As in `read_card`.
+        As in `find_model`.
     card : Card
         The new one, with the network and sha256 of the old one.
 
@@ -195,31 +239,12 @@ def write_card(model, card):
     ValueError
         If the card is of other weights.
     """
-    path = _find(model).with_suffix(".json")
+    path = find_model(model).with_suffix(".json")
     old = _read_card(path)
     if (old.network, old.sha256) != (card.network, card.sha256):
         raise ValueError(f"card is not of the weights beside {str(path)!r}: their hashes differ")
     with atomic_path(path, overwrite=True) as temporary:
         temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
-
-
-def _find(model):
-    """Return the path of a model's weights."""
-    if isinstance(model, str) and model in list_models():
-        return _SHIPPED / f"{model}.safetensors"
-    path = Path(model)
-    if path.suffix == ".safetensors":
-        for needed in (path, path.with_suffix(".json")):
-            if not needed.is_file():
-                raise FileNotFoundError(
-                    f"model={str(model)!r}: {str(needed)!r} does not exist; a model is a "
-                    ".safetensors file with its card, a .json file of the same name, beside it"
-                )
-        return path
-    raise ValueError(
-        f"model={str(model)!r} is not known; choose one of {', '.join(list_models())}, "
-        "or give a path that ends in .safetensors"
-    )
 
 
 def _read_card(path):

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import click
 from sphinx_astropy.conf.v3 import *  # noqa: F403
 from sphinx_astropy.conf.v3 import exclude_patterns, intersphinx_mapping
 
-import astrodeblend
+from astrodeblend.cards import card_text
 from astrodeblend.cli import main
+from astrodeblend.weights import list_models, read_card
 
 HERE = Path(__file__).parent
 
@@ -67,28 +69,31 @@ numpydoc_validation_overrides = {"PR01": [r"Attributes\n\s*-{10}"]}
 numpydoc_validation_exclude = {r"\.Moments\b", r"\.Flag\b"}  # a tuple and an enum
 
 
-PLAIN = str.maketrans({c: rf"\{c}" for c in "*_`|"})  # to the letter, not as markup
-
-
 def write_model_cards(app):
     """Turn the cards of the shipped models into text that docs/models.rst includes."""
-    cards = sorted((Path(astrodeblend.__file__).parent / "models").glob("*.json"))
-    text = "\n".join(model_section(json.loads(card.read_text("utf-8"))) for card in cards)
-    generated("models.txt", text)
+    generated("models.txt", "\n".join(map(model_section, list_models())))
 
 
-def model_section(card):
-    """Return a section of reStructuredText that shows every field of a card."""
-    name = card.pop("name")
-    text = [name, "=" * len(name), "", card.pop("description"), ""]
-    details = {field: card.pop(field) for field, v in [*card.items()] if isinstance(v, dict)}
-    for field, value in card.items():
-        value = ", ".join(value) if isinstance(value, list) else value
-        text += [f":{field}: {value.translate(PLAIN)}"]
-    for field, value in details.items():
-        text += ["", f"{field.replace('_', ' ').capitalize()}:", "", ".. code-block:: json", ""]
-        text += [f"    {line}" for line in json.dumps(value, indent=2).splitlines()]
-    return "\n".join([*text, ""])
+def model_section(name):
+    """Return what `astrodeblend models NAME` prints, then the whole card, folded."""
+    card = json.dumps(asdict(read_card(name)), indent=2)
+    return "\n".join(
+        [
+            card_text(name, markup=True),
+            ".. raw:: html",
+            "",
+            "    <details><summary>The whole card, with all choices of its training</summary>",
+            "",
+            ".. code-block:: json",
+            "",
+            *(f"    {line}" for line in card.splitlines()),
+            "",
+            ".. raw:: html",
+            "",
+            "    </details>",
+            "",
+        ]
+    )
 
 
 def write_command_help(app):

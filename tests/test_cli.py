@@ -318,6 +318,7 @@ class TestBadInput:
                 "'no.json' does not exist",
             ),
             (("models", "galaxyzo"), "'galaxyzo' is not known"),
+            (("models", "--json"), "say of which model"),
             (("demo", "--out", "no/where"), "'no' does not exist"),
         ],
     )
@@ -360,7 +361,8 @@ class TestBadInput:
 
 class TestModels:
     def test_the_card_of_a_file(self, tiny_model):
-        card = json.loads(invoke("models", tiny_model).output)
+        assert "has learned nothing" in invoke("models", tiny_model).output
+        card = json.loads(invoke("models", tiny_model, "--json").output)
         assert card["name"] == "tiny"
         assert len(card["sha256"]) == 64
 

@@ -17,6 +17,7 @@ PACKAGE = Path(astrodeblend.__file__).parent
 LAYERS = [
     "cli",
     "demo",
+    "cards",
     "evaluate",
     "figures",
     "report",

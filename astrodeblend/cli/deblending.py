@@ -65,20 +65,37 @@ def deblend(images, out, model, position, plot, overwrite, device):
     click.echo(written)
 
 
-@click.command(epilog=options.examples("astrodeblend models", "astrodeblend models galaxyzoo"))
+@click.command(
+    epilog=options.examples(
+        "astrodeblend models",
+        "astrodeblend models galaxyzoo",
+        "astrodeblend models runs/mine/model.safetensors --json",
+    )
+)
 @click.argument("name", required=False, metavar="[NAME|PATH]")
-def models(name):
-    """List the models in the package, or print the card of one."""
+@click.option("--json", "as_json", is_flag=True, help="Print the whole card, as it is kept.")
+def models(name, as_json):
+    """List the models in the package, or print the card of one.
+
+    A card says what a model is, how it was trained and what that cost, what it scores, and
+    what it is known to fail at.
+    """
     if name is None:
+        if as_json:
+            raise ValueError("--json prints one card; say of which model")
         from astrodeblend import Deblender
 
         click.echo(options.table_text(Deblender.models()))
-        return
-    from dataclasses import asdict
+    elif as_json:
+        from dataclasses import asdict
 
-    from astrodeblend.weights import read_card
+        from astrodeblend.weights import read_card
 
-    click.echo(json.dumps(asdict(read_card(name)), indent=2))
+        click.echo(json.dumps(asdict(read_card(name)), indent=2))
+    else:
+        from astrodeblend.cards import card_text
+
+        click.echo(card_text(name).rstrip())
 
 
 @click.command(epilog=options.examples("astrodeblend demo", "astrodeblend demo --out elsewhere"))

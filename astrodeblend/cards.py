@@ -1,0 +1,247 @@
+"""Model cards as text that reads well in a terminal, and that the documentation shows too."""
+
+import re
+import textwrap
+
+from safetensors import safe_open
+
+from .blends import PAPER_BLENDS
+from .report import PUBLISHED, STATISTICS
+from .weights import find_model, read_card
+
+__all__ = ["card_text"]
+
+_WIDTH = 88
+_UNITS = {"psnr": "dB"}
+
+
+def card_text(model, *, markup=False):
+    """Lay out a model's card: what it is, its training, its scores, its known failures.
+
+    Parameters
+    ----------
+    model : str or path-like
+        As in `astrodeblend.weights.read_card`.
+    markup : bool, optional
+        Return reStructuredText, in which characters with a meaning are escaped. Default: the
+        same for reading as it stands.
+
+    Returns
+    -------
+    str
+        A title and sections. What the card does not say is left out.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If there is no such model or its files cannot be read.
+    """
+    card, path = read_card(model), find_model(model)
+    literal = _literal if markup else str
+    plain = _escaped if markup else str
+    sections = [
+        [*_title(card.name, "="), *_paragraph(plain(card.description))],
+        _identity(card, path, plain, literal),
+        _training(card, plain, literal),
+        _scores(card, model, plain),
+        _limits(card, plain),
+    ]
+    return "\n".join(line.rstrip() for section in sections for line in section)
+
+
+def _identity(card, path, plain, literal):
+    size = path.stat().st_size
+    kind, *shape = card.network.items()
+    kind = f"{kind[1]} (" + ", ".join(f"{name} {_values(value)}" for name, value in shape) + ")"
+    radii, pixels = card.size_rule["petrosian_radii"], card.size_rule["pixels"]
+    rows = {
+        "bands": ", ".join(card.bands),
+        "blending modes": ", ".join(card.modes),
+        "scaling": card.scaling,
+        "stamp": f"{radii:g} Petrosian radii of the source on {pixels} pixels",
+        "network": kind,
+        "weights": f"{_number_of_weights(path):,}",
+        "file": f"{path.name}, {size / 1e6:.1f} MB",
+        "data": card.data,
+        "licence": card.licence,
+    }
+    rows = {name: plain(value) for name, value in rows.items()}
+    return _pairs(rows | {"sha256": literal(card.sha256)})
+
+
+def _training(card, plain, literal):
+    training = card.training
+    config = training.get("config", {})
+    text = _title("Training", "-")
+    if "command" in training:
+        text += _block(training["command"])
+    recipe = card.recipe
+    if config.get("final_recipe"):
+        recipe += f", at the end {config['final_recipe']}"
+    rows = {"cost": _cost(training)}
+    if "steps" in training:
+        batch = f" of {config['batch']} blends" if "batch" in config else ""
+        rows["updates"] = f"{training['steps']:,}{batch}"
+    rows["recipe"] = recipe
+    rows["loss"] = config.get("loss", "")
+    if config.get("adversarial", "none") != "none":
+        rows["loss"] += f", {config['adversarial_weight']:g} of adversarial {config['adversarial']}"
+    rows["seed"] = str(config.get("seed", ""))
+    text += _pairs({name: plain(value) for name, value in rows.items()})
+    return text + _paragraph(plain(training.get("note", "")))
+
+
+def _cost(training):
+    """Say what a training took: core-hours, or GPU-hours."""
+    if "hours" not in training:
+        return ""
+    hours, threads = training["hours"], training.get("threads", 1)
+    device = training.get("device", "cpu")
+    if device != "cpu":
+        return f"{hours:.2f} GPU-hours ({device})"
+    cores = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{hours * threads:.2f} core-hours ({hours:.2f} hours of {cores})"
+
+
+def _scores(card, model, plain):
+    text = _title("Scores", "-")
+    command = f"astrodeblend evaluate --model {model} --data FOLDER"
+    if not card.scores:
+        return text + _paragraph("None yet. This adds them:") + _block(f"{command} --card")
+    for name, entry in card.scores.items():
+        recipe, _, split = name.partition(" on ")
+        text += _title(plain(name), "~")
+        metrics = {key: value for key, value in entry.items() if isinstance(value, dict)}
+        about = [f"{entry['blends']:,} blends"] if "blends" in entry else []
+        rest = [key for key in entry if key not in metrics and key != "blends"]
+        about += [f"{key} {_values(entry[key])}" for key in rest]
+        text += _paragraph(plain(", ".join(about)))
+        known = [key for key in STATISTICS if any(key in values for values in metrics.values())]
+        rows = []
+        for metric, values in metrics.items():
+            digits = 2 if metric == "psnr" else 4
+            label = f"{metric} ({_UNITS[metric]})" if metric in _UNITS else metric
+            rows.append([plain(label), *_cells(values, known, digits)])
+            if recipe == "reiman2019" and metric in PUBLISHED:
+                cells = _cells(PUBLISHED[metric], known, 2 if metric == "psnr" else 3)
+                rows.append(["published", *cells])
+        text += _table([["score", *known], *rows])
+        if any(row[0] == "published" for row in rows):
+            text += _paragraph(
+                f"Published: Reiman & Goehre (2019), Table 1, on {PAPER_BLENDS:,} blends of "
+                "galaxies of their own test set."
+            )
+        options = {
+            "recipe": recipe,
+            "split": split if split != "all" else "",
+            "seed": entry.get("seed"),
+        }
+        options = "".join(f" --{key} {value}" for key, value in options.items() if value)
+        number = f" -n {entry['blends']}" if "blends" in entry else ""
+        text += _block(command + options + number)
+    return text
+
+
+def _limits(card, plain):
+    text = _title("Known failures", "-")
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+(?=[A-Z0-9])", card.limits) if part]
+    if not sentences:
+        return text + _paragraph("None are stated.")
+    for sentence in sentences:
+        text += _wrapped(plain(sentence), "- ", "  ")
+    return [*text, ""]
+
+
+def _cells(values, names, digits):
+    return [f"{values[name]:.{digits}f}" if _is_number(values.get(name)) else "-" for name in names]
+
+
+def _is_number(value):
+    return isinstance(value, int | float)
+
+
+def _values(value):
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+
+
+def _number_of_weights(path):
+    total = 0
+    with safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            if not name.startswith("familiarity."):
+                number = 1
+                for length in file.get_slice(name).get_shape():
+                    number *= length
+                total += number
+    return total
+
+
+def _block(command):
+    """Lay out a command, broken before its options, as a shell takes it."""
+    first, *parts = re.split(r" (?=--?\w)", command)
+    lines = [first]
+    for part in parts:
+        if len(lines[-1]) + len(part) > _WIDTH - 8:
+            lines[-1] += " \\"
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return ["::", "", *(f"    {line}" for line in lines), ""]
+
+
+def _escaped(text):
+    """Return text that reStructuredText shows to the letter."""
+    return re.sub(r"([\\*_`|])", r"\\\1", text)
+
+
+def _literal(text):
+    return f"``{text}``" if text else ""
+
+
+def _title(text, line):
+    return [text, line * len(text), ""]
+
+
+def _paragraph(text):
+    return [*_wrapped(text), ""] if text else []
+
+
+def _wrapped(text, first="", later=""):
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _pairs(rows):
+    """Lay out names and values as a table without a head; empty values are left out."""
+    rows = {name: value for name, value in rows.items() if value}
+    if not rows:
+        return []
+    width = max(map(len, rows))
+    lines = []
+    for name, value in rows.items():
+        lines += _wrapped(value, f"{name:{width}}  ", " " * (width + 2))
+    right = max(len(line) for line in lines) - width - 2
+    rule = f"{'=' * width}  {'=' * right}"
+    return [rule, *lines, rule, ""]
+
+
+def _table(rows):
+    """Lay out rows of cells as a table, the first row its head, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(
+            [
+                f"{row[0]:{widths[0]}}",
+                *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
+    return [rule, lines[0], rule, *lines[1:], rule, ""]
