@@ -309,12 +309,10 @@ class TestCommand:
 
     def test_a_list_of_blends(self, galaxies, tiny_model, tmp_path):
         model = ("--model", tiny_model, "--data", galaxies)
-        self.run(*model, "--recipe", "sum", "-n", 3, "--seed", 9, "--out", tmp_path / "one")
-        listed = (*model, "--blends", tmp_path / "one" / "blends.ecsv")
-        self.run(*listed, "--out", tmp_path / "two")
-        for name in FILES[:4]:
-            one, two = ((tmp_path / run / name).read_text() for run in ("one", "two"))
-            assert one == two
+        drawn = (*model, "--recipe", "sum", "-n", 3, "--seed", 9)
+        first = self.run(*drawn, "--out", tmp_path).stdout
+        listed = (*model, "--blends", tmp_path / "blends.ecsv")
+        assert first.startswith(self.run(*listed).stdout.rstrip())
         sentence = self.run(*listed, "--seed", 2, "--recipe", "sum", code=2).stderr
         assert "leave --recipe and --seed out" in sentence
         sentence = self.run(*model, "--blends", tmp_path / "none.ecsv", code=2).stderr
