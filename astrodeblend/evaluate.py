@@ -5,7 +5,6 @@ import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +39,8 @@ FILES = (
 _RESAMPLES = 200  # of the bootstrap: errors to 5 %
 
 
-class Examples(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Examples:
     """Blends to look at.
 
     Attributes
@@ -193,7 +193,7 @@ class Evaluation:
         Returns
         -------
         `~astropy.table.QTable`
-            `BlendSet.to_table`, ``separation``, ``flux_ratio``, ``overlap_central`` and
+            `astrodeblend.blends.BlendSet.to_table`, ``separation``, ``flux_ratio``, ``overlap_central`` and
             ``overlap_companion``, and for each metric and branch a column such as
             ``psnr_central``.
         """
