@@ -79,8 +79,11 @@ def estimate_background(image):
         _background_map(band, out) if mapped else _sky(band, out)[:2]
         for band, out in zip(data, hidden, strict=True)
     ]
+    # a band without sky enough for a map has numbers
+    shape = data.shape[1:] if mapped else (1, 1)
     level, noise = (
-        np.stack([np.atleast_2d(m) for m in maps]) for maps in zip(*estimates, strict=True)
+        np.stack([np.broadcast_to(values, shape) for values in bands])
+        for bands in zip(*estimates, strict=True)
     )
     return level, np.maximum(noise, _noise_floor(image, data, hidden))
 

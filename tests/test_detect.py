@@ -120,6 +120,15 @@ def test_large_images_get_maps():
     assert np.median(noise[0, :, 390:]) == pytest.approx(3, rel=0.1)
 
 
+def test_large_image_with_one_band_mostly_masked():
+    rng = np.random.default_rng(4)
+    data = 10 + rng.standard_normal((2, 512, 512))
+    data[1, 60:, :] = np.nan
+    level, noise = estimate_background(NDData(data))
+    assert level.shape == noise.shape == (2, 512, 512)
+    np.testing.assert_allclose(level, 10, atol=0.5)
+
+
 def test_large_image_that_is_mostly_masked():
     data = np.random.default_rng(2).normal(5, 1, (1, 520, 530))
     data[:, 60:, :] = np.nan
