@@ -193,9 +193,9 @@ class Evaluation:
         Returns
         -------
         `~astropy.table.QTable`
-            `astrodeblend.blends.BlendSet.to_table`, ``separation``, ``flux_ratio``, ``overlap_central`` and
-            ``overlap_companion``, and for each metric and branch a column such as
-            ``psnr_central``.
+            `astrodeblend.blends.BlendSet.to_table`, ``separation``, ``flux_ratio``,
+            ``overlap_central`` and ``overlap_companion``, and for each metric and branch a
+            column such as ``psnr_central``.
         """
         table = self.blends.to_table()
         table.meta |= {"model": self.model, "sha256": self.sha256}
