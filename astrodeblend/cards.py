@@ -11,7 +11,7 @@ from .weights import find_model, read_card
 
 __all__ = ["card_text"]
 
-_WIDTH = 88
+_WIDTH = 79
 _UNITS = {"psnr": "dB"}
 
 
@@ -37,19 +37,18 @@ def card_text(model, *, markup=False):
         If there is no such model or its files cannot be read.
     """
     card, path = read_card(model), find_model(model)
-    literal = _literal if markup else str
     plain = _escaped if markup else str
     sections = [
         [*_title(card.name, "="), *_paragraph(plain(card.description))],
-        _identity(card, path, plain, literal),
-        _training(card, plain, literal),
+        _identity(card, path, plain),
+        _training(card, plain),
         _scores(card, model, plain),
         _limits(card, plain),
     ]
     return "\n".join(line.rstrip() for section in sections for line in section)
 
 
-def _identity(card, path, plain, literal):
+def _identity(card, path, plain):
     size = path.stat().st_size
     kind, *shape = card.network.items()
     kind = f"{kind[1]} (" + ", ".join(f"{name} {_values(value)}" for name, value in shape) + ")"
@@ -65,11 +64,11 @@ def _identity(card, path, plain, literal):
         "data": card.data,
         "licence": card.licence,
     }
-    rows = {name: plain(value) for name, value in rows.items()}
-    return _pairs(rows | {"sha256": literal(card.sha256)})
+    text = _pairs({name: plain(value) for name, value in rows.items()})
+    return [*text, "sha256 of the file:", "", *_block(card.sha256)]
 
 
-def _training(card, plain, literal):
+def _training(card, plain):
     training = card.training
     config = training.get("config", {})
     text = _title("Training", "-")
@@ -192,10 +191,6 @@ def _block(command):
 def _escaped(text):
     """Return text that reStructuredText shows to the letter."""
     return re.sub(r"([\\*_`|])", r"\\\1", text)
-
-
-def _literal(text):
-    return f"``{text}``" if text else ""
 
 
 def _title(text, line):

@@ -94,7 +94,7 @@ def test_everything_is_said(full_model):
 
 
 def test_it_fits_a_terminal(full_model):
-    assert max(map(len, card_text(full_model).splitlines())) <= 88
+    assert max(map(len, card_text(full_model).splitlines())) <= 79
 
 
 def rows_under(text, title):
