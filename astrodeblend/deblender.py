@@ -10,7 +10,7 @@ from astrodeblend import __version__
 from astrodeblend.apportion import prepare
 from astrodeblend.images import read_image, to_original_shape
 from astrodeblend.images.errors import restated
-from astrodeblend.results import Deblended
+from astrodeblend.results import Deblended, Flag
 from astrodeblend.weights import list_models, load_model, read_card
 
 __all__ = ["Deblender"]
@@ -214,6 +214,11 @@ class Deblender:
         The uncertainty adds in quadrature the image's own (or, if it has none, the noise of
         its sky) in proportion to the light, and the error that the network expects of itself
         (or, if it does not, the spread of its answers over the eight symmetries of the stamp).
+
+        ``meta["familiarity"]`` says how far the stamp is from those that the model was trained
+        on, and from which distance on it is flagged as unlike any of them
+        (`astrodeblend.results.Flag.OUT_OF_DISTRIBUTION`); it is None for a model that cannot
+        tell.
         """
         return self._deblend([self._cut(image, position)])[0]
 
@@ -268,7 +273,7 @@ class Deblender:
         ValueError
             If its shape is not the above, or a value is not finite or outside [0, 1].
         """
-        components, _ = self._run(self._check_batch(batch))
+        components, _, _ = self._run(self._check_batch(batch))
         return components if isinstance(batch, torch.Tensor) else components.numpy()
 
     def _check_batch(self, batch):
@@ -301,11 +306,12 @@ class Deblender:
             )
         return batch
 
-    def _run(self, batch, *, with_std=False):
+    def _run(self, batch, *, bare=True):
         """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
 
-        Returns components and, if asked for, standard deviations (None if the network has
-        none), (n, 2, bands, y, x) each, on the device of the batch.
+        Returns components (n, 2, bands, y, x) and, if more is wanted than these and the network
+        has it, their standard deviations and the distances (n,) from what it was trained on;
+        None otherwise. All are on the device of the batch.
         """
         height, width = batch.shape[-2:]
         size = self._batch_size
@@ -313,26 +319,32 @@ class Deblender:
             size = max(1, _BATCH_PIXELS[self._device.type] // (height * width))
         # Made outside of inference mode, so that the tensors can be used anywhere.
         components = batch.new_empty(len(batch), 2, *batch.shape[1:])
-        std = torch.empty_like(components) if with_std else None
+        std = None if bare else torch.empty_like(components)
+        judge = None if bare else getattr(self._network, "familiarity", None)
+        distance = None if judge is None else batch.new_empty(len(batch))
         low = self._dtype is not torch.float32
         with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=low):
             for start in range(0, len(batch), size):
                 part = batch[start : start + size]
                 part = part.to(self._device, memory_format=torch.channels_last)
-                answer, expected = self._network(part)
+                if judge is None:
+                    answer, expected = self._network(part)
+                else:
+                    answer, expected, features = self._network(part, with_features=True)
+                    distance[start : start + size] = judge(features)
                 components[start : start + size] = answer
                 if expected is None:
                     std = None
-                elif with_std:
+                elif std is not None:
                     std[start : start + size] = expected
-        return components, std
+        return components, std, distance
 
     def _spread(self, batch):
         """Return the standard deviation of the answers over the eight symmetries of a stamp."""
         answers = []
         for turns in range(4):
             for flipped in ((), (-1,)):
-                answer, _ = self._run(batch.rot90(turns, (-2, -1)).flip(flipped))
+                answer, _, _ = self._run(batch.rot90(turns, (-2, -1)).flip(flipped))
                 answers.append(answer.flip(flipped).rot90(-turns, (-2, -1)))
         return torch.stack(answers).std(dim=0)
 
@@ -361,14 +373,22 @@ class Deblender:
         shape = (bands, *cuts[0].blend.shape[-2:])
         blends = np.stack([np.broadcast_to(cut.blend, shape) for cut in cuts])
         batch = torch.from_numpy(blends)
-        components, std = self._run(batch, with_std=True)
+        components, std, distance = self._run(batch, bare=False)
         if std is None:
             std = self._spread(batch)
-        answers = zip(cuts, components.numpy(), std.numpy(), strict=True)
+        familiarity = [None] * len(cuts)
+        if distance is not None:
+            threshold = float(self._network.familiarity.threshold)
+            familiarity = [{"distance": d, "threshold": threshold} for d in distance.tolist()]
+        answers = zip(cuts, components.numpy(), std.numpy(), familiarity, strict=True)
         return [self._result(*answer) for answer in answers]
 
-    def _result(self, cut, components, std):
+    def _result(self, cut, components, std, familiarity):
         """Bring both components (2, bands, y, x) back to the image and put them together."""
+        flags = cut.flags
+        # A distance that is no number is no small one.
+        if familiarity is not None and not familiarity["distance"] <= familiarity["threshold"]:
+            flags |= Flag.OUT_OF_DISTRIBUTION
         if len(cut.blend) == 1:  # repeated in the model's bands: average what came out
             components, std = (a.mean(axis=-3, keepdims=True) for a in (components, std))
         central, companion = map(cut.component, components, std)
@@ -386,9 +406,10 @@ class Deblender:
             "noise": cut.noise.ravel().tolist(),
             "dtype": str(self._dtype).removeprefix("torch."),
             "device": self._device.type,
+            "familiarity": familiarity,
         }
         return Deblended(
-            to_original_shape(cut.image), central, companion, (float(x), float(y)), cut.flags, meta
+            to_original_shape(cut.image), central, companion, (float(x), float(y)), flags, meta
         )
 
 

@@ -28,6 +28,7 @@ class Flag(IntFlag):
     NO_SOURCE = 16
     UNCERTAIN_SIZE = 32
     EMPTY = 64
+    OUT_OF_DISTRIBUTION = 128
 
 
 _WORDS = {
@@ -38,6 +39,7 @@ _WORDS = {
     Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
     Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
+    Flag.OUT_OF_DISTRIBUTION: "the stamp is unlike anything the model was trained on",
 }
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as to_bytes
 
 from .files import atomic_path
-from .networks import build, describe
+from .networks import Familiarity, build, describe
 
 __all__ = [
     "Card",
@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _SHIPPED = Path(__file__).parent / "models"
+_FAMILIARITY = "familiarity."
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def load_model(model, *, device="cpu"):
     Returns
     -------
     network : torch.nn.Module
-        In evaluation mode, float32.
+        In evaluation mode, float32; with its ``familiarity`` if that is in the file.
     card : Card
         Its card.
 
@@ -171,8 +172,10 @@ def load_model(model, *, device="cpu"):
     try:
         state = load_tensors(content)
         network = build(**card.network)
+        if any(name.startswith(_FAMILIARITY) for name in state):
+            network.familiarity = Familiarity(len(state[f"{_FAMILIARITY}mean"]))
         network.load_state_dict(state)  # which takes them to float32
-    except (SafetensorError, RuntimeError, TypeError) as error:
+    except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"the weight file {str(path)!r} does not fit its card: {error}") from error
     return network.to(device).eval(), card
 
@@ -185,11 +188,13 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
     path : str or path-like
         Of the weight file, ``.safetensors``.
     network : torch.nn.Module
-        A network that `astrodeblend.networks.build` can build.
+        A network that `astrodeblend.networks.build` can build; if it has a ``familiarity``,
+        that is saved with it.
     card : Card
         Its card; network and sha256 are filled in.
     dtype : torch.dtype, optional
-        What the weights are stored as; half the size of float32 by default.
+        What the weights are stored as; half the size of float32 by default. What is in the
+        ``familiarity`` stays as it is.
     overwrite : bool, optional
         Replace files that are there already.
 
@@ -208,10 +213,10 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r}: the name of a weight file ends in .safetensors")
-    state = {
-        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-        for name, value in network.state_dict().items()
-    }
+    state = {}
+    for name, value in network.state_dict().items():
+        kept = name.startswith(_FAMILIARITY) or not value.is_floating_point()
+        state[name] = value.detach().to("cpu", None if kept else dtype).contiguous()
     with (
         atomic_path(path.with_suffix(".json"), overwrite=overwrite) as beside,
         atomic_path(path, overwrite=overwrite) as temporary,

@@ -44,6 +44,11 @@ FIELDS = {
     "validation_blends": (256, int, "Blends of a validation."),
     "checkpoint_every": (500, int, "Updates between checkpoints."),
     "log_every": (50, int, "Updates between lines in the log."),
+    "familiarity_blends": (
+        4096,
+        int,
+        "Blends that tell in the end what is unlike any; below 200 for not to tell.",
+    ),
 }
 #: Options that say which images.
 IMAGES = ("images", "split", "validation_images", "validation_split")
@@ -66,6 +71,7 @@ def _config_options(command):
         "astrodeblend train --recipe reiman2019 --images galaxies --out runs/try --steps 50",
         "astrodeblend train --out runs/try --resume",
         "astrodeblend train --paper --vgg vgg19.pth --images galaxies --out runs/paper",
+        "astrodeblend train --from galaxyzoo --images galaxies --out runs/mine --steps 2000",
         "torchrun --nproc-per-node 4 -m astrodeblend train --images galaxies --out runs/four",
     )
 )
@@ -84,6 +90,12 @@ def _config_options(command):
 )
 @click.option("--validation-split", metavar="S", help="Part of those, by splits.csv.")
 @click.option("--out", required=True, metavar="RUN", help="Folder of the run; made if missing.")
+@click.option(
+    "--from",
+    metavar="NAME|PATH",
+    help="Start from the weights of a model (see 'astrodeblend models') or of a .safetensors "
+    "file, with the network of its card.",
+)
 @click.option(
     "--resume",
     is_flag=True,
@@ -131,18 +143,26 @@ def train(out, resume, device, **given):
         if not started:
             _say(f"{out} has no checkpoint yet: starting from the beginning", speaks)
             resume = False
+    if not started and "from" in given:
+        record["from"] = given["from"]
     record["images"] |= {name: value for name, value in given.items() if name in IMAGES}
     if "images" not in record["images"]:
         raise ValueError("--images is missing; give the folder of galaxies to learn from")
 
     import torch
 
+    from astrodeblend.networks import build
     from astrodeblend.simulate import get_recipe, read_images
     from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
+    from astrodeblend.training.start import load_parent
     from astrodeblend.weights import Card
 
-    config = _training_config(given, record["config"])
+    # A run that has begun knows where from; asked again, it checks.
+    start = given.get("from") if resume else record.get("from")
+    config = _training_config(given, record["config"], start)
+    if start is not None:
+        load_parent(start, build(**config.network), weights=False)  # refused before the work
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
     learn, judge = _training_images(**record["images"])
@@ -171,6 +191,7 @@ def train(out, resume, device, **given):
         galaxies,
         run,
         validation=others,
+        start=start,
         resume=resume,
         device=device,
         card=card,
@@ -219,9 +240,13 @@ def _as_command(out, given):
     return shlex.join(words)
 
 
-def _training_config(given, choices):
-    """Make the configuration of choices made before, a file or the paper's, and of options."""
+def _training_config(given, choices, start=None):
+    """Make the configuration of choices made before, a file or the paper's, and of options.
+
+    The network is that of the model to start from, if nothing says otherwise.
+    """
     from astrodeblend.training import TrainingConfig, reiman2019
+    from astrodeblend.weights import read_card
 
     if "config" in given:
         if "paper" in given:
@@ -230,6 +255,8 @@ def _training_config(given, choices):
     choices = {**choices, **{name: value for name, value in given.items() if name in FIELDS}}
     if "network" in given:
         choices["network"] = {"kind": given["network"]}
+    elif start is not None and "paper" not in given and "network" not in choices:
+        choices["network"] = read_card(start).network
     config = reiman2019(**choices) if "paper" in given else TrainingConfig(**choices)
     if config.vgg is not None:
         if not config.burn_in:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from .discriminator import Discriminator, DiscriminatorConfig
+from .familiarity import Familiarity, fit_familiarity
 from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
 from .unet import UNet, UNetConfig
 from .vgg import VGG19Features, load_vgg19
@@ -12,11 +13,13 @@ __all__ = [
     "BranchedGeneratorConfig",
     "Discriminator",
     "DiscriminatorConfig",
+    "Familiarity",
     "UNet",
     "UNetConfig",
     "VGG19Features",
     "build",
     "describe",
+    "fit_familiarity",
     "load_vgg19",
 ]
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .familiarity import pool
+
 __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
 
 
@@ -71,6 +73,11 @@ class BranchedGenerator(nn.Module):
     config : BranchedGeneratorConfig
         The shape of the network.
 
+    Attributes
+    ----------
+    familiarity : Familiarity or None
+        What tells blends apart that are unlike those of training, if that was fitted.
+
     Notes
     -----
     The blend goes in as it is, in [0, 1]. The paper's outputs t are in [-1, 1] (tanh); here
@@ -83,6 +90,7 @@ class BranchedGenerator(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.familiarity = None
         width = config.width
         self.first = nn.Sequential(
             nn.Conv2d(config.bands, width, 9, padding=4), nn.PReLU(width, init=0.0)
@@ -106,13 +114,15 @@ class BranchedGenerator(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, blend):
+    def forward(self, blend, *, with_features=False):
         """Take a blend apart.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), values in [0, 1].
+        with_features : bool, optional
+            Return the features that `Familiarity` judges, too.
 
         Returns
         -------
@@ -120,8 +130,11 @@ class BranchedGenerator(nn.Module):
             Shape (n, branches, bands, y, x), values in [0, 1].
         std : None
             This network has no opinion on its errors.
+        features : torch.Tensor
+            Shape (n, features); only if they are asked for.
         """
-        x = self.first(blend)  # (n, width, y, x)
-        x = x + self.root(x)
+        shallow = self.first(blend)  # (n, width, y, x)
+        x = shallow + self.root(shallow)
+        pooled = (pool(shallow, x),) if with_features else ()
         components = torch.stack([branch(x) for branch in self.branches], dim=1)
-        return (components.float() + 1) / 2, None
+        return (components.float() + 1) / 2, None, *pooled

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .familiarity import pool
+
 __all__ = ["UNet", "UNetConfig"]
 
 
@@ -97,11 +99,17 @@ class UNet(nn.Module):
     ----------
     config : UNetConfig
         The shape of the network.
+
+    Attributes
+    ----------
+    familiarity : Familiarity or None
+        What tells blends apart that are unlike those of training, if that was fitted.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.familiarity = None
         widths = config.widths
         self.stem = nn.Conv2d(2 * config.bands + 1, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -121,19 +129,23 @@ class UNet(nn.Module):
             nn.Conv2d(widths[0], outputs, 1),
         )
 
-    def forward(self, blend):
+    def forward(self, blend, *, with_features=False):
         """Take a blend apart.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), not negative, any y and x of at least 16.
+        with_features : bool, optional
+            Return the features that `Familiarity` judges, too.
 
         Returns
         -------
         components, std : torch.Tensor
             Shape (n, branches, bands, y, x) each, in the units of the blend: the components
             and the standard deviation expected of their error.
+        features : torch.Tensor
+            Shape (n, features); only if they are asked for.
         """
         height, width = blend.shape[-2:]
         features, scale = _normalised(blend)
@@ -146,6 +158,7 @@ class UNet(nn.Module):
             skips.append(x)
             x = down(x)
         x = self.bottom(x)
+        pooled = (pool(skips[0] if skips else x, x),) if with_features else ()
         for blocks, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             x = blocks(up(x) + skips.pop())
         x = F.relu(x[..., :height, :width])
@@ -153,7 +166,7 @@ class UNet(nn.Module):
         fraction = self.fraction(x).view(shape).float().sigmoid()
         # Detached: learning how large the errors are must not change the components.
         log_std = self.log_std(x.detach()).view(shape).float().clamp(-8, 2)
-        return blend[:, None] * fraction, scale[:, None] * log_std.exp()
+        return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *pooled
 
 
 def _blocks(width, number):

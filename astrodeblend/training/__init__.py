@@ -1,7 +1,8 @@
 """Training: configuration, losses, the stream of blends and the one loop."""
 
 from .config import TrainingConfig, reiman2019
+from .familiarity import add_familiarity
 from .loop import train
 from .stream import BlendStream
 
-__all__ = ["BlendStream", "TrainingConfig", "reiman2019", "train"]
+__all__ = ["BlendStream", "TrainingConfig", "add_familiarity", "reiman2019", "train"]

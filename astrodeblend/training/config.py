@@ -86,6 +86,10 @@ class TrainingConfig:
         Updates between validations, checkpoints and lines in the log.
     validation_blends : int
         How many blends a validation takes.
+    familiarity_blends : int
+        How many blends tell, in the end, what the network is familiar with (see
+        `astrodeblend.networks.Familiarity`), though no more than it has learned from; with
+        fewer than 200 it does not learn to tell.
     """
 
     network: dict = field(default_factory=lambda: {"kind": "unet"})
@@ -116,6 +120,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
     log_every: int = 50
     validation_blends: int = 256
+    familiarity_blends: int = 4096
 
     def __post_init__(self):
         for name, allowed in (
@@ -131,7 +136,7 @@ class TrainingConfig:
                 raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
         for names, low, high in (
             (_COUNTS, 1, math.inf),
-            (("warmup", "burn_in", "seed"), 0, math.inf),
+            (("warmup", "burn_in", "seed", "familiarity_blends"), 0, math.inf),
             (("clip", "weight_decay", "adversarial_weight", "std_weight"), 0, math.inf),
             (("learning_rate",), 1e-12, 1),
             (("decay",), 0, 1),

@@ -24,13 +24,16 @@ from ..simulate.recipes import get_recipe
 from ..weights import Card, save_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
+from .familiarity import FEWEST_BLENDS, familiarity_of, on_card
 from .losses import adversarial_loss, discriminator_loss, feature_loss, pixel_loss, std_loss
+from .start import check_parent, load_parent
 from .stream import BlendStream
 
 __all__ = ["train"]
 
 #: What may differ when a run is taken up again.
-_FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends")
+_FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends",
+         "familiarity_blends")  # fmt: skip
 #: So many updates in a row without a finite gradient end a run.
 _HOPELESS = 100
 _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
@@ -38,8 +41,9 @@ _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", 
 
 
 def train(
-    config, images, out, *, validation=None, resume=False, device=None, card=None, progress=True
-):
+    config, images, out, *, validation=None, start=None, resume=False, device=None, card=None,
+    progress=True,
+):  # fmt: skip
     """Train a model.
 
     Under ``torchrun`` every process calls this and they share the batches.
@@ -54,8 +58,12 @@ def train(
         Folder for the checkpoint, the log, pictures and the model; made if it is missing.
     validation : numpy.ndarray, optional
         Other galaxies, to judge the model by. Default: no validation.
+    start : str or path-like, optional
+        A model from whose weights to start, as `astrodeblend.weights.load_model` takes it, with
+        the network of the configuration. Default: weights drawn at random.
     resume : bool, optional
-        Go on from the checkpoint in ``out`` as though the run had never stopped.
+        Go on from the checkpoint in ``out`` as though the run had never stopped, whatever it
+        started from; a ``start`` that is given nevertheless has to be the same.
     device : str or torch.device, optional
         Where everything happens. Default: a GPU if there is one.
     card : Card, optional
@@ -75,7 +83,8 @@ def train(
     FileNotFoundError
         If ``resume`` is true and there is no checkpoint.
     ValueError
-        If the checkpoint is of a run with other choices.
+        If the checkpoint is of a run with other choices, or ``start`` is no model or has
+        another network.
     """
     with _processes(device) as (rank, world, device):
         out = Path(out)
@@ -85,11 +94,12 @@ def train(
                 f"{str(out)!r} holds a run already; go on with it by resume (--resume), "
                 "or choose another folder"
             )
-        out.mkdir(parents=True, exist_ok=True)
 
         # The networks, their average, their optimisers.
         torch.manual_seed(config.seed)
-        network = build(**config.network).to(device, memory_format=torch.channels_last)
+        network = build(**config.network)
+        parent = None if start is None else load_parent(start, network, weights=not resume)
+        network = network.to(device, memory_format=torch.channels_last)
         average = copy.deepcopy(network).requires_grad_(False)
         modules = {"network": network, "average": average}
         optimizers = {"optimizer": _optimizer(config, network)}
@@ -112,7 +122,9 @@ def train(
         if resume:
             state = load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
             _check_same(state["config"], config)
+            parent = check_parent(state.get("parent"), parent)
             step, seconds = state["step"], state["seconds"]
+        out.mkdir(parents=True, exist_ok=True)
 
         def save(done):
             save_checkpoint(
@@ -122,11 +134,14 @@ def train(
                 step=done,
                 seconds=seconds + time.monotonic() - began,
                 config=config.to_dict(),
+                parent=parent,
             )
 
-        def export(done):
+        def export(done, **more):
             hours = (seconds + time.monotonic() - began) / 3600
-            return _export(out, config, average, card, done, hours * world)
+            if parent is not None:
+                more["from"] = parent
+            return _export(out, config, average, card, done, hours * world, more)
 
         # The data.
         stream = BlendStream(
@@ -228,7 +243,16 @@ def train(
         if rank > 0:
             return None
         save(step)
-        return export(step) if step == config.steps else None
+        if step < config.steps:
+            return None
+        blends = min(config.familiarity_blends, config.steps * config.batch)
+        if blends < FEWEST_BLENDS:
+            return export(step)
+        try:
+            average.familiarity = familiarity_of(average, stream, blends=blends, progress=progress)
+        except KeyboardInterrupt:
+            return None
+        return export(step, familiarity=on_card(blends))
 
 
 def _autocast(config, device):
@@ -286,17 +310,20 @@ def _plain(config):
     return json.loads(json.dumps(config.to_dict()))
 
 
-def _export(out, config, network, card, steps, core_hours):
+def _export(out, config, network, card, steps, core_hours, more):
     """Write the model as it stands."""
     card = card or Card(
         name=out.resolve().name, description="trained by astrodeblend train", network={}
     )
+    device = next(network.parameters()).device
     training = {
         **card.training,
         "config": config.to_dict(),
         "steps": steps,
         "hours": round(core_hours, 3),
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **more,
     }
     modes = tuple(dict.fromkeys(get_recipe(config.recipe).modes))
     card = replace(card, recipe=config.recipe, modes=modes, training=training)

@@ -1,0 +1,135 @@
+"""Whether a network knows what it sees: the distance of a blend from those it was trained on."""
+
+import torch
+from torch import nn
+
+__all__ = ["FALSE_ALARMS", "Familiarity", "fit_familiarity", "pool"]
+
+#: Share of training blends that may be taken for something unknown.
+FALSE_ALARMS = 0.005
+_FOLDS = 4
+_LEAST_SHRINKAGE = 0.01  # no direction counts more than tenfold, however little it varied
+_FAINT = 1e-3  # deviation, in units of activations, below which a feature is as good as constant
+
+
+def pool(shallow, deep):
+    """Put what a network makes of a blend into few numbers.
+
+    Means over all positions say what there is, deviations of shallow features how rough it
+    is: noise and fine structure, which average away deeper down.
+
+    Parameters
+    ----------
+    shallow, deep : torch.Tensor
+        Shape (n, features, y, x) each: activations early and late in the network.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, 2 * shallow features + deep features), float32.
+    """
+    shallow, deep = shallow.float(), deep.float()
+    spread = (shallow.std(dim=(2, 3)) + _FAINT).log()
+    return torch.cat([shallow.mean(dim=(2, 3)), spread, deep.mean(dim=(2, 3))], dim=1)
+
+
+class Familiarity(nn.Module):
+    """How far the features of a blend are from those of the blends of training.
+
+    The distance is Mahalanobis's: the number of standard deviations from the mean, along
+    directions in which the features vary independently (Lee et al. 2018, NeurIPS, "A simple
+    unified framework for detecting out-of-distribution samples and adversarial attacks").
+
+    Made by `fit_familiarity`; this alone makes an empty one, for weights to be loaded into.
+
+    Parameters
+    ----------
+    features : int
+        Number of features.
+
+    Attributes
+    ----------
+    threshold : torch.Tensor
+        The distance above which a blend is unlike anything in training.
+    """
+
+    def __init__(self, features):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        # By far the largest: half precision is enough, as features come in units of their scale.
+        self.register_buffer("whitening", torch.eye(features, dtype=torch.float16))
+        self.register_buffer("threshold", torch.tensor(torch.inf))
+
+    def forward(self, features):
+        """Return the distance of features (n, features), shape (n,)."""
+        with torch.autocast(features.device.type, enabled=False):
+            standard = (features.float() - self.mean) / self.scale
+            return (standard @ self.whitening.float()).norm(dim=1)
+
+
+def fit_familiarity(features, *, false_alarms=FALSE_ALARMS):
+    """Learn what is familiar.
+
+    The covariance is shrunk towards none between features, by as much as Ledoit & Wolf (2004,
+    J. Multivar. Anal. 88, 365) estimate and at least a hundredth. The threshold comes from
+    distances of blends that were left out of the fit, a quarter at a time.
+
+    Parameters
+    ----------
+    features : torch.Tensor
+        Shape (n, features): what the network returns ``with_features`` for blends as in
+        training, in random order.
+    false_alarms : float, optional
+        Share of such blends that are to lie beyond the threshold.
+
+    Returns
+    -------
+    Familiarity
+
+    Raises
+    ------
+    ValueError
+        If ``false_alarms`` is not between 0 and 1, there are fewer blends than it takes to
+        see one false alarm, or a feature is not finite.
+    """
+    if not 0 < false_alarms < 1:
+        raise ValueError(f"false_alarms={false_alarms}: give a share between 0 and 1")
+    if len(features) * false_alarms < 1:
+        raise ValueError(
+            f"features are of {len(features)} blends; for a threshold that one in "
+            f"{1 / false_alarms:.0f} exceeds it takes at least as many"
+        )
+    if not torch.isfinite(features).all():
+        raise ValueError("features are not all finite; the network's weights are of no use")
+    features = features.detach().double().cpu()
+    left_out = torch.cat([
+        _fit(torch.cat([*parts[:k], *parts[k + 1 :]]))(parts[k])
+        for parts in [features.tensor_split(_FOLDS)]
+        for k in range(_FOLDS)
+    ])  # fmt: skip
+    familiarity = _fit(features)
+    familiarity.threshold.fill_(left_out.quantile(1 - false_alarms))
+    return familiarity
+
+
+def _fit(features):
+    """Return mean, scale and whitening of features (n, features), float64."""
+    n, width = features.shape
+    mean, scale = features.mean(dim=0), features.std(dim=0)
+    scale = scale.clamp(min=max(1e-3 * float(scale.mean()), torch.finfo(torch.float32).tiny))
+    standard = (features - mean) / scale
+    covariance = standard.T @ standard / n
+    identity = torch.eye(width, dtype=features.dtype)
+    # Error of the covariance over its distance from the identity (Ledoit & Wolf, lemma 3.4).
+    error = (standard.square().sum(dim=1).square().sum() / n - covariance.square().sum()) / n
+    distance = (covariance - identity).square().sum()
+    shrinkage = float((error / distance.clamp(min=1e-12)).clamp(_LEAST_SHRINKAGE, 1))
+    covariance = (1 - shrinkage) * covariance + shrinkage * identity
+    familiarity = Familiarity(width)
+    familiarity.mean.copy_(mean)
+    familiarity.scale.copy_(scale)
+    # The inverse of L L' is W W' with W the inverse of L'.
+    lower = torch.linalg.cholesky(covariance)
+    familiarity.whitening.copy_(torch.linalg.solve_triangular(lower.T, identity, upper=True))
+    return familiarity

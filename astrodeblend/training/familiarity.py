@@ -1,0 +1,120 @@
+"""What a trained network is familiar with: the blends of its own recipes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from ..networks import fit_familiarity
+from ..networks.familiarity import FALSE_ALARMS
+from ..weights import load_model, save_model
+from .stream import BlendStream
+
+__all__ = ["FEWEST_BLENDS", "add_familiarity", "familiarity_of", "on_card"]
+
+_BATCH = 16
+#: So few blends show no false alarm to set the threshold by.
+FEWEST_BLENDS = round(1 / FALSE_ALARMS)
+
+
+def familiarity_of(network, stream, *, blends, progress=False):
+    """Fit what a network is familiar with to new blends, as many of each recipe.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A generator that is trained, on the device of the stream.
+    stream : BlendStream
+        What blends it was trained on.
+    blends : int
+        How many, at least 200.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    astrodeblend.networks.Familiarity
+        On the device of the stream.
+
+    Raises
+    ------
+    ValueError
+        If there are too few blends.
+    """
+    if blends < FEWEST_BLENDS:
+        raise ValueError(f"blends={blends} are too few; give at least {FEWEST_BLENDS}")
+    was_training = network.training
+    network.eval()
+    simulators = (stream.simulator, stream.final_simulator)
+    rng = np.random.default_rng([stream.seed, 0, blends])  # no batch of training follows from it
+    features = []
+    with (
+        torch.inference_mode(),
+        tqdm(total=blends, desc="familiarity", unit="blend", disable=not progress) as bar,
+    ):
+        for start in range(0, blends, _BATCH):  # recipes in turn, as the fit leaves out parts
+            simulator = simulators[start // _BATCH % 2]
+            number = min(_BATCH, blends - start)
+            blend, _ = simulator(simulator.recipe.draw(rng, number, simulator.number))
+            blend = blend.contiguous(memory_format=torch.channels_last)
+            features.append(network(blend, with_features=True)[2].cpu())
+            bar.update(number)
+    network.train(was_training)
+    return fit_familiarity(torch.cat(features)).to(simulators[0].device)
+
+
+def on_card(blends):
+    """Return what a card says of how the familiarity was fitted."""
+    return {"blends": blends, "false_alarms": FALSE_ALARMS}
+
+
+def add_familiarity(model, images, *, blends=4096, seed=1, device="cpu", progress=True):
+    """Teach a model that is trained to say what is unlike anything it was trained on.
+
+    Its files are written anew, whole or not at all: the same weights, to the bit, and a card
+    with the new hash and the scores it had. `train` does the same at the end of a run.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A ``.safetensors`` file with its card beside it.
+    images : numpy.ndarray
+        Galaxies it was trained on, or many of them, (n, bands, y, x). Blends of them are made
+        by the recipes on the card.
+    blends : int, optional
+        How many blends, at least 200.
+    seed : int, optional
+        Where the randomness starts from.
+    device : str or torch.device, optional
+        Where the network runs.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Card
+        The card as it was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file or its card does not exist.
+    ValueError
+        If the path does not end in ``.safetensors``, the file is corrupt, there are too few
+        blends, or the images do not suit the recipes.
+    """
+    path = Path(model)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"model={str(model)!r}: give the path of a .safetensors file")
+    network, card = load_model(path, device=device)
+    final = card.training.get("config", {}).get("final_recipe")
+    stream = BlendStream(
+        images, card.recipe, batch=_BATCH, seed=seed, device=device, final_recipe=final
+    )
+    network.familiarity = familiarity_of(network, stream, blends=blends, progress=progress)
+    card = replace(card, training={**card.training, "familiarity": on_card(blends)})
+    dtype = next(w.dtype for w in load_file(path).values() if w.is_floating_point())
+    return save_model(path, network, card, dtype=dtype, overwrite=True)

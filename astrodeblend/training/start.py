@@ -1,0 +1,72 @@
+"""The model that a training run starts from."""
+
+from ..networks import build, describe
+from ..weights import load_model, read_card
+
+__all__ = ["check_parent", "load_parent"]
+
+
+def load_parent(model, network, *, weights):
+    """Put the weights of a model into a network.
+
+    Parameters
+    ----------
+    model : str or path-like
+        As `astrodeblend.weights.load_model` takes it.
+    network : torch.nn.Module
+        Of the run; filled in place.
+    weights : bool
+        Whether the weights are wanted, or only the check.
+
+    Returns
+    -------
+    dict
+        Name and sha256 of the model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such model, or its network is another one.
+    """
+    card = read_card(model)
+    theirs, ours = describe(build(**card.network)), describe(network)
+    if theirs != ours:
+        names = ["kind"] if theirs["kind"] != ours["kind"] else theirs
+        differing = [
+            f"{k}={ours[k]!r} (it has {theirs[k]!r})" for k in names if ours[k] != theirs[k]
+        ]
+        raise ValueError(
+            f"start={str(model)!r} has another network than the one to train: "
+            f"{', '.join(differing)}; configure the same network, or start from another model"
+        )
+    if weights:
+        parent, _ = load_model(model)
+        parent.familiarity = None  # that is of what it has seen, not of what it will see
+        network.load_state_dict(parent.state_dict())
+    return {"name": card.name, "sha256": card.sha256}
+
+
+def check_parent(saved, given):
+    """Return what a run started from, and refuse to go on with it as if from something else.
+
+    Parameters
+    ----------
+    saved, given : dict or None
+        As `load_parent` returns it: of the run, and what was asked for now.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    ValueError
+        If something else was asked for.
+    """
+    if given is not None and given != saved:
+        was = "random weights" if saved is None else f"{saved['name']!r} ({saved['sha256'][:12]})"
+        raise ValueError(
+            f"start is {given['name']!r} ({given['sha256'][:12]}), but the run in this folder "
+            f"started from {was}; leave start (--from) out to go on, or choose another folder"
+        )
+    return saved
