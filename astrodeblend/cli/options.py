@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 # What options offer, so that help needs no import of torch; a test compares it with the code.
-RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019")
+RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
 
 model = click.option(
     "--model",

@@ -313,6 +313,22 @@ RECIPES = {
             symmetries=True,
             rendering=Rendering(fraction=0.2),
         ),
+        Recipe(
+            "rerendered",
+            "as reiman2019, but every blend re-rendered as another survey would show it",
+            rendering=Rendering(
+                fraction=1.0,
+                seeing=(0.0, 1.0),
+                zoom=(1.0, 1.0),
+                gain=(0.7, 1.4),
+                band_gain=(0.85, 1.18),
+                saturation=(0.5, 1.5),
+                exponent=(0.7, 1.4),
+                pedestal=(0.0, 0.2),
+                noise=(0.0, 0.02),
+                quality=(100.0, 100.0),
+            ),
+        ),
     )
 }
 
