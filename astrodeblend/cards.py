@@ -65,7 +65,7 @@ def _identity(card, path, plain):
         "licence": card.licence,
     }
     text = _pairs({name: plain(value) for name, value in rows.items()})
-    return [*text, "sha256 of the file:", "", *_block(card.sha256)]
+    return text + (["sha256 of the file:", "", *_block(card.sha256)] if card.sha256 else [])
 
 
 def _training(card, plain):
@@ -78,6 +78,9 @@ def _training(card, plain):
     if config.get("final_recipe"):
         recipe += f", at the end {config['final_recipe']}"
     rows = {"cost": _cost(training)}
+    if parent := training.get("from"):
+        rows["cost"] += ", on top of what its start took"
+        rows["started from"] = f"{parent['name']} (sha256 {parent['sha256'][:12]}...)"
     if "steps" in training:
         batch = f" of {config['batch']} blends" if "batch" in config else ""
         rows["updates"] = f"{training['steps']:,}{batch}"
@@ -86,6 +89,8 @@ def _training(card, plain):
     if config.get("adversarial", "none") != "none":
         rows["loss"] += f", {config['adversarial_weight']:g} of adversarial {config['adversarial']}"
     rows["seed"] = str(config.get("seed", ""))
+    if familiarity := training.get("familiarity"):
+        rows["familiarity"] = ", ".join(f"{k} {_values(v)}" for k, v in familiarity.items())
     text += _pairs({name: plain(value) for name, value in rows.items()})
     return text + _paragraph(plain(training.get("note", "")))
 
