@@ -85,7 +85,9 @@ class TestHelp:
         assert text.count("astrodeblend") >= 2
 
     def test_all_commands_are_there(self):
-        assert set(main.commands) == {"deblend", "simulate", "train", "evaluate", "models", "demo"}
+        assert set(main.commands) == {
+            "deblend", "simulate", "train", "evaluate", "benchmark", "models", "demo",
+        }  # fmt: skip
 
     def test_options_of_train_are_the_configuration(self):
         from astrodeblend.networks import _KINDS
@@ -514,6 +516,30 @@ class TestTrain:
         invoke("train", "--images", galaxies, "--out", again, "--config", first / "model.json")
         one, two = ((run / "model.safetensors").read_bytes() for run in (first, again))
         assert one == two
+
+    def test_a_run_may_start_from_a_model(self, galaxies, tiny_model, quick, tmp_path):
+        arguments = ("train", "--images", galaxies, "--from", tiny_model)
+        first, again = tmp_path / "first", tmp_path / "again"
+        few = ("--steps", 1, "--batch", 2, "--recipe", "reiman2019")
+        invoke(*arguments, *few, "--out", first)  # the network is that of the model
+        card = json.loads((first / "model.json").read_text())
+        parent = json.loads(tiny_model.with_suffix(".json").read_text())
+        assert card["network"] == parent["network"]
+        assert card["training"]["from"] == {"name": "tiny", "sha256": parent["sha256"]}
+        assert f"--from {tiny_model}" in card["training"]["command"]
+
+        for path in first.iterdir():  # killed before the first checkpoint
+            if path.name != "run.json":
+                path.unlink()
+        invoke("train", "--out", first, "--resume")
+        assert json.loads((first / "model.json").read_text())["training"]["from"]["name"] == "tiny"
+
+        arguments = (*arguments, "--out", again)
+        assert "kind='reiman2019' (it has 'unet')" in refused(*arguments, "--network", "reiman2019")
+        assert "another network" in refused(*arguments, "--paper")
+        assert "'tinny' is not known" in refused(*arguments[:3], "--from", "tinny", "--out", again)
+        assert not again.exists()
+        invoke(*arguments, "--config", quick, "--steps", 1)
 
     def test_the_choices_of_the_paper(self):
         from astrodeblend.cli.training import _training_config

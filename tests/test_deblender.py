@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astrodeblend import Deblender
-from astrodeblend.networks import build
-from astrodeblend.results import Flag
-from astrodeblend.weights import Card, list_models, read_card, save_model
+from astrodeblend.networks import Familiarity, build
+from astrodeblend.results import Flag, decode_flags
+from astrodeblend.weights import Card, list_models, load_model, read_card, save_model
 
 SHAPE = (90, 120)  # (y, x)
 PLACE = (50.0, 42.0)
@@ -531,6 +531,81 @@ def test_threads_may_share_one(deblender):
         thread.join()
     for i in range(4):
         np.testing.assert_array_equal(together[i], alone[i])
+
+
+# What is unlike training.
+
+
+@pytest.fixture(scope="module")
+def judging(weights, tmp_path_factory):
+    """A deblender that finds the second of three pictures too far from all it knows."""
+    network, card = load_model(weights["any"])
+    features = features_of(network, three())
+    network.familiarity = Familiarity(24)  # mean and deviation of 8 features, mean of 8 others
+    network.familiarity.mean.copy_(features[[0, 2]].mean(dim=0))
+    network.familiarity.threshold.fill_(1.1 * network.familiarity(features)[[0, 2]].max())
+    path = tmp_path_factory.mktemp("judging") / "judging.safetensors"
+    save_model(path, network, card, dtype=torch.float32)
+    return Deblender.load(path, device="cpu")
+
+
+def three():
+    noise = np.random.default_rng(2).integers(0, 255, (80, 80, 3)).astype(np.uint8)
+    return [picture(seed=1), noise, picture(seed=2)]
+
+
+def features_of(network, pictures):
+    batch = torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 255
+    with torch.no_grad():
+        return network(batch, with_features=True)[2]
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 2])
+def test_a_stamp_unlike_training_is_flagged(judging, batch_size):
+    judging = Deblender(judging._network, judging.card, device="cpu", batch_size=batch_size)
+    results = judging.deblend_stamps(three())
+    flagged = [bool(result.flags & Flag.OUT_OF_DISTRIBUTION) for result in results]
+    assert flagged == [False, True, False]
+    features, mean = features_of(judging._network, three()), judging._network.familiarity.mean
+    expected = np.linalg.norm(features - mean, axis=1)
+    threshold = judging._network.familiarity.threshold.item()
+    for result, distance in zip(results, expected, strict=True):
+        assert result.meta["familiarity"]["distance"] == pytest.approx(distance, rel=1e-3)
+        assert result.meta["familiarity"]["threshold"] == threshold
+    assert "unlike anything the model was trained on" in decode_flags(results[1].flags)[-1]
+    assert "unlike anything" in repr(results[1])
+    assert np.all(results[1].to_table()["flags"] & Flag.OUT_OF_DISTRIBUTION)
+
+
+def test_the_flag_goes_into_the_file(judging, tmp_path):
+    judging(three()[1]).write(tmp_path / "unlike.fits")
+    assert "unlike anything" in str(fits.getheader(tmp_path / "unlike.fits")["HISTORY"])
+
+
+def test_a_network_that_answers_with_no_number_is_flagged(judging):
+    network = load_model_of(judging)
+    network.familiarity.mean.fill_(torch.nan)
+    result = Deblender(network, judging.card, device="cpu")(picture())
+    assert result.flags & Flag.OUT_OF_DISTRIBUTION
+
+
+def load_model_of(deblender):
+    network = build(**deblender.card.network)
+    network.familiarity = Familiarity(24)
+    network.load_state_dict(deblender._network.state_dict())
+    return network
+
+
+def test_arrays_and_answers_are_the_same_with_and_without(judging, deblender):
+    batch = np.random.default_rng(1).uniform(0, 1, (3, 3, 24, 30)).astype(np.float32)
+    network = load_model_of(judging)
+    without = Deblender(network, judging.card, device="cpu")
+    network.familiarity = None
+    np.testing.assert_array_equal(judging.deblend_arrays(batch), without.deblend_arrays(batch))
+    one, other = judging(picture()), without(picture())
+    np.testing.assert_array_equal(one.central.data, other.central.data)
+    assert other.meta["familiarity"] is None
+    assert not other.flags & Flag.OUT_OF_DISTRIBUTION
 
 
 # The bare network.

@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,15 @@ from torch.nn import functional as F
 
 from astrodeblend.networks import build
 from astrodeblend.simulate import Recipe, Simulator
-from astrodeblend.training import BlendStream, TrainingConfig, reiman2019, train
+from astrodeblend.training import (
+    BlendStream,
+    TrainingConfig,
+    add_familiarity,
+    loop,
+    reiman2019,
+    train,
+)
+from astrodeblend.training.familiarity import familiarity_of
 from astrodeblend.training.loop import _learning_rate, _update_average
 from astrodeblend.training.losses import (
     adversarial_loss,
@@ -24,7 +33,7 @@ from astrodeblend.training.losses import (
     pixel_loss,
     std_loss,
 )
-from astrodeblend.weights import load_model
+from astrodeblend.weights import load_model, read_card, save_model, write_card
 
 TINY = {"kind": "unet", "widths": (8, 16), "blocks": (1, 1), "attention": 0}
 TINY_GAN = {
@@ -207,6 +216,131 @@ def test_training_learns(images, tmp_path):
     after = pixel_loss(components, isolated, kind="log_mse")
     assert 10 / math.log(10) * (before - after) > 3  # dB gained over the blend itself
     assert (std > 0).all()
+    # 60 batches of 8: fewer than the configuration would take
+    assert card.training["familiarity"] == {"blends": 480, "false_alarms": 0.005}
+    familiarity = network.familiarity
+    noise = torch.rand((1, 3, 80, 80), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        known, unknown = (
+            familiarity(network(x, with_features=True)[2]) for x in (blend[:, 0], noise)
+        )
+    assert (known <= familiarity.threshold).float().mean() > 0.9
+    assert unknown > familiarity.threshold
+
+
+class TestFamiliarity:
+    @pytest.fixture
+    def model(self, images, tmp_path):
+        """A model that scored, and cannot tell yet; its run ended on blends of another kind."""
+        config = replace(CONFIG, steps=1, final_recipe="sum")
+        path = train(config, images, tmp_path / "run", progress=False)
+        write_card(path, replace(read_card(path), scores={"sum on val": {"blends": 9}}))
+        assert load_model(path)[0].familiarity is None  # from one batch there is nothing to tell
+        return path
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+    def test_it_is_added_to_a_model_that_is_trained(self, images, model, dtype):
+        network, card = load_model(model)
+        save_model(model, network, card, dtype=dtype, overwrite=True)
+        before = load_file(model)
+        card = add_familiarity(model, images, blends=200, progress=False)
+        network, saved = load_model(model)  # which checks the hash
+        assert saved.sha256 == card.sha256
+        assert card.scores == {"sum on val": {"blends": 9}}
+        assert card.training["familiarity"] == {"blends": 200, "false_alarms": 0.005}
+        after = load_file(model)
+        for name, value in before.items():
+            assert value.dtype is after[name].dtype
+            assert torch.equal(value, after[name])
+        # half of the blends are of the recipe it ended on
+        stream = BlendStream(images, "reiman2019", batch=16, seed=1, final_recipe="sum")
+        expected = familiarity_of(network, stream, blends=200)
+        assert torch.equal(network.familiarity.mean, expected.mean)
+
+    def test_what_cannot_be_is_refused_and_nothing_is_touched(self, images, model):
+        before = model.read_bytes()
+        with pytest.raises(ValueError, match="blends=20 are too few; give at least 200"):
+            add_familiarity(model, images, blends=20, progress=False)
+        assert model.read_bytes() == before
+        with pytest.raises(ValueError, match=r"give the path of a \.safetensors file"):
+            add_familiarity("galaxyzoo", images)
+
+    def test_ctrl_c_meanwhile_loses_nothing(self, images, tmp_path, monkeypatch):
+        config = replace(CONFIG, steps=5, batch=40)
+
+        def stop(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "familiarity_of", stop)
+            assert train(config, images, tmp_path, progress=False) is None
+        path = train(config, images, tmp_path, resume=True, progress=False)
+        assert load_model(path)[0].familiarity is not None
+
+
+@pytest.fixture(scope="module")
+def parent(images, tmp_path_factory):
+    """A model to start from."""
+    out = tmp_path_factory.mktemp("models") / "parent"
+    return train(replace(CONFIG, steps=2, seed=5), images, out, progress=False)
+
+
+class TestStart:
+    def test_its_first_losses_are_those_of_the_model(self, images, parent, tmp_path):
+        path = train(replace(CONFIG, steps=1), images, tmp_path, start=parent, progress=False)
+        network, card = load_model(parent)
+        blend, isolated = BlendStream(images, "reiman2019", batch=4, seed=CONFIG.seed)[0]
+        with torch.no_grad():
+            components, std = network(blend)
+        (row,) = read_log(tmp_path)
+        expected = pixel_loss(components, isolated, kind="log_mse").item()
+        assert float(row["pixel"]) == pytest.approx(expected, rel=1e-4)
+        expected = std_loss(components, std, isolated).item()
+        assert float(row["std"]) == pytest.approx(expected, rel=1e-4)
+        assert read_card(path).training["from"] == {"name": card.name, "sha256": card.sha256}
+
+    def test_what_the_parent_was_familiar_with_is_forgotten(self, images, parent, tmp_path):
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(parent.with_suffix(suffix), tmp_path / f"knows{suffix}")
+        add_familiarity(tmp_path / "knows.safetensors", images, blends=200, progress=False)
+        config = replace(CONFIG, steps=1)
+        path = train(
+            config, images, tmp_path / "run", start=tmp_path / "knows.safetensors", progress=False
+        )
+        assert load_model(path)[0].familiarity is None
+
+    def test_a_run_taken_up_again_keeps_its_start(self, images, parent, tmp_path, monkeypatch):
+        through, stopped = tmp_path / "through", tmp_path / "stopped"
+        options = {"progress": False, "device": "cpu"}
+        train(CONFIG, images, through, start=parent, **options)
+        interrupt(monkeypatch, 3, crash)
+        with pytest.raises(RuntimeError, match="the lights went out"):
+            train(CONFIG, images, stopped, start=parent, **options)
+        other = train(replace(CONFIG, steps=1), images, tmp_path / "other", **options)
+        with pytest.raises(ValueError, match=r"start is 'other' \(.*started from 'parent"):
+            train(CONFIG, images, stopped, start=other, resume=True, **options)
+        with pytest.raises(ValueError, match=r"start is 'other' \(.*from random weights"):
+            train(CONFIG, images, tmp_path / "other", start=other, resume=True, **options)
+        train(CONFIG, images, stopped, start=parent, resume=True, **options)
+        again = train(CONFIG, images, stopped, resume=True, **options)
+        same_weights(through / "model.safetensors", stopped / "model.safetensors")
+        assert (
+            read_card(again).training["from"]
+            == read_card(through / "model.safetensors").training["from"]
+        )
+
+    def test_another_network_is_refused(self, images, parent, tmp_path):
+        out = tmp_path / "run"
+        config = replace(CONFIG, network=TINY_GAN["network"])
+        message = r"another network .*: kind='reiman2019' \(it has 'unet'\); configure the same"
+        with pytest.raises(ValueError, match=message):
+            train(config, images, out, start=parent, progress=False)
+        config = replace(CONFIG, network={**TINY, "widths": (8, 12)})
+        with pytest.raises(ValueError, match=r"train: widths=\(8, 12\) \(it has \(8, 16\)\); "):
+            train(config, images, out, start=parent, progress=False)
+        with pytest.raises(FileNotFoundError, match=r"no\.safetensors' does not exist"):
+            train(config, images, out, start="no.safetensors", progress=False)
+        assert not out.exists()
 
 
 def interrupt(monkeypatch, step, action):

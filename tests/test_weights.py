@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from astrodeblend.networks import build, describe
+from astrodeblend.networks import build, describe, fit_familiarity
 from astrodeblend.weights import (
     Card,
     list_models,
@@ -65,6 +66,38 @@ def test_counts_of_batches_survive_half_precision(tmp_path):
     loaded = load_model(tmp_path / "paper.safetensors")[0].state_dict()
     assert counts
     assert all(loaded[name] == 200_000 for name in counts)
+
+
+def test_what_is_familiar_travels_with_the_weights(tmp_path, network):
+    blends = torch.rand((200, 3, 16, 16), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        features = network(blends, with_features=True)[2]
+    network.familiarity = fit_familiarity(features)
+    path = tmp_path / "knows.safetensors"
+    save_model(path, network, CARD)
+    loaded, _ = load_model(path)
+    saved = network.familiarity.state_dict()
+    assert {name: value.dtype for name, value in loaded.familiarity.state_dict().items()} == {
+        name: value.dtype for name, value in saved.items()
+    }
+    assert torch.equal(loaded.familiarity(features), network.familiarity(features))
+    names = set(load_file(path))
+    assert {f"familiarity.{name}" for name in saved} < names
+
+    bare = tmp_path / "bare.safetensors"
+    network.familiarity = None
+    save_model(bare, network, CARD)
+    assert load_model(bare)[0].familiarity is None
+    assert names - set(load_file(bare)) == {f"familiarity.{name}" for name in saved}
+
+
+def test_half_of_it_is_refused(tmp_path, network):
+    network.familiarity = torch.nn.Module()
+    network.familiarity.register_buffer("scale", torch.ones(3))
+    path = tmp_path / "half.safetensors"
+    save_model(path, network, CARD)
+    with pytest.raises(ValueError, match="does not fit its card"):
+        load_model(path)
 
 
 def test_corrupt_weights_are_refused(path):
