@@ -18,6 +18,7 @@ LAYERS = [
     "cli",
     "demo",
     "cards",
+    "benchmark",
     "evaluate",
     "figures",
     "report",

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 import astrodeblend
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"galsim", "tensorboard"}
+OPTIONAL = {"galsim", "jax", "numpyro", "scarlet2", "sep", "tensorboard"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

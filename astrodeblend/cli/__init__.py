@@ -8,6 +8,7 @@ import warnings
 
 import click
 
+from .benchmark import benchmark
 from .blends import evaluate, simulate
 from .deblending import deblend, demo, models
 from .options import examples
@@ -64,5 +65,5 @@ def main(traceback):
     """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
 
 
-for command in (demo, deblend, models, simulate, train, evaluate):
+for command in (demo, deblend, models, simulate, train, evaluate, benchmark):
     main.add_command(command)

@@ -1,0 +1,354 @@
+"""Other deblenders behind one call: a blend goes in, the light of every source comes out."""
+
+import warnings
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import metadata, util
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from astropy.stats import mad_std
+from photutils.segmentation import deblend_sources, detect_sources
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy import ndimage
+
+__all__ = ["PEERS", "SEP", "Found", "Peer", "Photutils", "Scarlet2"]
+
+_STEP = 1 / 255  # of a picture: there is no less noise than its rounding
+_FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
+
+
+class Found(NamedTuple):
+    """Sources that were found in a blend.
+
+    The image of a source is ``sky`` plus its ``light``; of several sources taken for one
+    galaxy, ``sky`` plus the sum of theirs.
+
+    Attributes
+    ----------
+    sky : numpy.ndarray
+        Shape (bands, y, x).
+    light : numpy.ndarray
+        Of each source, shape (sources, bands, y, x).
+    """
+
+    sky: np.ndarray
+    light: np.ndarray
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A deblender from another package; its fields are its settings.
+
+    The defaults are the settings of the highest mean PSNR that `astrodeblend.benchmark.tune`
+    finds on blends of the ``val`` split. To compare with one more deblender, derive a class,
+    give it the attributes and ``__call__``, and hand it to `astrodeblend.benchmark.benchmark`.
+
+    Attributes
+    ----------
+    name : str
+        Of the package, as it is imported and installed.
+    given : str
+        What it is told.
+    slow : bool
+        Whether it is to be tried on some of the blends only.
+    grid : dict of str to tuple
+        Values of the settings to choose from.
+    """
+
+    name: ClassVar[str]
+    given: ClassVar[str]
+    slow: ClassVar[bool] = False
+    grid: ClassVar[dict[str, tuple]] = {}
+
+    def __call__(self, blend, positions):
+        """Deblend.
+
+        Parameters
+        ----------
+        blend : numpy.ndarray
+            Shape (bands, y, x), from 0 to 1.
+        positions : numpy.ndarray
+            Where the galaxies truly are, shape (2, 2): x and y in pixels, central first.
+
+        Returns
+        -------
+        Found
+        """
+        raise NotImplementedError
+
+    @property
+    def installed(self):
+        """Whether the package can be imported."""
+        return util.find_spec(self.name) is not None
+
+    @property
+    def hint(self):
+        """What to say where it is not installed."""
+        return f"{self.name} is not installed: pip install astrodeblend[{self.name}]"
+
+    @property
+    def version(self):
+        """Of the package that is installed."""
+        return metadata.version(self.name)
+
+    @property
+    def settings(self):
+        """All settings, by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Photutils(Peer):
+    """Segmentation and deblending with photutils: each pixel belongs to one source.
+
+    The mean of the bands above the sky of the stamp's border is smoothed, detected
+    (`photutils.segmentation.detect_sources`) and separated by multi-thresholding and watershed
+    (`photutils.segmentation.deblend_sources`).
+
+    Parameters
+    ----------
+    n_sigma : float
+        Detection threshold in standard deviations of the sky before smoothing.
+    n_pixels : int
+        Smallest number of pixels of a source.
+    smoothing : float
+        Full width at half maximum of the Gaussian kernel, in pixels; 0 for none.
+    n_levels : int
+        Thresholds between a source's faintest and brightest pixel.
+    contrast : float
+        Smallest part of the light that makes a source of its own.
+    sky : {"blend", "border"}
+        What pixels outside all segments keep: the blend's light, or the border's median, which
+        is also what a source has where another one is.
+    """
+
+    n_sigma: float = 1.0
+    n_pixels: int = 5
+    smoothing: float = 1.0
+    n_levels: int = 32
+    contrast: float = 0.001
+    sky: str = "blend"
+
+    name: ClassVar[str] = "photutils"
+    given: ClassVar[str] = "the blend"
+    grid: ClassVar[dict[str, tuple]] = {
+        "n_sigma": (0.5, 1.0, 2.0),
+        "smoothing": (0.0, 1.0, 2.0),
+        "contrast": (1e-4, 1e-3, 1e-2),
+        "sky": ("blend", "border"),
+    }
+
+    def __call__(self, blend, positions):
+        """Deblend; see `Peer`."""
+        level, noise = _border(blend)
+        light, threshold = _grey(blend, level, noise, self.n_sigma)
+        if self.smoothing:
+            light = ndimage.gaussian_filter(light, self.smoothing / _FWHM)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoDetectionsWarning)
+            segments = detect_sources(light, threshold, self.n_pixels)
+        if segments is None:
+            return _cut(blend, np.zeros(light.shape, int), level, self.sky)
+        segments = deblend_sources(
+            light, segments, self.n_pixels, n_levels=self.n_levels, contrast=self.contrast,
+            progress_bar=False,
+        )  # fmt: skip
+        return _cut(blend, segments.data, level, self.sky)
+
+
+@dataclass(frozen=True)
+class SEP(Peer):
+    """Segmentation and deblending as in SExtractor, with SEP (Barbary 2016, JOSS 1, 58).
+
+    ``sep.extract`` on the mean of the bands above the sky of the stamp's border, with its own
+    filter. Each pixel belongs to one source.
+
+    Parameters
+    ----------
+    n_sigma : float
+        Detection threshold in standard deviations of the sky.
+    n_pixels : int
+        Smallest number of pixels of a source (``minarea``).
+    n_levels : int
+        Thresholds of the deblending (``deblend_nthresh``).
+    contrast : float
+        Smallest part of the light that makes a source of its own (``deblend_cont``).
+    clean : bool
+        Whether to drop sources that may come from the wings of brighter ones.
+    sky : {"blend", "border"}
+        As for `Photutils`.
+    """
+
+    n_sigma: float = 1.0
+    n_pixels: int = 5
+    n_levels: int = 32
+    contrast: float = 0.001
+    clean: bool = False
+    sky: str = "blend"
+
+    name: ClassVar[str] = "sep"
+    given: ClassVar[str] = "the blend"
+    grid: ClassVar[dict[str, tuple]] = {
+        "n_sigma": (0.5, 1.0, 2.0),
+        "n_levels": (32, 64),
+        "contrast": (1e-4, 1e-3, 5e-3),
+        "clean": (True, False),
+        "sky": ("blend", "border"),
+    }
+
+    def __call__(self, blend, positions):
+        """Deblend; see `Peer`."""
+        import sep
+
+        level, noise = _border(blend)
+        light, threshold = _grey(blend, level, noise, self.n_sigma)
+        _, segments = sep.extract(
+            np.ascontiguousarray(light), threshold, minarea=self.n_pixels,
+            deblend_nthresh=self.n_levels, deblend_cont=self.contrast, clean=self.clean,
+            segmentation_map=True,
+        )  # fmt: skip
+        return _cut(blend, segments, level, self.sky)
+
+
+@dataclass(frozen=True)
+class Scarlet2(Peer):
+    """A model of the scene, fitted to the blend, with scarlet2.
+
+    Two sources at the true positions, free by 2 pixels, whose light adds; noise from the
+    stamp's border, no PSF. What each pixel has above the sky goes to the galaxies in proportion
+    to their models, as survey pipelines do; where these are below the noise, to both.
+
+    Parameters
+    ----------
+    morphology : {"sersic", "pixels"}
+        Sérsic profiles, elliptical; or any positive image, which begins as the Gaussian of
+        scarlet2's quick start.
+    steps : int
+        Of the optimiser, at most.
+    tolerance : float
+        Largest relative change of a parameter at which it stops.
+    """
+
+    morphology: str = "sersic"
+    steps: int = 300
+    tolerance: float = 1e-4
+
+    name: ClassVar[str] = "scarlet2"
+    given: ClassVar[str] = "the blend, its noise and the true positions, no PSF"
+    slow: ClassVar[bool] = True
+    grid: ClassVar[dict[str, tuple]] = {"morphology": ("sersic", "pixels")}
+
+    def __call__(self, blend, positions):
+        """Deblend; see `Peer`."""
+        import jax.numpy as jnp
+        import scarlet2
+
+        scarlet2.set_validation(False)  # its checks print, and change nothing
+        level, noise = (each[:, None, None] for each in _border(blend))
+        light = blend - level
+        channels = [str(band) for band in range(len(blend))]
+        weights = np.broadcast_to(noise**-2, blend.shape)
+        observation = scarlet2.Observation(
+            jnp.asarray(light, "float32"), jnp.asarray(weights, "float32"), channels=channels
+        )
+        frame = scarlet2.Frame(scarlet2.Box(blend.shape), channels=channels)
+        with scarlet2.Scene(frame) as scene:
+            for x, y in positions:
+                self._add_source(observation, light, jnp.array([y, x], "float32"))
+        with scarlet2.Parameters(scene):
+            for number, source in enumerate(scene.sources):
+                self._free(source, number)
+        fitted = scene.fit(
+            observation, max_iter=self.steps, e_rel=self.tolerance, progress_bar=False
+        )
+        models = np.stack([np.asarray(fitted.evaluate_source(each)) for each in fitted.sources])
+        if not np.isfinite(models).all():
+            raise ArithmeticError("the fit has diverged")
+        parts = models.clip(0) / (models.clip(0).sum(axis=0) + noise)
+        sky = level + light * (1 - parts.sum(axis=0))
+        return Found(sky, light * parts)
+
+    def _add_source(self, observation, light, center):
+        """Add a source to the scene that is open, with a first guess."""
+        import jax.numpy as jnp
+        import scarlet2
+
+        peak = _around(light, np.asarray(center)).clip(1e-3)
+        size = 2 * max(light.shape[1:]) + 1  # covers the stamp from every position in it
+        if self.morphology == "sersic":
+            profile = scarlet2.SersicMorphology(
+                n=jnp.array(1.0), size=jnp.array(5.0), ellipticity=jnp.array([1e-3, 1e-3]),
+                shape=(size, size),
+            )  # fmt: skip
+            # such a profile is 1 at its half-light radius, and some five times that within
+            scarlet2.Source(center, jnp.asarray(peak / 5, "float32"), profile)
+            return
+        try:
+            spectrum, image = scarlet2.init.from_gaussian_moments(observation, center)
+        except (ValueError, IndexError):  # no Gaussian has such moments: they see the other galaxy
+            spectrum, image = peak, scarlet2.GaussianMorphology(3.0)()
+        odd = len(image) - 1 + len(image) % 2  # so that a pixel is in the middle
+        image = np.asarray(image)[:odd, :odd]
+        image = np.pad(image, max(0, (size - odd) // 2), constant_values=1e-6)
+        spectrum = jnp.maximum(jnp.asarray(spectrum, "float32"), 1e-3)
+        scarlet2.Source(center, spectrum, jnp.asarray(image, "float32").clip(1e-6))
+
+    def _free(self, source, number):
+        """Name what is to be fitted of a source, with step sizes for a picture."""
+        import scarlet2
+        from numpyro.distributions import constraints
+
+        positive = constraints.positive
+        if self.morphology == "pixels":
+            step = partial(scarlet2.relative_step, factor=0.05)
+            scarlet2.Parameter(source.spectrum, f"spectrum{number}", positive, stepsize=step)
+            scarlet2.Parameter(source.morphology, f"image{number}", positive, stepsize=0.1)
+            return
+        profile, center = source.morphology, source.center
+        near = constraints.interval(center - 2, center + 2)
+        for node, name, constraint, step in (
+            (source.spectrum, "spectrum", positive, 0.05),
+            (profile.size, "size", positive, 0.05),
+            (profile.ellipticity, "ellipticity", scarlet2.constraint.unit_disk, 0.03),
+            (profile.n, "n", constraints.interval(0.4, 6.0), 0.03),
+            (center, "center", near, 0.03),
+        ):
+            scarlet2.Parameter(node, f"{name}{number}", constraint, stepsize=step)
+
+
+#: The peers by their names, in the order of the table.
+PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}
+
+
+def _border(blend):
+    """Level and noise of the sky in the outermost pixels, shape (bands,) each."""
+    edge = np.concatenate(
+        [blend[:, 0], blend[:, -1], blend[:, 1:-1, 0], blend[:, 1:-1, -1]], axis=1
+    ).astype(float)
+    return np.median(edge, axis=1), np.maximum(mad_std(edge, axis=1), _STEP / np.sqrt(12))
+
+
+def _grey(blend, level, noise, n_sigma):
+    """Mean of the bands above the sky, and the threshold for it."""
+    light = blend.mean(axis=0, dtype=float) - level.mean()
+    edge = np.concatenate([light[0], light[-1], light[1:-1, 0], light[1:-1, -1]])
+    return light, n_sigma * max(mad_std(edge), noise.min() / np.sqrt(len(blend)))
+
+
+def _around(light, center):
+    """Mean of the 3x3 pixels around a position (y, x), shape (bands,)."""
+    y, x = (int(np.clip(round(c), 1, n - 2)) for c, n in zip(center, light.shape[1:], strict=True))
+    return light[:, y - 1 : y + 2, x - 1 : x + 2].mean(axis=(1, 2))
+
+
+def _cut(blend, segments, level, sky):
+    """Give each segment the blend's light in it."""
+    level = level[:, None, None]
+    labels = np.unique(segments[segments > 0])
+    y, x = np.nonzero(segments)
+    light = np.zeros((len(labels), *blend.shape), dtype=np.float32)
+    light[np.searchsorted(labels, segments[y, x]), :, y, x] = (blend - level)[:, y, x].T
+    if sky == "border":
+        return Found(np.broadcast_to(level, blend.shape), light)
+    return Found(np.where(segments > 0, level, blend), light)
