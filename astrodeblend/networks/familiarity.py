@@ -28,9 +28,9 @@ def pool(shallow, deep):
     torch.Tensor
         Shape (n, 2 * shallow features + deep features), float32.
     """
-    shallow, deep = shallow.float(), deep.float()
-    spread = (shallow.std(dim=(2, 3)) + _FAINT).log()
-    return torch.cat([shallow.mean(dim=(2, 3)), spread, deep.mean(dim=(2, 3))], dim=1)
+    variance, mean = torch.var_mean(shallow.float(), dim=(2, 3))
+    spread = (variance.sqrt() + _FAINT).log()
+    return torch.cat([mean, spread, deep.float().mean(dim=(2, 3))], dim=1)
 
 
 class Familiarity(nn.Module):
