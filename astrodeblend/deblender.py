@@ -217,8 +217,8 @@ class Deblender:
 
         ``meta["familiarity"]`` says how far the stamp is from those that the model was trained
         on, and from which distance on it is flagged as unlike any of them
-        (`astrodeblend.results.Flag.OUT_OF_DISTRIBUTION`); it is None for a model that cannot
-        tell.
+        (``OUT_OF_DISTRIBUTION`` of `astrodeblend.results.Flag`); it is None for a model that
+        cannot tell.
         """
         return self._deblend([self._cut(image, position)])[0]
 

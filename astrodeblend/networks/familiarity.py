@@ -62,7 +62,18 @@ class Familiarity(nn.Module):
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def forward(self, features):
-        """Return the distance of features (n, features), shape (n,)."""
+        """Measure distances.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            Shape (n, features), as the network returns them ``with_features``.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n,), in standard deviations.
+        """
         with torch.autocast(features.device.type, enabled=False):
             standard = (features.float() - self.mean) / self.scale
             return (standard @ self.whitening.float()).norm(dim=1)
