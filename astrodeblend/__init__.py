@@ -10,6 +10,7 @@ import importlib
 _HOME = {
     "Deblended": "results",
     "Deblender": "deblender",
+    "Scene": "scene",
     "__version__": "_version",
 }
 

@@ -22,7 +22,7 @@ from astrodeblend.results import Flag
 from astrodeblend.stamps import Stamp, cut_stamp, pixel_position, stamp_width
 from astrodeblend.stretch import LinearStretch, stretch_for
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Place", "Prepared", "find_places", "find_sources_in_light", "prepare"]
 
 _SURROUNDINGS = 256  # pixels a side in which a source is looked for and measured
 # A picture's light goes as sinh(6.5 value): on Galaxy Zoo's pictures, made by asinh, the middle
@@ -35,6 +35,28 @@ _WIDEN = 1 / 0.7
 _WHOLE = 0.75  # a stamp that covers so much of a square image takes all of it
 _DARK = 1e-4  # network values up to this do not tell whose light it is
 _FADE = 0.1  # part of the stamp's width over which components fade into the background
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the stamp of a galaxy is, and the sky there.
+
+    Attributes
+    ----------
+    position : tuple of float
+        Its middle, (x, y) in pixels of the image.
+    width : float
+        In pixels of the image.
+    level, noise : numpy.ndarray, shape (bands, 1, 1)
+        Of the sky, per pixel of the image.
+    flags : Flag
+    """
+
+    position: tuple[float, float]
+    width: float
+    level: np.ndarray
+    noise: np.ndarray
+    flags: Flag
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +206,9 @@ def prepare(image, position, size_rule):
     ----------
     image : `~astropy.nddata.NDData`
         As `astrodeblend.images.read_image` gives it.
-    position : tuple of float, `~astropy.coordinates.SkyCoord` or None
-        As in `astrodeblend.stamps.pixel_position`.
+    position : Place, tuple of float, `~astropy.coordinates.SkyCoord` or None
+        As in `astrodeblend.stamps.pixel_position`; the width of the stamp follows from the
+        galaxy that is found there, unless it is a place, of which all is known.
     size_rule : dict
         Of the model's card.
 
@@ -200,10 +223,12 @@ def prepare(image, position, size_rule):
     TypeError
         If it is no position.
     """
-    full_scale = image.meta["astrodeblend"]["full_scale"]
-    if full_scale is None and _is_float_picture(image):
-        full_scale = 1.0
-    x, y, width, level, noise, flags = _place(image, position, size_rule, full_scale)
+    full_scale = _full_scale(image)
+    place = position
+    if not isinstance(place, Place):
+        place = _find_place(image, position, size_rule, full_scale)
+    (x, y), width, level, noise = place.position, place.width, place.level, place.noise
+    flags = place.flags
     # A picture's values are brightnesses, which cut_stamp tells by its full scale.
     meta = {"astrodeblend": {**image.meta["astrodeblend"], "full_scale": full_scale}}
     source = NDData(image.data, mask=image.mask, unit=image.unit, meta=meta)
@@ -234,8 +259,14 @@ def _stamp_noise(noise, stamp, factor):
     return noise * factor / max(stamp.scale, 1.0)
 
 
-def _place(image, position, size_rule, full_scale):
-    """Return x, y and width of the stamp, level and noise of the sky there, and flags."""
+def _full_scale(image):
+    """Return the value that is white in a picture; None for flux."""
+    full_scale = image.meta["astrodeblend"]["full_scale"]
+    return 1.0 if full_scale is None and _is_float_picture(image) else full_scale
+
+
+def _find_place(image, position, size_rule, full_scale):
+    """Measure the galaxy at a position, for the place of its stamp."""
     x, y = pixel_position(image, position)
     pixels, (height, length) = size_rule["pixels"], image.data.shape[-2:]
     middle = ((length - 1) / 2, (height - 1) / 2)
@@ -264,7 +295,7 @@ def _place(image, position, size_rule, full_scale):
         np.broadcast_to(values, local.data.shape)[at][:, None, None]
         for values in estimate_background(local)
     )
-    return x, y, width, level, noise * size, flags
+    return Place((x, y), width, level, noise * size, flags)
 
 
 def _light(local, full_scale):
@@ -274,6 +305,73 @@ def _light(local, full_scale):
     # As an 8-bit picture, whose smallest step detection knows: near black it stays what it is.
     light = np.sinh(_PICTURE_STRETCH / full_scale * local.data) * (255 / _PICTURE_STRETCH)
     return NDData(light, mask=local.mask, meta={"astrodeblend": {"full_scale": 255}})
+
+
+def find_sources_in_light(image, positions=None):
+    """Detect the sources of an image, a picture's in its light before it was stretched.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    positions : array_like, shape (n, 2), optional
+        As `astrodeblend.detect.find_sources` takes them.
+
+    Returns
+    -------
+    sources, segmentation : `~astropy.table.QTable`, `~numpy.ndarray`
+        As `astrodeblend.detect.find_sources` gives them.
+    light : `~astropy.nddata.NDData`
+        What they were found in.
+    """
+    light = _light(image, _full_scale(image))
+    return *find_sources(light, positions=positions), light
+
+
+def find_places(image, light, sources, size_rule):
+    """Return the place of the stamp of every source, where it was detected.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    light, sources : `~astropy.nddata.NDData`, `~astropy.table.QTable`
+        As `find_sources_in_light` gives them.
+    size_rule : dict
+        Of the model's card.
+
+    Returns
+    -------
+    list of Place
+    """
+    summed, hidden = _summed_light(light)
+    level, noise = (np.broadcast_to(v, image.data.shape) for v in estimate_background(image))
+    places = []
+    for row, (x, y) in enumerate(zip(sources["x_centroid"], sources["y_centroid"], strict=True)):
+        half = int(np.ceil(4 * sources["petrosian_radius"][row].value)) + 1
+        box = tuple(slice(max(at - half, 0), at + half + 1) for at in _pixel(image, x, y))
+        start = box[1].start, box[0].start
+        radius = sources["petrosian_radius"][row].value
+        radius = np.fmin(
+            radius,
+            _symmetric_radius(summed[box], hidden[box], x - start[0], y - start[1], radius),
+        )
+        width = _width_among(sources, row, radius, size_rule)
+        width = stamp_width(width, petrosian_radii=1, shape=image.data.shape[1:])
+        at = (slice(None), *_pixel(image, x, y))
+        flags = Flag(0) if len(image.data) > 1 else Flag.SINGLE_BAND
+        if not sources["petrosian_found"][row]:
+            flags |= Flag.UNCERTAIN_SIZE
+        places.append(
+            Place(
+                (float(x), float(y)),
+                width,
+                level[at][:, None, None],
+                noise[at][:, None, None],
+                flags,
+            )
+        )
+    return places
 
 
 def _width(local, x, y, size_rule):
@@ -291,7 +389,12 @@ def _width(local, x, y, size_rule):
         row = np.argmin(distance)
     radius = sources["petrosian_radius"][row].to_value("pix")
     if label:
-        radius = np.fmin(radius, _symmetric_radius(local, x, y, radius))
+        radius = np.fmin(radius, _symmetric_radius(*_summed_light(local), x, y, radius))
+    return _width_among(sources, row, radius, size_rule), doubt
+
+
+def _width_among(sources, row, radius, size_rule):
+    """Return the width of the stamp of a source of a radius, with what touches it inside."""
     width = stamp_width(radius, petrosian_radii=size_rule["petrosian_radii"])
     touching = (sources["parent"] == sources["parent"][row]) & (np.arange(len(sources)) != row)
     if touching.any():
@@ -299,18 +402,24 @@ def _width(local, x, y, size_rule):
         light = np.where(touching, np.sum(sources["segment_flux"], axis=1), -np.inf)
         companion = np.max(np.abs(offset), axis=0)[np.argmax(light)]
         width = np.clip(companion / _FARTHEST, width, _WIDEN * width)
-    return float(width), doubt
+    return float(width)
 
 
-def _symmetric_radius(local, x, y, radius):
+def _summed_light(local):
+    """Return the smoothed sum of the bands in units of their noise (y, x), and where none is."""
+    level, noise = estimate_background(local)
+    data, hidden = data_and_mask(local)
+    light = gaussian_filter(np.where(hidden, 0, (data - level) / noise).sum(axis=0), 1.0)
+    return light, hidden.all(axis=0)
+
+
+def _symmetric_radius(light, hidden, x, y, radius):
     """Return the Petrosian radius of the light that is alike on opposite sides of a galaxy.
 
     What overlaps the galaxy is on one of its sides: the smaller of two opposite pixels is
     the galaxy's own, or at least less of the other one's (as in the deblender of the SDSS).
     """
-    level, noise = estimate_background(local)
-    data, hidden = data_and_mask(local)
-    light = gaussian_filter(np.where(hidden, 0, (data - level) / noise).sum(axis=0), 1.0)
+    light = light.copy()
     rows, columns = np.indices(light.shape)
     # The centre is where it is brightest close to the position.
     close = np.hypot(columns - x, rows - y) <= max(radius / 4, 1)
@@ -319,7 +428,7 @@ def _symmetric_radius(local, x, y, radius):
     inside = [(at >= 0) & (at < n) for at, n in zip(opposite, light.shape, strict=True)]
     both = inside[0] & inside[1]
     light[both] = np.minimum(light[both], light[opposite[0][both], opposite[1][both]])
-    return petrosian_radius(light, (float(column), float(row)), mask=hidden.all(axis=0))
+    return petrosian_radius(light, (float(column), float(row)), mask=hidden)
 
 
 def _surroundings(image, x, y, size):

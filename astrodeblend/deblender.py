@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from tqdm import tqdm
 
 from astrodeblend import __version__
 from astrodeblend.apportion import prepare
 from astrodeblend.images import read_image, to_original_shape
 from astrodeblend.images.errors import restated
 from astrodeblend.results import Deblended, Flag
+from astrodeblend.scene import LIGHTS, separate_scene
+from astrodeblend.stamps import pixel_position
 from astrodeblend.weights import list_models, load_model, read_card
 
 __all__ = ["Deblender"]
@@ -252,6 +256,93 @@ class Deblender:
                 raise restated(error, f"images[{i}]: {error}") from error
         return self._deblend(cuts)
 
+    def deblend_scene(
+        self, image, *, positions=None, light="apportioned", rounds=8, progress=False
+    ):
+        """Find all sources of an image and take apart those that are blended.
+
+        Every source that touches another one comes to the middle of a stamp of its own; its
+        component is the network's central one. As the network knows blends of two, all
+        neighbours but the one that gives most light to the stamp are subtracted first, as well
+        as they are known; that is done again, in rounds, until what is subtracted changes by
+        less than the noise. Isolated sources keep their light as it is.
+
+        Parameters
+        ----------
+        image : path, array, Quantity, NDData, HDU, HDUList or sequence
+            As for a single blend.
+        positions : array_like, shape (n, 2), or `~astropy.coordinates.SkyCoord`, optional
+            Of the sources, in pixels (x, y) or on the sky; they replace detection.
+        light : {'apportioned', 'network'}, optional
+            What components and catalogue hold: the light of the image, shared out among the
+            sources in proportion to the network's own components, which keeps its flux and its
+            noise; or the network's own components.
+        rounds : int, optional
+            The most rounds to take; sources whose neighbours still change are flagged.
+        progress : bool, optional
+            Show a progress bar.
+
+        Returns
+        -------
+        Scene
+            Its catalogue is empty if the image has no sources.
+
+        Raises
+        ------
+        ValueError
+            If the number of bands is wrong, a position is outside the image, two are in one
+            pixel, or an option is none of the above.
+        TypeError, FileNotFoundError, OSError
+            As for a single blend.
+        """
+        if light not in LIGHTS:
+            raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
+        if not isinstance(rounds, int) or rounds < 1:
+            raise ValueError(f"rounds={rounds!r}: give an integer of at least 1")
+        image = self._read(image)
+        if positions is not None:
+            positions = _pixel_positions(image, positions)
+        bar = tqdm(desc="deblending", unit="stamp", disable=not progress)
+
+        def watch(sources):
+            bar.reset(total=len(sources))
+            for source in sources:
+                yield source
+                bar.update()
+
+        meta = {
+            "version": __version__,
+            "model": self._card.name,
+            "sha256": self._card.sha256,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "device": self._device.type,
+            "positions": "detected" if positions is None else "given",
+        }
+        with bar:
+            return separate_scene(
+                *(image, self._card.size_rule, self._central),
+                **{"positions": positions, "light": light, "rounds": rounds, "watch": watch},
+                meta=meta,
+            )
+
+    def _central(self, blends):
+        """Return central components, their standard deviations and flags, for a scene."""
+        bands = len(self._card.bands)
+        batch = torch.from_numpy(
+            np.array(np.broadcast_to(blends, (len(blends), bands, *blends.shape[2:])))
+        )
+        components, std, distance = self._run(batch, bare=False)
+        if std is None:
+            std = self._spread(batch)
+        answer, std = components[:, 0].numpy(), std[:, 0].numpy()
+        if blends.shape[1] == 1:
+            answer, std = (a.mean(axis=1, keepdims=True) for a in (answer, std))
+        flags = [Flag(0)] * len(blends)
+        if distance is not None:
+            strange = ~(distance <= self._network.familiarity.threshold)
+            flags = [Flag.OUT_OF_DISTRIBUTION if s else Flag(0) for s in strange.tolist()]
+        return answer, std, flags
+
     def deblend_arrays(self, batch):
         """Run the bare network: nothing is resampled, stretched or checked for sources.
 
@@ -350,6 +441,10 @@ class Deblender:
 
     def _cut(self, image, position):
         """Read an image and prepare its stamp."""
+        return prepare(self._read(image), position, self._card.size_rule)
+
+    def _read(self, image):
+        """Read an image, or refuse it."""
         image = read_image(image)
         bands, names = len(image.data), self._card.bands
         if bands not in (1, len(names)):
@@ -363,7 +458,7 @@ class Deblender:
                 f"image is {valid.min():.4g} in every valid pixel: there is no light in it to take "
                 "apart; give another one"
             )
-        return prepare(image, position, self._card.size_rule)
+        return image
 
     def _deblend(self, cuts):
         """Separate prepared stamps and bring the components back to their images."""
@@ -411,6 +506,13 @@ class Deblender:
         return Deblended(
             to_original_shape(cut.image), central, companion, (float(x), float(y)), flags, meta
         )
+
+
+def _pixel_positions(image, positions):
+    """Return positions (n, 2) in pixels, each checked."""
+    if isinstance(positions, SkyCoord):
+        positions = np.atleast_1d(positions)
+    return np.array([pixel_position(image, place) for place in positions]).reshape(-1, 2)
 
 
 class _Models(Table):

@@ -21,6 +21,7 @@ from photutils.segmentation import (
 )
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
+from skimage.segmentation import watershed
 
 __all__ = [
     "estimate_background",
@@ -150,7 +151,9 @@ def is_picture(image):
     return image.meta.get("astrodeblend", {}).get("full_scale") is not None
 
 
-def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing=2.0):
+def find_sources(
+    image, *, positions=None, threshold=5.0, n_pixels=10, contrast=0.005, smoothing=2.0
+):
     """Detect and measure the sources of an image.
 
     Sources are found on the sum of the bands weighted by their noise, smoothed, and separated
@@ -160,6 +163,10 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
     ----------
     image : `~astropy.nddata.NDData`
         Data of shape (bands, y, x).
+    positions : array_like, shape (n, 2), optional
+        Where the sources are, (x, y) in pixels. Then there is a source for each, in this
+        order, and no other; light that stands out is divided among them
+        (`skimage.segmentation.watershed`), and what is not seen is given three pixels around.
     threshold : float, optional
         Detection threshold, in standard deviations of the smoothed sum's noise.
     n_pixels : int, optional
@@ -197,7 +204,10 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
         parents = detect_sources(smooth, base + threshold * scatter, n_pixels, mask=nowhere)
-    if parents is None:
+    if positions is not None and len(positions):
+        segments, parents = _segments_at(positions, smooth, parents)
+        return _measure(image, data, hidden, detection, segments, parents), segments.data
+    if parents is None or positions is not None:
         # a made-up source is measured and dropped, so that the empty table has all columns
         lone = np.zeros(detection.shape, dtype=np.int32)
         lone[0, 0] = 1
@@ -208,6 +218,20 @@ def find_sources(image, *, threshold=5.0, n_pixels=10, contrast=0.005, smoothing
         smooth, parents, max(n_pixels // 2, 1), contrast=contrast, progress_bar=False
     )
     return _measure(image, data, hidden, detection, segments, parents), segments.data
+
+
+def _segments_at(positions, smooth, parents):
+    """Divide the light that stands out among sources at known positions."""
+    seen = np.zeros(smooth.shape, bool) if parents is None else parents.data > 0
+    rows, columns = np.floor(np.asarray(positions, float).T[::-1] + 0.5).astype(int)
+    markers = np.zeros(smooth.shape, np.int32)
+    markers[rows, columns] = np.arange(1, len(rows) + 1)
+    if np.count_nonzero(markers) < len(rows):
+        raise ValueError("positions has two sources in one pixel; give each source once")
+    seen |= ndimage.distance_transform_edt(markers == 0) <= 3
+    seen_by = watershed(-smooth, markers, mask=seen)
+    connected, _ = ndimage.label(seen, structure=np.ones((3, 3)))
+    return SegmentationImage(seen_by), SegmentationImage(connected.astype(np.int32))
 
 
 def _measure(image, data, hidden, detection, segments, parents):

@@ -4,12 +4,13 @@ import numpy as np
 from astropy import units as u
 from astropy.stats import mad_std
 from astropy.wcs.utils import proj_plane_pixel_scales
+from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from astrodeblend.files import atomic_path
 from astrodeblend.stretch import LinearStretch, stretch_for
 
-__all__ = ["panels", "save_figure"]
+__all__ = ["panels", "save_figure", "scene_panels"]
 
 _TITLES = ("blend", "central", "companion")
 _GAP = 0.04  # inches between panels
@@ -82,6 +83,84 @@ def panels(results, *, across=None):
                         transform=axes.transAxes,
                     )  # fmt: skip
     return figure
+
+
+def scene_panels(scene):
+    """Draw a scene: the image with its sources, all components together, and what is left.
+
+    Every source has an ellipse of 3 semi-axes around it: solid if its light touches that of
+    others, dotted if it is isolated. In the panel of what is left grey is nothing; that is the
+    image less the network's own components, in the same brightness scale.
+
+    Parameters
+    ----------
+    scene : Scene
+        What `astrodeblend.Deblender.deblend_scene` returned.
+
+    Returns
+    -------
+    `~matplotlib.figure.Figure`
+        With ``savefig``; it is shown nowhere by itself.
+    """
+    data, left = (np.atleast_3d(i.data.T).T.astype(float) for i in (scene.image, scene.residual))
+    together = np.zeros_like(data)
+    for component in scene.components:
+        box = [slice(*ends) for ends in component.meta["box"]]
+        together[:, *box] += np.atleast_3d(component.data.T).T
+    valid = np.isfinite(data)
+    if scene.image.mask is not None:
+        valid &= ~scene.image.mask
+    level = np.array([np.median(b[v]) for b, v in zip(data, valid, strict=True)])[:, None, None]
+    noise = np.array([mad_std(b[v]) for b, v in zip(data, valid, strict=True)])[:, None, None]
+    data, left = (np.where(valid, values, level) for values in (data, left))
+    data, together, left, level, noise = map(
+        _channels, (data, together + level, left, level, noise)
+    )
+    full_scale = scene.image.meta.get("astrodeblend", {}).get("full_scale")
+    noise = _whitened(data - level, np.maximum(noise, 1e-12 * np.ptp(data)))
+    stretch = stretch_for(data, level, noise, full_scale, unit=scene.image.unit)
+    pictures = [_shown(stretch(data)), _shown(stretch(together))]
+    pictures += [_shown(0.5 + stretch(data) - stretch(data - left + level))]
+    look = {"origin": "lower", "interpolation": "nearest"}
+    if isinstance(stretch, LinearStretch):
+        look["origin"] = "upper"
+
+    height, width = data.shape[1:]
+    side = 6.0
+    tall = side * height / width
+    figure = Figure(figsize=(3 * side + 2 * _GAP, tall + _MARGIN), dpi=150)
+    for k, (picture, title) in enumerate(
+        zip(pictures, ("image", "components", "data − components"), strict=True)
+    ):
+        total = 3 * side + 2 * _GAP, tall + _MARGIN
+        axes = figure.add_axes((k * (side + _GAP) / total[0], 0, side / total[0], tall / total[1]))
+        axes.imshow(picture, **look, cmap="gray", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, fontsize=11, pad=4)
+        if k == 0:
+            _draw_scale(axes, {"pictures": pictures, "wcs": scene.image.wcs})
+            _draw_sources(axes, scene.catalog)
+    return figure
+
+
+def _draw_sources(axes, catalog):
+    """Draw an ellipse around every source."""
+    measured = catalog[np.isfinite(catalog["x_centroid"])]
+    if not len(measured):
+        return
+    place = np.stack([measured["x_centroid"], measured["y_centroid"]], axis=-1)
+    axis = [6 * measured[f"semi{name}_axis"].to_value("pix") for name in ("major", "minor")]
+    angle = measured["orientation"].to_value("deg")
+    for blended, style in ((True, "-"), (False, ":")):
+        chosen = (measured["n_blended"] > 1) == blended
+        axes.add_collection(
+            EllipseCollection(
+                *(axis[0][chosen], axis[1][chosen], angle[chosen]),
+                units="x", offsets=place[chosen], offset_transform=axes.transData,
+                facecolor="none", edgecolor="#56b4e9" if blended else "white", lw=0.5, ls=style,
+            )
+        )  # fmt: skip
 
 
 def save_figure(figure, path, *, overwrite=False):

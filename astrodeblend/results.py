@@ -29,6 +29,8 @@ class Flag(IntFlag):
     UNCERTAIN_SIZE = 32
     EMPTY = 64
     OUT_OF_DISTRIBUTION = 128
+    NOT_DEBLENDED = 256
+    NOT_CONVERGED = 512
 
 
 _WORDS = {
@@ -40,6 +42,8 @@ _WORDS = {
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
     Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
     Flag.OUT_OF_DISTRIBUTION: "the stamp is unlike anything the model was trained on",
+    Flag.NOT_DEBLENDED: "deblending failed: the source keeps the light of its segment",
+    Flag.NOT_CONVERGED: "the light of its neighbours still changed in the last round",
 }
 
 

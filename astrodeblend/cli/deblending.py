@@ -26,6 +26,7 @@ SHORT = (
         "astrodeblend deblend galaxy.jpg -o out.fits --plot",
         "astrodeblend deblend coadd.fits -o out.fits --position 512.3,488.9",
         'astrodeblend deblend i.fits r.fits g.fits -o out.fits --position "150.1133 +2.2008"',
+        "astrodeblend deblend coadd.fits -o scene.fits --scene --plot",
     )
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
@@ -37,26 +38,44 @@ SHORT = (
     help="Of the central galaxy: pixels X,Y counted from 0, or a place on the sky: 'RA DEC' in "
     "degrees, or 'hh:mm:ss dd:mm:ss'. Default: the middle of the image.",
 )
-@options.plot("blend, components and what is left")
+@click.option(
+    "--scene",
+    is_flag=True,
+    help="Find all sources of the image and take apart all that overlap.",
+)
+@options.plot("what went in, the components and what is left")
 @options.overwrite
 @options.device
-def deblend(images, out, model, position, plot, overwrite, device):
+def deblend(images, out, model, position, scene, plot, overwrite, device):
     """Take the galaxy at a position and the one that overlaps it apart.
 
     IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
     files, one per band, in the order the model takes them (R, G, B). OUT gets the extensions
     CENTRAL and COMPANION on the image's own pixels, with its unit and WCS, each with _UNCERT
     and, where there is one, _MASK, and the table SOURCES.
+
+    With --scene OUT gets the table CATALOG, RESIDUAL (what no source has), and COMPONENT and
+    COMPONENT_UNCERT for every source, EXTVER being its label in the catalogue.
     """
+    if scene and position is not None:
+        raise ValueError(f"--position {position!r} is for one blend; leave it out with --scene")
     place = _parse_position(position)
     with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
         deblender = options.load_model(model, device)
-        result = deblender(images[0] if len(images) == 1 else list(images), position=place)
+        image = images[0] if len(images) == 1 else list(images)
+        if scene:
+            result = deblender.deblend_scene(image, progress=True)
+        else:
+            result = deblender(image, position=place)
         result.write(fits_file)
         if picture:
             result.plot().savefig(picture)
     from astrodeblend.results import decode_flags
 
+    if scene:
+        click.echo(repr(result))
+        click.echo(written)
+        return
     table = result.to_table()
     flags = 0
     for of_component in table["flags"]:
