@@ -41,6 +41,7 @@ _LOST = 1.7  # pixel that is another source's on the opposite side, too
 _SOLID = 0.8  # part of the convex hull of its outline; spikes of a star have less
 _ASYMMETRY = 0.195  # of the picture within 1.5 radii
 _BLOB = 0.6  # brightest asymmetric part beyond 0.8 radii, in parts of the peak
+_PUT = 0.2  # brightest part of what was put in place of others, in parts of the peak
 _SPECK = 4.0  # signal to noise of what is in one band alone, and hidden
 _TRIES = 64  # pieces of sky of which that which fits best is taken
 
@@ -276,10 +277,11 @@ class _Field:
         expected = 2 / np.sqrt(np.pi) * prepared.noise.sum() * inside.sum()
         asymmetry = np.abs(asymmetric[:, inside]).sum() - expected
         asymmetry /= 2 * light[:, inside].sum()
+        smooth = ndimage.gaussian_filter(light.sum(axis=0), 1)
+        peak, put = smooth[inside].max(), smooth[hidden & (distance < 3)].max(initial=0)
         smooth = ndimage.gaussian_filter(asymmetric.sum(axis=0), 1)
-        peak = ndimage.gaussian_filter(light.sum(axis=0), 1)[inside].max()
-        blob = smooth[(distance > 0.8) & (distance < 2.5)].max() / peak
-        if asymmetry > _ASYMMETRY or blob > _BLOB:
+        blob = smooth[(distance > 0.8) & (distance < 2.5)].max()
+        if asymmetry > _ASYMMETRY or blob > _BLOB * peak or put > _PUT * peak:
             return None
         width = prepared.stamp.width * _PIXELS / _STAMP
         stamp = cut_stamp(cutout, place, width=width, pixels=_PIXELS, background=0)
