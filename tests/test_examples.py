@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-OPTIONS = {"train_on_your_galaxies.py": ["--steps", "2"]}
+OPTIONS = {
+    "train_on_your_galaxies.py": ["--steps", "2"],
+    "after_the_network.py": ["GALAXIES", "", "4"],
+}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_example(name, tmp_path):
-    command = [sys.executable, str(EXAMPLES / name), *OPTIONS.get(name, [])]
+def test_example(name, galaxies, tmp_path):
+    options = [str(galaxies) if o == "GALAXIES" else o for o in OPTIONS.get(name, [])]
+    command = [sys.executable, str(EXAMPLES / name), *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example prints what it found"
