@@ -143,6 +143,20 @@ class TestDeblend:
             places.append((header["XPOS"], header["YPOS"]))
         np.testing.assert_allclose(places, [(41.5, 35.5)] * 2, atol=1e-3)
 
+    def test_a_whole_scene(self, image, tiny_model, tmp_path):
+        out = tmp_path / "scene.fits"
+        result = invoke("deblend", image, "-o", out, "--model", tiny_model, "--scene", "--plot")
+        assert "<Scene: 3 x 60 x 60 nJy" in result.output
+        catalog = QTable.read(out, hdu="CATALOG")
+        with fits.open(out) as hdus:
+            labels = [hdu.ver for hdu in hdus if hdu.name == "COMPONENT"]
+        assert labels == list(catalog["label"])
+        assert out.with_suffix(".png").exists()
+        error = refused(
+            *("deblend", image, "-o", tmp_path / "o.fits", "--scene", "--position", "3,3")
+        )
+        assert "--position" in error
+
     def test_positions_in_words(self):
         assert _parse_position(None) is None
         assert _parse_position(" -1.5, +2e1") == (-1.5, 20)
