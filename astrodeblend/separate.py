@@ -71,7 +71,7 @@ def separate(image, level, places, segmentation, parents, size_rule, run, *, rou
         Of the model's card.
     run : callable
         Takes stamps (n, bands, pixels, pixels) within [0, 1]; returns of their central
-        components the light, its standard deviation (both of that shape), and a `Flag` each.
+        components the light, its standard deviation (both of that shape), and flags each.
     rounds : int, optional
         The most rounds to take.
     watch : callable, optional

@@ -6,7 +6,7 @@ import astrodeblend
 
 
 def test_the_public_names():
-    assert sorted(astrodeblend.__all__) == ["Deblended", "Deblender", "__version__"]
+    assert sorted(astrodeblend.__all__) == ["Deblended", "Deblender", "Scene", "__version__"]
 
 
 @pytest.mark.parametrize("name", astrodeblend.__all__)
