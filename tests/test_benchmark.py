@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -31,6 +32,7 @@ from astrodeblend.cli.benchmark import PEERS as OFFERED
 from astrodeblend.metrics import flux_error, psnr
 
 RNG = np.random.default_rng(1)
+QUICK = Photutils(n_sigma=3), SEP(n_sigma=3, n_levels=32)
 
 
 def gaussians(*sources, size=80):
@@ -85,7 +87,7 @@ def result(blends, tiny_model):
     return benchmark(
         blends,
         models=[Deblender.load(tiny_model, device="cpu")],
-        peers=[Photutils(), SEP(), replace(Half(), refuses=())],
+        peers=[*QUICK, Half()],
     )
 
 
@@ -238,7 +240,7 @@ class TestBenchmark:
 
     def test_a_peer_that_fails_spoils_nothing(self, blends, half):
         apart, both = (
-            benchmark(blends, peers=[SEP(), *([bad] if bad else [])])
+            benchmark(blends, peers=[QUICK[1], *([bad] if bad else [])])
             for bad in (None, replace(half, refuses=(1, 2)))
         )
         for name, scores in apart.entries[1].scores.items():
@@ -250,6 +252,28 @@ class TestBenchmark:
         np.testing.assert_array_equal(same, [False, True, True, False])
         assert both.to_table()["failures"][-1] == 2
         assert r"half, 2 of 4 blends: KeyError: 'no such\nblend'." in both.notes()
+
+    @pytest.mark.parametrize(
+        ("found", "why"),
+        [
+            (lambda blend: Found(blend, np.full((2, *blend.shape), np.nan)), "not finite"),
+            (lambda blend: Found(blend, blend), r"light \(3, 80, 80\) in a blend"),
+            (lambda blend: None, "AttributeError"),
+        ],
+        ids=["nan", "shape", "none"],
+    )
+    def test_an_answer_of_no_use(self, blends, found, why):
+        @dataclass(frozen=True)
+        class Useless(Half):
+            def __call__(self, blend, positions):
+                return found(blend)
+
+        result = benchmark(blends, peers=[Useless()])
+        nothing, entry = result.entries
+        ((reason, number),) = entry.failures.items()
+        assert re.search(why, reason)
+        assert number == 4
+        np.testing.assert_array_equal(entry.scores["psnr"], nothing.scores["psnr"])
 
     def test_a_slow_peer_on_fewer_blends(self, blends, half):
         @dataclass(frozen=True)
@@ -310,7 +334,7 @@ class TestBenchmark:
         np.testing.assert_array_equal(table["psnr_mean"], result.to_table()["psnr_mean"])
         assert table.meta["seed"] == 3
         content = json.loads((folder / "benchmark.json").read_text())
-        assert content["deblenders"][1]["settings"] == Photutils().settings
+        assert content["deblenders"][1]["settings"] == QUICK[0].settings
         assert content["deblenders"][0]["milliseconds"] is None
         assert content["versions"]["photutils"]
         with pytest.raises(FileExistsError):
@@ -350,7 +374,7 @@ class TestCommand:
     def test_a_run(self, galaxies, tiny_model, tmp_path):
         out = tmp_path / "out"
         arguments = ("--data", galaxies, "-n", 2, "--model", tiny_model, "--out", out)
-        text = self.invoke(*arguments, "--peer", "photutils", "--peer", "sep").output
+        text = self.invoke(*arguments, "--peer", "sep").output
         assert "tiny" in text
         assert "2 blends of 4 galaxies" in text
         assert {path.name for path in out.iterdir()} == set(FILES)

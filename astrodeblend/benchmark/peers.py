@@ -123,7 +123,7 @@ class Photutils(Peer):
         is also what a source has where another one is.
     """
 
-    n_sigma: float = 1.0
+    n_sigma: float = 0.5
     n_pixels: int = 5
     smoothing: float = 1.0
     n_levels: int = 32
@@ -133,7 +133,7 @@ class Photutils(Peer):
     name: ClassVar[str] = "photutils"
     given: ClassVar[str] = "the blend"
     grid: ClassVar[dict[str, tuple]] = {
-        "n_sigma": (0.5, 1.0, 2.0),
+        "n_sigma": (0.25, 0.5, 1.0),
         "smoothing": (0.0, 1.0, 2.0),
         "contrast": (1e-4, 1e-3, 1e-2),
         "sky": ("blend", "border"),
@@ -180,20 +180,19 @@ class SEP(Peer):
         As for `Photutils`.
     """
 
-    n_sigma: float = 1.0
+    n_sigma: float = 0.25
     n_pixels: int = 5
-    n_levels: int = 32
-    contrast: float = 0.001
+    n_levels: int = 128
+    contrast: float = 1e-5
     clean: bool = False
     sky: str = "blend"
 
     name: ClassVar[str] = "sep"
     given: ClassVar[str] = "the blend"
     grid: ClassVar[dict[str, tuple]] = {
-        "n_sigma": (0.5, 1.0, 2.0),
-        "n_levels": (32, 64),
-        "contrast": (1e-4, 1e-3, 5e-3),
-        "clean": (True, False),
+        "n_sigma": (0.25, 0.5, 1.0),
+        "n_levels": (32, 64, 128),
+        "contrast": (1e-5, 1e-4, 1e-3),
         "sky": ("blend", "border"),
     }
 
@@ -263,8 +262,6 @@ class Scarlet2(Peer):
             observation, max_iter=self.steps, e_rel=self.tolerance, progress_bar=False
         )
         models = np.stack([np.asarray(fitted.evaluate_source(each)) for each in fitted.sources])
-        if not np.isfinite(models).all():
-            raise ArithmeticError("the fit has diverged")
         parts = models.clip(0) / (models.clip(0).sum(axis=0) + noise)
         sky = level + light * (1 - parts.sum(axis=0))
         return Found(sky, light * parts)

@@ -57,7 +57,7 @@ class Entry:
     kind : str
         "nothing" (the blend itself), "peer" or "model".
     given : str
-        What it was told besides the blend.
+        What it was told.
     settings : dict
         Of a peer.
     scores : dict of str to numpy.ndarray

@@ -162,15 +162,15 @@ class _Nothing:
 
     def score(self, blend, isolated, positions):
         """Score one batch."""
-        kind, placed = self.components(blend, isolated, positions)
-        if not len(kind):
+        images, placed = self.components(blend, isolated, positions)
+        if not len(images):
             return
-        isolated = isolated[: len(kind)]
-        scores = {name: metric(kind, isolated) for name, metric in METRICS.items()}
-        self.parts.append(scores | {"flux_error": flux_error(kind, isolated)})
+        isolated = isolated[: len(images)]
+        scores = {name: metric(images, isolated) for name, metric in METRICS.items()}
+        self.parts.append(scores | {"flux_error": flux_error(images, isolated)})
         self.placed.append(psnr(placed, isolated))
-        self.drawn.append(kind[: max(0, _PANELS - self.done)])
-        self.done += len(kind)
+        self.drawn.append(images[: max(0, _PANELS - self.done)])
+        self.done += len(images)
 
     def components(self, blend, isolated, positions):
         """Return the components as they are scored, and by position: (n, 2, bands, y, x)."""
@@ -206,23 +206,23 @@ class _PeerRun(_Nothing):
 
     def components(self, blend, isolated, positions):
         number = int(min(len(blend), self.most - self.done))
-        kind, placed = np.empty((2, number, *isolated.shape[1:]), dtype=np.float32)
+        images, placed = np.empty((2, number, *isolated.shape[1:]), dtype=np.float32)
         for k in range(number):
             if not self.seconds:  # one to warm up: imports, compilation
                 self._found(blend[k], positions[k])
             start = time.perf_counter()
             found = self._found(blend[k], positions[k], counts=True)
             self.seconds.append(time.perf_counter() - start)
-            kind[k] = kindest(found, blend[k], isolated[k]).clip(0, 1)
+            images[k] = kindest(found, blend[k], isolated[k]).clip(0, 1)
             placed[k] = by_position(found, blend[k], positions[k]).clip(0, 1)
-        return kind, placed
+        return images, placed
 
     def _found(self, blend, positions, *, counts=False):
         why = "fewer than two sources"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = self.peer(blend, positions)
+                found = _checked(self.peer(blend, positions), blend.shape)
         except Exception as error:  # noqa: BLE001
             # whatever goes wrong in another's code is counted, and the run goes on
             found = Found(blend, np.empty((0, *blend.shape)))
@@ -267,6 +267,16 @@ class _ModelRun(_Nothing):
         where = "on the GPU" if self.deblender.device.type == "cuda" else "in one thread"
         how = f"{where}, median of {_REPEATS} batches of {len(self.stamps)}, after one to warm up"
         return 1000 * float(np.median(seconds[1:])) / len(self.stamps), how
+
+
+def _checked(found, shape):
+    """Return what a peer has found, or raise if it is of no use."""
+    sky, light = np.asarray(found.sky), np.asarray(found.light)
+    if sky.shape != shape or light.shape != (len(light), *shape):
+        raise ValueError(f"sky has shape {sky.shape} and light {light.shape} in a blend of {shape}")
+    if not (np.isfinite(sky).all() and np.isfinite(light).all()):
+        raise ValueError("there are values that are not finite")
+    return Found(sky, light)
 
 
 def _positions(blends):
