@@ -37,7 +37,11 @@ def quality(result):
                 textcoords="offset points", fontsize=8, color="#555555",
             )  # fmt: skip
             continue
-        axes.plot(entry.milliseconds, score, linestyle="none", markersize=8, **_STYLES[entry.kind])
+        look = {"linestyle": "none", "markersize": 8, **_STYLES[entry.kind]}
+        axes.plot(entry.milliseconds, score, **look)
+        if result.same is not None:
+            same = entry.scores["psnr"][: result.same].mean()
+            axes.plot(entry.milliseconds, same, **look, fillstyle="none")
         some = f" ({len(entry)} blends)" if len(entry) < len(result.blends) else ""
         axes.annotate(
             f"{entry.name}{some}", (entry.milliseconds, score), (0, 7),
@@ -48,7 +52,8 @@ def quality(result):
     axes.grid(alpha=0.3)
     axes.set(xlabel="milliseconds per blend", ylabel="mean PSNR (dB)")
     recipe = result.blends.recipe.name
-    axes.set_title(f"{len(result.blends)} blends, recipe {recipe}", fontsize=10)
+    some = "" if result.same is None else f" (open: the first {result.same}, which all have tried)"
+    axes.set_title(f"{len(result.blends)} blends{some}, recipe {recipe}", fontsize=10)
     return figure
 
 
