@@ -94,7 +94,9 @@ def test_everything_is_said(full_model):
 
 
 def test_it_fits_a_terminal(full_model):
-    assert max(map(len, card_text(full_model).splitlines())) <= 79
+    lines = card_text(full_model).splitlines()
+    # A path cannot be broken, however long it is.
+    assert max(len(line) for line in lines if str(full_model) not in line) <= 79
 
 
 def rows_under(text, title):
