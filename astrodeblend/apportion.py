@@ -22,7 +22,7 @@ from astrodeblend.results import Flag
 from astrodeblend.stamps import Stamp, cut_stamp, pixel_position, stamp_width
 from astrodeblend.stretch import LinearStretch, stretch_for
 
-__all__ = ["Place", "Prepared", "find_places", "find_sources_in_light", "prepare"]
+__all__ = ["Place", "Prepared", "find_places", "find_sources_in_light", "prepare", "stamp_flags"]
 
 _SURROUNDINGS = 256  # pixels a side in which a source is looked for and measured
 # A picture's light goes as sinh(6.5 value): on Galaxy Zoo's pictures, made by asinh, the middle
@@ -236,14 +236,8 @@ def prepare(image, position, size_rule):
     stamp = cut_stamp(source, (x, y), width=width, pixels=pixels, background=level.ravel())
     factor = 1.0 if stamp.brightness else stamp.scale**2
 
-    data, hidden = _checked(_part(image, stamp.slices), x, y)
-    if hidden.any():
-        flags |= Flag.MASKED
-    if any(part.stop - part.start < width - 1 for part in stamp.slices):
-        flags |= Flag.EDGE
-    saturated = full_scale or image.meta["header"].get("SATURATE")
-    if isinstance(saturated, int | float) and data[~hidden].max() >= saturated:
-        flags |= Flag.SATURATED
+    _checked(_part(image, stamp.slices), x, y)
+    flags |= stamp_flags(image, stamp.slices, width)
     if full_scale is None:
         spread = _stamp_noise(noise, stamp, factor)
         # The unit says that it is flux, even if this stamp happens to lie within [0, 1].
@@ -252,6 +246,34 @@ def prepare(image, position, size_rule):
         stretch = LinearStretch(full_scale)
     blend = np.clip(stretch(stamp.image.data), 0, 1).astype(np.float32)
     return Prepared(image, stamp, level, noise, factor, stretch, blend, flags)
+
+
+def stamp_flags(image, box, width):
+    """Return what there is to know of the pixels of a stamp.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    box : tuple of slice
+        The part (y, x) of the image that the stamp covers.
+    width : float
+        Of the stamp, in pixels of the image.
+
+    Returns
+    -------
+    Flag
+    """
+    flags = Flag(0)
+    data, hidden = data_and_mask(_part(image, box))
+    if hidden.any():
+        flags |= Flag.MASKED
+    if any(part.stop - part.start < width - 1 for part in box):
+        flags |= Flag.EDGE
+    saturated = _full_scale(image) or image.meta["header"].get("SATURATE")
+    if isinstance(saturated, int | float) and data[~hidden].max(initial=-np.inf) >= saturated:
+        flags |= Flag.SATURATED
+    return flags
 
 
 def _stamp_noise(noise, stamp, factor):

@@ -7,6 +7,8 @@ from photutils.aperture import CircularAperture
 from photutils.segmentation import SegmentationImage, SourceCatalog
 from scipy.spatial import KDTree
 
+from astrodeblend.detect import data_and_mask
+
 __all__ = ["measure_components"]
 
 _SHAPES = ("semimajor_axis", "semiminor_axis", "orientation", "ellipticity", "segment_area")
@@ -49,6 +51,9 @@ def measure_components(image, light, components, places, radii, parents):
             The part of the component's light that is where others together are brighter.
         ``aperture_flux``, ``aperture_flux_err``
             In a circle of ``aperture_radius``, the other components taken away from the data.
+            Masked pixels have no part in it.
+        ``change``, ``flags``
+            As in `astrodeblend.separate.Component`.
     """
     count, bands = len(components), len(image.data)
     table = QTable()
@@ -133,21 +138,26 @@ def _side_by_side(shapes, width=1024):
 
 def _apertures(image, light, components, places, radii):
     """Return fluxes in a circle around each source, with all others taken away."""
+    _, hidden = data_and_mask(image)
     rest = light.copy()
     for component in components:
         rest[:, *component.box] -= component.light
     fluxes = np.zeros((2, len(places), len(light)))
     for k, (component, place) in enumerate(zip(components, places, strict=True)):
         rows, columns = component.box
-        alone = rest[:, rows, columns] + component.light
+        rest[:, rows, columns] += component.light
         x, y = place.position
-        aperture = CircularAperture((x - columns.start, y - rows.start), radii[k])
-        variance = np.broadcast_to(place.noise**2, alone.shape)
+        # wider than the component's part of the image may be
+        box = tuple(slice(max(int(at - radii[k]) - 1, 0), int(at + radii[k]) + 3) for at in (y, x))
+        alone = rest[:, *box]
+        aperture = CircularAperture((x - box[1].start, y - box[0].start), radii[k])
+        error = np.broadcast_to(place.noise, alone.shape)
         if image.uncertainty is not None:
-            variance = image.uncertainty.array[:, rows, columns] ** 2
+            error = image.uncertainty.array[:, *box]
+        error = np.where(hidden[:, *box], 0, error)
         for band in range(len(light)):
-            flux, error = aperture.do_photometry(alone[band], error=np.sqrt(variance[band]))
-            fluxes[:, k, band] = flux[0], error[0]
+            fluxes[:, k, band] = np.ravel(aperture.do_photometry(alone[band], error=error[band]))
+        rest[:, rows, columns] -= component.light
     return {"aperture_flux": fluxes[0], "aperture_flux_err": fluxes[1]}
 
 

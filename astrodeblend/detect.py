@@ -167,6 +167,7 @@ def find_sources(
         Where the sources are, (x, y) in pixels. Then there is a source for each, in this
         order, and no other; light that stands out is divided among them
         (`skimage.segmentation.watershed`), and what is not seen is given three pixels around.
+        A source on masked pixels only has no measurements but that place.
     threshold : float, optional
         Detection threshold, in standard deviations of the smoothed sum's noise.
     n_pixels : int, optional
@@ -190,6 +191,11 @@ def find_sources(
         its columns and no rows.
     segmentation : `~numpy.ndarray` of int, shape (y, x)
         The label of the source that each pixel belongs to, 0 for the sky.
+
+    Raises
+    ------
+    ValueError
+        If a band has no valid pixel, a position is outside the image, or two are in one pixel.
     """
     level, noise = estimate_background(image)
     data, hidden = data_and_mask(image)
@@ -223,7 +229,17 @@ def find_sources(
 def _segments_at(positions, smooth, parents):
     """Divide the light that stands out among sources at known positions."""
     seen = np.zeros(smooth.shape, bool) if parents is None else parents.data > 0
-    rows, columns = np.floor(np.asarray(positions, float).T[::-1] + 0.5).astype(int)
+    places = np.asarray(positions, float)[:, ::-1]  # y, x
+    outside = ~((places >= -0.5) & (places <= np.array(smooth.shape) - 0.5)).all(axis=1)
+    if outside.any():
+        y, x = places[outside][0]
+        raise ValueError(
+            f"positions has ({x:.6g}, {y:.6g}), outside the image; x has to be within 0 and "
+            f"{smooth.shape[1] - 1}, y within 0 and {smooth.shape[0] - 1}"
+        )
+    # the far edge of the last pixel is part of it
+    pixels = np.minimum(np.floor(places + 0.5).astype(int), np.array(smooth.shape) - 1)
+    rows, columns = pixels.T
     markers = np.zeros(smooth.shape, np.int32)
     markers[rows, columns] = np.arange(1, len(rows) + 1)
     if np.count_nonzero(markers) < len(rows):
@@ -248,7 +264,12 @@ def _measure(image, data, hidden, detection, segments, parents):
     for name in ("max_value", "segment_flux", "kron_flux"):
         values = np.stack([getattr(band, name) for band in bands], axis=-1)
         sources[name] = values if image.unit is None else values << image.unit
-    area = sources["segment_area"].value
+    # a source at a given position may have nothing but masked or negative pixels
+    for axis in "xy":
+        middle = (sources[f"bbox_{axis}min"] + sources[f"bbox_{axis}max"]) / 2
+        known = np.isfinite(sources[f"{axis}_centroid"])
+        sources[f"{axis}_centroid"] = np.where(known, sources[f"{axis}_centroid"], middle)
+    area = segments.areas
     sources["signal_to_noise"] = catalog.segment_flux / np.sqrt(area)
     # a segment lies in one parent as a whole, so any of its pixels tells
     labels, first = np.unique(segments.data, return_index=True)

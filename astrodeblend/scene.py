@@ -1,6 +1,6 @@
 """A whole image taken apart: a catalogue, a component for every source, and what is left."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.io import fits
@@ -180,6 +180,7 @@ def separate_scene(image, size_rule, run, *, positions, light, rounds, watch, me
     for component in found:
         left[:, *component.box] -= component.light
     shown = share_out(above, found, fill=True) if light == "apportioned" else found
+    shown = [c if c.light.any() else replace(c, flags=c.flags | Flag.EMPTY) for c in shown]
     radii = sources["petrosian_radius"].value
     catalog = measure_components(image, above, shown, places, radii, parents)
     meta = {**meta, "light": light, "rounds": taken, "sources": len(sources)}

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.nddata import NDData
 from scipy import ndimage
 
-from astrodeblend.apportion import Place, prepare
+from astrodeblend.apportion import Place, prepare, stamp_flags
 from astrodeblend.detect import data_and_mask
 from astrodeblend.results import Flag
 
@@ -24,6 +24,7 @@ _SEEN = 1.0  # by so many standard deviations of the noise that is left
 _GROWN = 2  # and so many pixels more
 _WINGS = 0.1  # of a stamp's width, to which an isolated source's segment is grown
 _AGREED = 0.5  # rms of a change over the footprint, in units of the noise, that is none
+_AT_ONCE = 128  # stamps in memory
 _DAMPED = 2  # after so many rounds half of each change is taken, lest light goes to and fro
 
 
@@ -42,7 +43,8 @@ class Component:
     flags : Flag
         What there is to know about it.
     change : float
-        How much the last round changed it: rms over the footprint, in units of the noise.
+        How much the last round changed it: rms over the footprint, in units of the noise;
+        infinite if it was asked for only once.
     """
 
     box: tuple[slice, slice]
@@ -97,16 +99,17 @@ def separate(image, level, places, segmentation, parents, size_rule, run, *, rou
     active, taken = blended, 0
     while active and taken < rounds:
         stamps, fresh = {}, {}
-        for k in watch(active):
+        for count, k in enumerate(watch(active), 1):
             others = [known[j] for j in subtracted[k] if known[j] is not None]
             try:
                 stamps[k] = _prepare(image, data, places[k], others, size_rule)
             except ValueError:  # such as a band without a valid pixel
                 fresh[k] = _failed(components[k])
-        if stamps:
-            answers = run(np.stack([prepared.blend for prepared, _ in stamps.values()]))
-            for (k, stamp), *answer in zip(stamps.items(), *answers, strict=True):
-                fresh[k] = _component(*stamp, *answer, places[k]) or _failed(components[k])
+            if stamps and (len(stamps) == _AT_ONCE or count == len(active)):
+                answers = run(np.stack([prepared.blend for prepared, _ in stamps.values()]))
+                for (j, stamp), *answer in zip(stamps.items(), *answers, strict=True):
+                    fresh[j] = _component(*stamp, *answer, places[j]) or _failed(components[j])
+                stamps = {}
         for k, component in fresh.items():
             if not taken and not component.flags & Flag.NOT_DEBLENDED:
                 change = np.inf
@@ -133,20 +136,21 @@ def _subtracted(light, places, components, segmentation, parents, blended):
     light to the stamp.
     """
     light = light.sum(axis=0)
+    starts, ends = (
+        np.array([[getattr(part, end) for part in c.box] for c in components])
+        for end in ("start", "stop")
+    )
     subtracted = {}
     for k in blended:
         box = components[k].box
         labels = segmentation[box]
         given = ndimage.sum_labels(light[box], labels, np.arange(1, len(places) + 1))
-        near = np.array([j != k and _overlap(box, c.box) for j, c in enumerate(components)])
+        near = ((starts < ends[k]) & (starts[k] < ends)).all(axis=1)
+        near[k] = False
         touching = near & (parents == parents[k])
         partner = np.argmax(np.where(touching, given, -np.inf)) if touching.any() else k
         subtracted[k] = [j for j in np.flatnonzero(near) if j != partner]
     return subtracted
-
-
-def _overlap(a, b):
-    return all(p.start < q.stop and q.start < p.stop for p, q in zip(a, b, strict=True))
 
 
 def _box(place, shape, margin=0):
@@ -168,7 +172,8 @@ def _whole(image, data, hidden, place, segmentation, number):
     seen = footprint & ~hidden[:, *box]
     light = np.where(seen, data[:, *box] - place.level, 0)
     variance = np.where(seen, _variance(image, place, box), 0)
-    return Component(box, light, variance, place.flags)
+    flags = place.flags | stamp_flags(image, box, place.width)
+    return Component(box, light, variance, flags)
 
 
 def _variance(image, place, box):
@@ -216,10 +221,7 @@ def _component(prepared, corner, answer, std, flags, place):
         for part, start in zip(prepared.stamp.slices, corner, strict=True)
     )
     footprint = _footprint(light, place, box)
-    flags |= prepared.flags
-    if not footprint.any():
-        flags |= Flag.EMPTY
-    return Component(box, light * footprint, variance * footprint, flags)
+    return Component(box, light * footprint, variance * footprint, flags | prepared.flags)
 
 
 def _footprint(light, place, box):
@@ -256,6 +258,9 @@ def _moved(old, new, place, damped):
 def share_out(light, components, *, fill=False):
     """Share the light of an image out among components that may claim more than there is.
 
+    Where noise has made the light negative, it is shared out among those that are negative there,
+    so that no flux is made of noise.
+
     Parameters
     ----------
     light : numpy.ndarray, shape (bands, y, x)
@@ -270,15 +275,14 @@ def share_out(light, components, *, fill=False):
     -------
     list of Component
     """
+    sign = np.sign(light)
+    claims = [np.maximum(c.light * sign[:, *c.box], 0) for c in components]
     claimed = np.zeros(light.shape)
-    for component in components:
-        claimed[:, *component.box] += np.maximum(component.light, 0)
-    given = light if fill else np.minimum(np.maximum(light, 0), claimed)
+    for component, claim in zip(components, claims, strict=True):
+        claimed[:, *component.box] += claim
+    given = light if fill else sign * np.minimum(np.abs(light), claimed)
     share = np.divide(given, claimed, out=np.zeros(light.shape), where=claimed > 0)
     return [
-        replace(
-            component,
-            light=np.maximum(component.light, 0) * share[:, *component.box],
-        )
-        for component in components
+        replace(component, light=claim * share[:, *component.box])
+        for component, claim in zip(components, claims, strict=True)
     ]

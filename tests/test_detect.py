@@ -388,3 +388,11 @@ def test_blends_of_the_hubble_deep_field():
     distance = np.hypot(*(place[:, None] - good).T)
     assert (distance.min(axis=0) < 3).all()
     assert (distance.min(axis=1) < 3).all()
+
+
+def test_given_positions_are_checked_and_reach_to_the_edge():
+    image = NDData(np.random.default_rng(0).normal(0, 1, (1, 60, 70)))
+    sources, segmentation = find_sources(image, positions=[(69.5, 59.5), (20, 30)])
+    assert segmentation[59, 69] == sources["label"][0]
+    with pytest.raises(ValueError, match=r"\(70, 3\), outside the image"):
+        find_sources(image, positions=[(70, 3)])

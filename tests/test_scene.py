@@ -156,6 +156,33 @@ class TestScene:
         assert scene.catalog["segment_flux"].shape == (6,)
         assert (scene.catalog["flags"] & int(Flag.SINGLE_BAND) > 0).all()
 
+    def test_noise_makes_no_light(self, tiny):
+        _, image = draw([(60, 60, 3.0, (1, 1, 1))], shape=(120, 120), noise=1.0)
+        scene = tiny.deblend_scene(NDData(image, unit=u.nJy), positions=[(60, 60)])
+        row = scene.catalog[0]
+        # Here there is next to nothing but noise: as much of it is negative as positive.
+        error = row["segment_flux_err"].value
+        assert (np.abs(row["segment_flux"].value - 1) < 4 * error).all()
+        assert (scene.components[0].data < 0).any()
+
+    def test_positions_where_little_is_to_be_seen(self, tiny, image):
+        data, mask = image.data.copy(), np.zeros(image.data.shape, bool)
+        mask[:, 100:120, 100:120] = True
+        data[:, 20:40, 180:200] -= 20
+        places = [galaxy[:2] for galaxy in GALAXIES] + [(110, 110), (190, 30), (229.5, 199.5)]
+        scene = tiny.deblend_scene(NDData(data, mask=mask, unit=u.nJy), positions=places)
+        assert len(scene.catalog) == len(places)
+        assert (scene.catalog["segment_flux"][3] > 700 * u.nJy).all()
+        assert scene.catalog["flags"][6] & int(Flag.MASKED)
+        assert scene.catalog["flags"][8] & int(Flag.EDGE)
+
+    def test_however_few_stamps_are_taken_at_once(self, tiny, scene, image, monkeypatch):
+        monkeypatch.setattr("astrodeblend.separate._AT_ONCE", 2)
+        few = tiny.deblend_scene(image)
+        np.testing.assert_allclose(
+            few.catalog["segment_flux"].value, scene.catalog["segment_flux"].value, rtol=1e-4
+        )
+
     def test_one_source_that_fails_does_not_spoil_the_rest(self, tiny, image, monkeypatch):
         import astrodeblend.separate as module
 
@@ -238,3 +265,7 @@ def test_sharing_out_conserves_the_light():
     np.testing.assert_allclose(a.light, 1)
     a, b = share_out(light, few, fill=True)
     np.testing.assert_allclose((a.light, b.light), (np.full((1, 4, 4), 2), np.full((1, 4, 4), 1)))
+    negative = [Component(box, np.full((1, 4, 4), v), variance, Flag(0)) for v in (-1.0, 0.5)]
+    a, b = share_out(-light, negative, fill=True)  # only the first one claims what noise made
+    np.testing.assert_allclose(a.light, -3)
+    np.testing.assert_allclose(b.light, 0)
