@@ -1,5 +1,6 @@
 """Isolated galaxies cut out of a colour picture, in the format of Galaxy Zoo."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +92,7 @@ class Galaxies:
         return sheet
 
     def write(self, folder, *, overwrite=False):
-        """Write a PNG for each galaxy, and the table ``galaxies.ecsv``.
+        """Write a PNG for each galaxy, and the table ``galaxies.ecsv``: all of them, or none.
 
         Parameters
         ----------
@@ -110,15 +111,19 @@ class Galaxies:
         folder = Path(folder)
         folder.mkdir(exist_ok=True)
         files = list(self.table["file"])
-        with atomic_path(folder / TABLE, overwrite=overwrite) as table:
-            if (folder / TABLE).is_file():  # fewer galaxies than before leave no old ones behind
-                for name in QTable.read(folder / TABLE)["file"]:
-                    if name not in files:
-                        (folder / name).unlink(missing_ok=True)
-            for name, pixels in zip(files, self.pictures, strict=True):
-                with atomic_path(folder / name, overwrite=overwrite) as file:
-                    Image.fromarray(pixels).save(file)
+        old = []
+        if (folder / TABLE).is_file() and overwrite:
+            old = list(QTable.read(folder / TABLE)["file"])
+        with ExitStack() as stack:
+            table, *places = (
+                stack.enter_context(atomic_path(folder / name, overwrite=overwrite))
+                for name in (TABLE, *files)
+            )
+            for place, pixels in zip(places, self.pictures, strict=True):
+                Image.fromarray(pixels).save(place)
             self.table.write(table, format="ascii.ecsv")
+        for name in set(old) - set(files):  # fewer galaxies than before leave no old ones behind
+            (folder / name).unlink(missing_ok=True)
 
 
 def find_galaxies(image, *, number=None, rng=1, progress=False):
