@@ -126,6 +126,9 @@ def separate(image, level, places, segmentation, parents, size_rule, run, *, rou
         ]
     for k in active:
         components[k] = replace(components[k], flags=components[k].flags | Flag.NOT_CONVERGED)
+    asked_once = [k for k in blended if np.isinf(components[k].change)]
+    for k in asked_once:
+        components[k] = replace(components[k], change=np.nan)
     return components, taken
 
 
@@ -282,7 +285,9 @@ def share_out(light, components, *, fill=False):
         claimed[:, *component.box] += claim
     given = light if fill else sign * np.minimum(np.abs(light), claimed)
     share = np.divide(given, claimed, out=np.zeros(light.shape), where=claimed > 0)
-    return [
-        replace(component, light=claim * share[:, *component.box])
-        for component, claim in zip(components, claims, strict=True)
-    ]
+    shared = []
+    for component, claim in zip(components, claims, strict=True):
+        part = share[:, *component.box]
+        variance = np.where(claim > 0, component.variance * np.minimum(part**2, 1), 0)
+        shared.append(replace(component, light=claim * part, variance=variance))
+    return shared

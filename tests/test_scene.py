@@ -260,6 +260,7 @@ def test_sharing_out_conserves_the_light():
     a, b = share_out(light, two)  # claimed 6 of 3
     np.testing.assert_allclose(a.light, 2)
     np.testing.assert_allclose(b.light, 1)
+    np.testing.assert_allclose(a.variance, 0.25)  # of half the claim
     few = [Component(box, np.full((1, 4, 4), v), variance, Flag(0)) for v in (1.0, 0.5)]
     a, b = share_out(light, few)  # claimed 1.5 of 3
     np.testing.assert_allclose(a.light, 1)
