@@ -327,21 +327,11 @@ class Deblender:
 
     def _central(self, blends):
         """Return central components, their standard deviations and flags, for a scene."""
-        bands = len(self._card.bands)
-        batch = torch.from_numpy(
-            np.array(np.broadcast_to(blends, (len(blends), bands, *blends.shape[2:])))
-        )
-        components, std, distance = self._run(batch, bare=False)
-        if std is None:
-            std = self._spread(batch)
-        answer, std = components[:, 0].numpy(), std[:, 0].numpy()
-        if blends.shape[1] == 1:
-            answer, std = (a.mean(axis=1, keepdims=True) for a in (answer, std))
-        flags = [Flag(0)] * len(blends)
-        if distance is not None:
-            strange = ~(distance <= self._network.familiarity.threshold)
-            flags = [Flag.OUT_OF_DISTRIBUTION if s else Flag(0) for s in strange.tolist()]
-        return answer, std, flags
+        components, std, familiarity = self._answer(blends)
+        central, std = components[:, 0], std[:, 0]
+        if blends.shape[1] == 1:  # as in _result
+            central, std = (a.mean(axis=1, keepdims=True) for a in (central, std))
+        return central, std, [_unfamiliar(each) for each in familiarity]
 
     def deblend_arrays(self, batch):
         """Run the bare network: nothing is resampled, stretched or checked for sources.
@@ -464,26 +454,29 @@ class Deblender:
         """Separate prepared stamps and bring the components back to their images."""
         if not cuts:
             return []
-        bands = len(self._card.bands)
-        shape = (bands, *cuts[0].blend.shape[-2:])
-        blends = np.stack([np.broadcast_to(cut.blend, shape) for cut in cuts])
-        batch = torch.from_numpy(blends)
+        answers = self._answer([cut.blend for cut in cuts])
+        return [self._result(*answer) for answer in zip(cuts, *answers, strict=True)]
+
+    def _answer(self, blends):
+        """Ask the network about stamps (bands, y, x), of one band or all.
+
+        Returns components and standard deviations, (n, 2, bands, y, x) each, and of each stamp
+        how familiar it is, or None.
+        """
+        shape = (len(self._card.bands), *blends[0].shape[-2:])
+        batch = torch.from_numpy(np.stack([np.broadcast_to(blend, shape) for blend in blends]))
         components, std, distance = self._run(batch, bare=False)
         if std is None:
             std = self._spread(batch)
-        familiarity = [None] * len(cuts)
+        familiarity = [None] * len(blends)
         if distance is not None:
             threshold = float(self._network.familiarity.threshold)
             familiarity = [{"distance": d, "threshold": threshold} for d in distance.tolist()]
-        answers = zip(cuts, components.numpy(), std.numpy(), familiarity, strict=True)
-        return [self._result(*answer) for answer in answers]
+        return components.numpy(), std.numpy(), familiarity
 
     def _result(self, cut, components, std, familiarity):
         """Bring both components (2, bands, y, x) back to the image and put them together."""
-        flags = cut.flags
-        # A distance that is no number is no small one.
-        if familiarity is not None and not familiarity["distance"] <= familiarity["threshold"]:
-            flags |= Flag.OUT_OF_DISTRIBUTION
+        flags = cut.flags | _unfamiliar(familiarity)
         if len(cut.blend) == 1:  # repeated in the model's bands: average what came out
             components, std = (a.mean(axis=-3, keepdims=True) for a in (components, std))
         central, companion = map(cut.component, components, std)
@@ -506,6 +499,14 @@ class Deblender:
         return Deblended(
             to_original_shape(cut.image), central, companion, (float(x), float(y)), flags, meta
         )
+
+
+def _unfamiliar(familiarity):
+    """Return the flag of a stamp that is unlike anything in training, if it is."""
+    # A distance that is no number is no small one.
+    if familiarity is None or familiarity["distance"] <= familiarity["threshold"]:
+        return Flag(0)
+    return Flag.OUT_OF_DISTRIBUTION
 
 
 def _pixel_positions(image, positions):

@@ -1,7 +1,6 @@
 """The demonstration: real blends, of a picture or of a folder of them, taken apart."""
 
 import csv
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from astropy.table import Column, vstack
 from tqdm import tqdm
 
 from astrodeblend.detect import find_sources, select_blends
-from astrodeblend.files import atomic_path
+from astrodeblend.files import atomic_paths
 from astrodeblend.images import image_to_hdus, read_image, write_fits
 from astrodeblend.plot import panels
 from astrodeblend.simulate import find_images
@@ -181,7 +180,6 @@ def deblend_folder(
 def _write(files, results, folder, *, overwrite, say, names=None):
     """Write files about results, which may have names, all or none, and say so."""
     folder = Path(folder)
-    folder.mkdir(exist_ok=True)
     catalogue = _catalogue(results, names)
     across = 4 if len(results) > 12 else None  # so that a page of many is not too high
     writers = {
@@ -189,9 +187,7 @@ def _write(files, results, folder, *, overwrite, say, names=None):
         "stamps.fits": lambda file: write_fits(_stamps(results), file),
         "catalogue.ecsv": lambda file: catalogue.write(file, format="ascii.ecsv"),
     }
-    with ExitStack() as stack:
-        paths = [folder / name for name in files]
-        places = [stack.enter_context(atomic_path(p, overwrite=overwrite)) for p in paths]
+    with atomic_paths(folder, files, overwrite=overwrite) as places:
         for name, place in zip(files, places, strict=True):
             writers[name](place)
     say("\n".join(_short(catalogue).pformat(max_lines=-1, max_width=-1)))

@@ -1,10 +1,8 @@
 """How well a model takes blends with known truth apart: the paper's table, and more."""
 
-import contextlib
 import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from astrodeblend import __version__, figures
 from astrodeblend.blends import BRANCHES, BlendSet, flux_ratio, overlap
-from astrodeblend.files import atomic_path
+from astrodeblend.files import atomic_paths
 from astrodeblend.metrics import bootstrap_error, psnr, ssim, ssim_reiman2019, table_statistics
 from astrodeblend.networks import build
 from astrodeblend.report import BINS, PUBLISHED, STATISTICS, text_of
@@ -268,22 +266,9 @@ class Evaluation:
         FileExistsError, FileNotFoundError, PermissionError
             If a file exists, the folder's parent does not, or nothing can be written there.
         """
-        folder = Path(folder)
-        made = not folder.exists()
-        folder.mkdir(exist_ok=True)
-        try:
-            with contextlib.ExitStack() as stack:
-                places = [
-                    stack.enter_context(atomic_path(folder / name, overwrite=overwrite))
-                    for name in FILES
-                ]
-                for content, place in zip(self._contents(), places, strict=True):
-                    _save(content, place)
-        except BaseException:
-            if made:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
+        with atomic_paths(folder, FILES, overwrite=overwrite) as places:
+            for content, place in zip(self._contents(), places, strict=True):
+                _save(content, place)
 
     def _contents(self):
         """Return what goes into the files, in their order."""

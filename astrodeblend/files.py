@@ -1,10 +1,10 @@
 """Files appear whole or not at all."""
 
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "atomic_paths"]
 
 
 @contextmanager
@@ -66,3 +66,42 @@ def atomic_path(path, *, overwrite=False):
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_paths(folder, names, *, overwrite=False):
+    """Give temporary paths for the files of a folder, which appear all or none.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Made if its parent exists, and removed again after an error.
+    names : sequence of str
+        Of the files.
+    overwrite : bool, optional
+        Replace files that are there already. By default that is refused.
+
+    Yields
+    ------
+    list of pathlib.Path
+        The temporary paths.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, PermissionError
+        As `atomic_path`.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(atomic_path(folder / name, overwrite=overwrite))
+                for name in names
+            ]
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise

@@ -1,6 +1,5 @@
 """Isolated galaxies cut out of a colour picture, in the format of Galaxy Zoo."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from astrodeblend.apportion import prepare
 from astrodeblend.detect import data_and_mask, estimate_background, find_sources, is_picture
-from astrodeblend.files import atomic_path
+from astrodeblend.files import atomic_paths
 from astrodeblend.images import read_image
 from astrodeblend.results import Flag
 from astrodeblend.stamps import cut_stamp
@@ -109,16 +108,11 @@ class Galaxies:
             can be written there.
         """
         folder = Path(folder)
-        folder.mkdir(exist_ok=True)
         files = list(self.table["file"])
         old = []
         if (folder / TABLE).is_file() and overwrite:
             old = list(QTable.read(folder / TABLE)["file"])
-        with ExitStack() as stack:
-            table, *places = (
-                stack.enter_context(atomic_path(folder / name, overwrite=overwrite))
-                for name in (TABLE, *files)
-            )
+        with atomic_paths(folder, (TABLE, *files), overwrite=overwrite) as (table, *places):
             for place, pixels in zip(places, self.pictures, strict=True):
                 Image.fromarray(pixels).save(place)
             self.table.write(table, format="ascii.ecsv")

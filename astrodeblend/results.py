@@ -42,7 +42,7 @@ _WORDS = {
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
     Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
     Flag.OUT_OF_DISTRIBUTION: "the stamp is unlike anything the model was trained on",
-    Flag.NOT_DEBLENDED: "deblending failed: the source keeps the light of its segment",
+    Flag.NOT_DEBLENDED: "deblending failed: the source keeps its light from before, or its segment",
     Flag.NOT_CONVERGED: "the light of its neighbours still changed in the last round",
 }
 

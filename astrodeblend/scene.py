@@ -7,10 +7,10 @@ from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 from astropy.table import QTable
 
-from astrodeblend.apportion import find_places, find_sources_in_light
 from astrodeblend.catalog import measure_components
 from astrodeblend.detect import data_and_mask, estimate_background
 from astrodeblend.images import image_to_hdus, to_original_shape, write_fits
+from astrodeblend.places import find_places, find_sources_in_light
 from astrodeblend.results import Flag, decode_flags, table_to_hdu
 from astrodeblend.separate import separate, share_out
 

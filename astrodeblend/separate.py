@@ -12,8 +12,9 @@ import numpy as np
 from astropy.nddata import NDData
 from scipy import ndimage
 
-from astrodeblend.apportion import Place, prepare, stamp_flags
+from astrodeblend.apportion import prepare, stamp_flags
 from astrodeblend.detect import data_and_mask
+from astrodeblend.places import Place
 from astrodeblend.results import Flag
 
 __all__ = ["Component", "separate", "share_out"]
@@ -43,8 +44,8 @@ class Component:
     flags : Flag
         What there is to know about it.
     change : float
-        How much the last round changed it: rms over the footprint, in units of the noise;
-        infinite if it was asked for only once.
+        How much the last round changed it: rms over the footprint, in units of the noise; NaN
+        if it was asked for only once, 0 if it is isolated.
     """
 
     box: tuple[slice, slice]
@@ -126,10 +127,7 @@ def separate(image, level, places, segmentation, parents, size_rule, run, *, rou
         ]
     for k in active:
         components[k] = replace(components[k], flags=components[k].flags | Flag.NOT_CONVERGED)
-    asked_once = [k for k in blended if np.isinf(components[k].change)]
-    for k in asked_once:
-        components[k] = replace(components[k], change=np.nan)
-    return components, taken
+    return [replace(c, change=np.nan) if np.isinf(c.change) else c for c in components], taken
 
 
 def _subtracted(light, places, components, segmentation, parents, blended):

@@ -1,16 +1,14 @@
 """Deblenders side by side: the table, its notes, and the files."""
 
-import contextlib
 import json
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from astropy.table import QTable
 
 from astrodeblend.blends import BlendSet
-from astrodeblend.files import atomic_path
+from astrodeblend.files import atomic_paths
 
 from .drawing import panels, quality
 
@@ -245,24 +243,11 @@ class Benchmark:
         FileExistsError, FileNotFoundError, PermissionError
             If a file exists, the folder's parent does not, or nothing can be written there.
         """
-        folder = Path(folder)
-        made = not folder.exists()
-        folder.mkdir(exist_ok=True)
-        try:
-            with contextlib.ExitStack() as stack:
-                table, numbers, quality, panels = (
-                    stack.enter_context(atomic_path(folder / name, overwrite=overwrite))
-                    for name in FILES
-                )
-                self.to_table().write(table, format="ascii.ecsv")
-                numbers.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-                self.draw_quality().savefig(quality)
-                self.draw_panels().savefig(panels)
-        except BaseException:
-            if made:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
+        with atomic_paths(folder, FILES, overwrite=overwrite) as (table, numbers, quality, panels):
+            self.to_table().write(table, format="ascii.ecsv")
+            numbers.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            self.draw_quality().savefig(quality)
+            self.draw_panels().savefig(panels)
 
     def draw_quality(self):
         """Draw the mean PSNR against the time per blend.
