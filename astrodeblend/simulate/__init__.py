@@ -1,33 +1,69 @@
 """Simulated blends with known truth.
 
-`blend_pair` is the plain path, for reading and for checking; `Simulator` (needs torch, and is
-imported only when asked for) is the fast one, for training.
+Of pictures: `blend_pair` is the plain path, for reading and for checking; `Simulator` (needs torch)
+is the fast one, for training. Of surveys, in linear flux: `simulate_blends` (needs GalSim) is the
+plain path, `SurveyStream` (needs torch) the fast one. What is not needed by all is imported only
+when asked for.
 """
 
+from importlib import import_module
+
 from .plain import blend_images, blend_pair, reduce_image
+from .populations import Sources, draw_sources
 from .recipes import BLENDING_MODES, RECIPES, Draw, Recipe, Rendering, get_recipe
+from .scenes import SCENE_MODES, SimulatedScene, simulate_scene
 from .sources import find_images, image_width, read_images
+from .surveys import SURVEYS, Band, Survey, get_survey
 
 __all__ = [
     "BLENDING_MODES",
     "RECIPES",
+    "SCENE_MODES",
+    "SURVEYS",
+    "Band",
     "Draw",
+    "Morphologies",
     "Recipe",
     "Rendering",
+    "SimulatedScene",
     "Simulator",
+    "Sources",
+    "Survey",
+    "SurveyBlends",
+    "SurveyDraw",
+    "SurveyStream",
     "blend_images",
     "blend_pair",
+    "composite",
+    "cut_galaxies",
+    "draw_psfs",
+    "draw_sources",
     "find_images",
     "get_recipe",
+    "get_survey",
     "image_width",
+    "linear_light",
     "read_images",
     "reduce_image",
+    "simulate_blends",
+    "simulate_scene",
 ]
+
+_LAZY = {
+    "Morphologies": "morphology",
+    "Simulator": "batched",
+    "SurveyBlends": "survey",
+    "SurveyDraw": "survey_batches",
+    "SurveyStream": "survey_batches",
+    "composite": "morphology",
+    "cut_galaxies": "morphology",
+    "draw_psfs": "survey",
+    "linear_light": "morphology",
+    "simulate_blends": "survey",
+}
 
 
 def __getattr__(name):
-    if name == "Simulator":
-        from .batched import Simulator
-
-        return Simulator
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -200,6 +200,13 @@ class Draw:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Draw(**{k: v if v is None else v[key] for k, v in values.items()})
 
+    @property
+    def sky(self):
+        """Level of the sky in the images of a blend, shape (n, bands) or (n, 1)."""
+        if self.pedestal is None:
+            return np.zeros((len(self), 1))
+        return np.minimum(self.gain * self.pedestal[:, None], 1)
+
     def rendered(self, rng, rendering):
         """Return the same blends with a random re-rendering added.
 

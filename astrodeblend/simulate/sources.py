@@ -14,7 +14,7 @@ __all__ = ["find_images", "image_width", "read_images"]
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def find_images(folder, *, split=None):
+def find_images(folder, *, split=None, isolated=False):
     """List the galaxy images of a folder.
 
     Parameters
@@ -25,6 +25,8 @@ def find_images(folder, *, split=None):
         Only this part of the images, by the table ``splits.csv`` of the folder with the
         columns ``file`` (relative to the folder) and ``split`` (``train``, ``val``, ``test``).
         Default: all images.
+    isolated : bool, optional
+        Leave out those with 0 in a column ``isolated`` of that table, if it has one.
 
     Returns
     -------
@@ -36,7 +38,8 @@ def find_images(folder, *, split=None):
     FileNotFoundError
         If the folder does not exist, or has no ``splits.csv`` though ``split`` is given.
     ValueError
-        If there are no images in it or none of the split, or ``splits.csv`` lacks a column.
+        If there are no images in it, or none of the split or isolated, or ``splits.csv`` lacks a
+        column.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -47,6 +50,8 @@ def find_images(folder, *, split=None):
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not paths:
             raise ValueError(f"images={str(folder)!r} holds no JPEG or PNG images")
+        if isolated and (folder / "splits.csv").is_file():
+            paths = _isolated(paths, folder, _read_splits(folder))
         return paths
     table = folder / "splits.csv"
     if not table.is_file():
@@ -54,15 +59,29 @@ def find_images(folder, *, split=None):
             f"split={split!r} takes a table {str(table)!r} with the columns file and split; "
             "write one, or leave split out to take all images"
         )
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read_splits(folder)
     if not rows or not {"file", "split"} <= rows[0].keys():
         raise ValueError(f"{str(table)!r} lacks rows, or a column: it takes file and split")
     paths = [folder / row["file"] for row in rows if row["split"] == split]
     if not paths:
         known = ", ".join(sorted({row["split"] for row in rows}))
         raise ValueError(f"split={split!r} is not in {str(table)!r}; it has {known}")
-    return paths
+    return _isolated(paths, folder, rows) if isolated else paths
+
+
+def _read_splits(folder):
+    """Return the rows of a folder's table, as dictionaries."""
+    with (folder / "splits.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _isolated(paths, folder, rows):
+    """Leave out pictures that the folder's table says are not isolated."""
+    blended = {folder / row["file"] for row in rows if row.get("isolated") == "0"}
+    alone = [path for path in paths if path not in blended]
+    if not alone:
+        raise ValueError(f"isolated: the table in {str(folder)!r} has none that is")
+    return alone
 
 
 def read_images(paths, *, width=None, progress=False):

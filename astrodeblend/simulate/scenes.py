@@ -1,0 +1,188 @@
+"""Scenes with known truth: several galaxies that overlap, each drawn from a picture of its own."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import median_abs_deviation
+from skimage.transform import warp
+
+from .recipes import Draw, get_recipe
+
+__all__ = ["SCENE_MODES", "SimulatedScene", "simulate_scene"]
+
+#: How the galaxies of a scene become one image; `simulate_scene` states the rule of each.
+SCENE_MODES = ("max", "sum")
+
+_FRAME = 0.1  # of a picture's width along its edges is sky
+_FADE = 0.05  # of its width, over which the light of a picture fades to nothing at its edges
+_MARGIN = 0.125  # of the scene's width, in which no galaxy has its middle
+_TRIES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedScene:
+    """A scene with known truth; levels and light are fractions of full scale.
+
+    Attributes
+    ----------
+    blend : numpy.ndarray, shape (bands, y, x)
+        Float32 from 0 to 1: what is seen.
+    isolated : numpy.ndarray, shape (n, bands, y, x)
+        Float32: every galaxy alone on the scene's sky; noise may take it a little below 0.
+    positions : numpy.ndarray, shape (n, 2)
+        Where the middle of each picture is, (x, y) in pixels of the scene.
+    sky : numpy.ndarray, shape (bands,)
+        Level of the sky.
+    draw : Draw
+        How the galaxies were perturbed, as ``companion`` of a recipe's draw; ``shift`` is from
+        the middle of the scene, in pixels of the pictures.
+    """
+
+    blend: np.ndarray
+    isolated: np.ndarray
+    positions: np.ndarray
+    sky: np.ndarray
+    draw: Draw
+
+    @property
+    def light(self):
+        """Light of every galaxy above the sky, shape (n, bands, y, x)."""
+        return self.isolated - self.sky[:, None, None]
+
+
+def simulate_scene(images, *, mode="max", size=160, recipe="reiman2019", rng=None):
+    """Make a scene of galaxies that overlap.
+
+    The first galaxy is in the middle, as its picture shows it. Each of the others is perturbed
+    as the companion of a recipe is (flip, turn, scale), and displaced as far as that is, but
+    from one of the galaxies before it, chosen at random. No two are nearer to each other than
+    a companion can be to its central galaxy, and none has its middle in the outermost eighth
+    of the scene. So a scene of two is a blend of the recipe with more of its surroundings.
+
+    Of every picture its own sky is taken off, the median in the tenth of its width along its
+    edges; what is left is L. Over the outermost twentieth of its width L fades into noise, which
+    is all there is beyond it: pixels drawn at random from its own sky. So there is no step at
+    the edge of a picture, and no patch without noise. The scene has one sky, the mean of theirs,
+    per band. With L the light of all galaxies, per pixel and band, it is
+
+    - ``max``: sky + the largest L;
+    - ``sum``: sky + the sum of all L, as light adds that nothing stands in front of.
+
+    Where that would be brighter than full scale, as most sums are, all L are dimmed by one
+    factor, so that no light is lost to saturation; what noise takes below 0 is clipped, as in
+    pictures. So the pedestals of the pictures do not add up in a ``sum``, but their noise does,
+    all n of them; and light may be negative, which `blend_images` never takes it for. In a
+    ``max`` the brightest noise wins: where there are no galaxies the scene is brighter than
+    ``sky``, by about the standard deviation of the noise.
+
+    Parameters
+    ----------
+    images : sequence of array_like
+        The galaxies' pictures, shape (bands, y, x) each, y = x, uint8 (0 to 255) or float (0
+        to 1).
+    mode : {'max', 'sum'}, optional
+        How galaxies become one image.
+    size : int, optional
+        Width of the scene in pixels, which are as large as the recipe's stamp's.
+    recipe : str or Recipe, optional
+        Whose perturbation and reduction.
+    rng : int or numpy.random.Generator, optional
+        Where the randomness comes from.
+
+    Returns
+    -------
+    SimulatedScene
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two pictures, one is not square or has other bands, there is no
+        such mode, or the scene is too small for so many galaxies.
+    """
+    recipe = get_recipe(recipe)
+    if mode not in SCENE_MODES:
+        raise ValueError(f"mode={mode!r} is none of scenes; choose {' or '.join(SCENE_MODES)}")
+    images = [np.asarray(image) for image in images]
+    if len(images) < 2:
+        raise ValueError(f"images has {len(images)}; a scene takes at least two galaxies")
+    shapes = {image.shape for image in images}
+    for image in images:
+        if image.ndim != 3 or image.shape[1] != image.shape[2] or image.shape[0] != len(images[0]):
+            raise ValueError(f"images has shapes {sorted(shapes)}; give (bands, y, x), y = x")
+    rng = np.random.default_rng(rng)
+    draw = _draw(rng, len(images), size, recipe)
+
+    light, skies, positions = [], [], []
+    for k, image in enumerate(images):
+        image = image / (255.0 if image.dtype == np.uint8 else 1.0)
+        width = image.shape[-1]
+        edge = np.minimum(np.arange(width), np.arange(width)[::-1])
+        depth = np.minimum.outer(edge, edge)
+        sky, noise = _sky(image[:, depth < _FRAME * width])
+        seen = np.clip((depth + 0.5) / (_FADE * width), 0, 1)
+        # as reduce_image cuts the middle out, here of more than there is
+        start = (width - recipe.factor * size) // 2 + recipe.factor // 2
+        to_image = np.diag([recipe.factor, recipe.factor, 1.0])
+        to_image[:2, 2] = start
+        _, (matrix,) = draw[k : k + 1].matrices(width)
+        layers = np.concatenate([(image - sky[:, None, None]) * seen, seen[None]])
+        layers = warp(
+            np.moveaxis(layers, 0, -1),
+            matrix @ to_image,
+            order=1,
+            mode="constant",
+            cval=0,
+            output_shape=(size, size),
+        )
+        unseen = 1 - layers[..., -1:]
+        layers = layers[..., :-1] + unseen * rng.choice(noise, (size, size))
+        light.append(np.moveaxis(layers, -1, 0))
+        skies.append(sky)
+        positions.append(((width - 1) / 2 + draw.shift[k] - start) / recipe.factor)
+    light, sky = np.array(light), np.mean(skies, axis=0)
+    blended = light.max(axis=0) if mode == "max" else light.sum(axis=0)
+    level = sky[:, None, None]
+    gain = np.min((1 - level) / np.maximum(blended, 1e-9), initial=1)
+    return SimulatedScene(
+        np.clip(level + gain * blended, 0, 1).astype(np.float32),
+        (level + gain * light).astype(np.float32),
+        np.array(positions),
+        sky,
+        draw,
+    )
+
+
+def _sky(pixels):
+    """Return the level of the sky, and its noise (n, bands), in pixels (bands, n) without stars."""
+    level = np.median(pixels, axis=1)
+    noise = pixels - level[:, None]
+    spread = median_abs_deviation(pixels, axis=1, scale="normal")
+    return level, noise[:, (np.abs(noise) <= 3 * spread[:, None]).all(axis=0)].T
+
+
+def _draw(rng, number, size, recipe):
+    """Draw how the galaxies of a scene are perturbed, until all have a place."""
+    nearest = np.sqrt(2) * recipe.displacement[0]
+    farthest = (0.5 - _MARGIN) * size * recipe.factor
+    for _ in range(_TRIES):
+        draw = recipe.draw(rng, number, number)
+        shift = np.zeros((number, 2))
+        for k in range(1, number):
+            shift[k] = shift[rng.integers(k)] + draw.shift[k]
+        apart = np.hypot(*(shift[:, None] - shift).T)[np.triu_indices(number, 1)]
+        if apart.min() >= nearest and np.abs(shift).max() <= farthest:
+            first = np.arange(number) == 0  # as it is
+            return replace(
+                draw,
+                central=np.zeros(number, int),
+                companion=np.arange(number),
+                flip_x=draw.flip_x & ~first,
+                flip_y=draw.flip_y & ~first,
+                angle=np.where(first, 0, draw.angle),
+                scale=np.where(first, 1, draw.scale),
+                shift=shift,
+            )
+    raise ValueError(
+        f"size={size}: {number} galaxies found no place in so many pixels; give more pixels or "
+        "fewer galaxies"
+    )
