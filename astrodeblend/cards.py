@@ -53,11 +53,16 @@ def _identity(card, path, plain):
     kind, *shape = card.network.items()
     kind = f"{kind[1]} (" + ", ".join(f"{name} {_values(value)}" for name, value in shape) + ")"
     radii, pixels = card.size_rule["petrosian_radii"], card.size_rule["pixels"]
+    stamp = f"{radii:g} Petrosian radii of the source on {pixels} pixels"
+    if card.scaling == "noise":
+        stamp = (
+            f"{pixels} pixels of the image, or as many times that as {radii:g} Petrosian radii take"
+        )
     rows = {
-        "bands": ", ".join(card.bands),
+        "bands": ", ".join(card.bands) or "any number of them, in any order",
         "blending modes": ", ".join(card.modes),
         "scaling": card.scaling,
-        "stamp": f"{radii:g} Petrosian radii of the source on {pixels} pixels",
+        "stamp": stamp,
         "network": kind,
         "weights": f"{_number_of_weights(path):,}",
         "file": f"{path.name}, {size / 1e6:.1f} MB",
@@ -84,13 +89,18 @@ def _training(card, plain):
     if "steps" in training:
         batch = f" of {config['batch']} blends" if "batch" in config else ""
         rows["updates"] = f"{training['steps']:,}{batch}"
-    rows["recipe"] = recipe
+    if surveys := config.get("surveys"):
+        rows["surveys"] = ", ".join(surveys)
+    else:
+        rows["recipe"] = recipe
     rows["loss"] = config.get("loss", "")
     if config.get("adversarial", "none") != "none":
         rows["loss"] += f", {config['adversarial_weight']:g} of adversarial {config['adversarial']}"
     rows["seed"] = str(config.get("seed", ""))
-    if familiarity := training.get("familiarity"):
-        rows["familiarity"] = ", ".join(f"{k} {_values(v)}" for k, v in familiarity.items())
+    for name in ("familiarity", "blend_score"):
+        if entry := training.get(name):
+            rows[name.replace("_", " ")] = ", ".join(f"{k} {_values(v)}" for k, v in entry.items())
+    rows["error bars"] = _calibration(card.calibration)
     text += _pairs({name: plain(value) for name, value in rows.items()})
     return text + _paragraph(plain(training.get("note", "")))
 
@@ -107,11 +117,27 @@ def _cost(training):
     return f"{hours * threads:.2f} core-hours ({hours:.2f} hours of {cores})"
 
 
+def _calibration(calibration):
+    """Say what error bars were fitted to, and how wide intervals are."""
+    if not calibration:
+        return "as the network expects them, not calibrated"
+    fit = calibration.get("fit", {})
+    about = [f"{name} {fit[name]}" for name in ("blends", "galaxies", "seed") if name in fit]
+    if "recipes" in fit:
+        about.append("of " + ", ".join(f"{n} {name}" for name, n in fit["recipes"].items()))
+    widths = calibration.get("interval_95", {})
+    about += [f"95.4 % of {name} within {w:.2f} errors" for name, w in widths.items()]
+    return "calibrated: " + ", ".join(about)
+
+
 def _scores(card, model, plain):
     text = _title("Scores", "-")
-    command = f"astrodeblend evaluate --model {model} --data FOLDER"
+    command, of = f"astrodeblend evaluate --model {model} --data FOLDER", "recipe"
+    if card.scaling == "noise":
+        command, of = f"astrodeblend benchmark --model {model} --data FOLDER", "survey"
     if not card.scores:
-        return text + _paragraph("None yet. This adds them:") + _block(f"{command} --card")
+        some = " --survey lsst" if of == "survey" else ""
+        return text + _paragraph("None yet. This adds them:") + _block(f"{command}{some} --card")
     for name, entry in card.scores.items():
         recipe, _, split = name.partition(" on ")
         text += _title(plain(name), "~")
@@ -120,7 +146,9 @@ def _scores(card, model, plain):
         rest = [key for key in entry if key not in metrics and key != "blends"]
         about += [f"{key} {_values(entry[key])}" for key in rest]
         text += _paragraph(plain(", ".join(about)))
-        known = [key for key in STATISTICS if any(key in values for values in metrics.values())]
+        known = list(dict.fromkeys(key for values in metrics.values() for key in values))
+        if of == "recipe":
+            known = [key for key in STATISTICS if key in known]
         rows = []
         for metric, values in metrics.items():
             digits = 2 if metric == "psnr" else 4
@@ -136,8 +164,8 @@ def _scores(card, model, plain):
                 "galaxies of their own test set."
             )
         options = {
-            "recipe": recipe,
-            "split": split if split != "all" else "",
+            of: recipe,
+            "split": split if split not in ("all", "parametric") else "",
             "seed": entry.get("seed"),
         }
         options = "".join(f" --{key} {value}" for key, value in options.items() if value)
@@ -172,7 +200,7 @@ def _number_of_weights(path):
     total = 0
     with safe_open(path, framework="np") as file:
         for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-            if not name.startswith("familiarity."):
+            if not name.startswith(("familiarity.", "blend_score.")):
                 number = 1
                 for length in file.get_slice(name).get_shape():
                     number *= length

@@ -10,8 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as to_bytes
 
+from .calibration import Calibration
 from .files import atomic_path
-from .networks import Familiarity, build, describe
+from .networks import BlendScore, Familiarity, build, describe
 
 __all__ = [
     "Card",
@@ -20,11 +21,14 @@ __all__ = [
     "load_model",
     "read_card",
     "save_model",
+    "stored_dtype",
     "write_card",
 ]
 
 _SHIPPED = Path(__file__).parent / "models"
 _FAMILIARITY = "familiarity."
+#: Small modules that are fitted to a network when it is trained, and saved with it.
+_HEADS = {"familiarity": Familiarity, "blend_score": BlendScore}
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,26 @@ class Card:
     network : dict
         Kind and configuration, as `astrodeblend.networks.build` takes them.
     bands : tuple of str
-        The bands it takes, in this order.
+        The bands it takes, in this order; none for any bands in any order.
     modes : tuple of str
         Blending modes it was trained on.
     recipe : str
         Recipe of the blends it was trained on.
     size_rule : dict
-        Width of a stamp: ``petrosian_radii`` of the source over ``pixels`` of the network.
-    scaling : str
-        Units of what the network sees: ``picture`` is light from 0 to 1, displayed as a survey
-        displays it.
+        Width of a stamp: ``petrosian_radii`` of the source over ``pixels`` of the network. Of
+        linear flux it is at least that many pixels of the image.
+    scaling : {'picture', 'noise'}
+        What the network sees: light from 0 to 1, displayed as a survey displays it; or linear
+        flux above the sky, in units of the noise of each band.
     training : dict
         The training configuration, the command that repeats it, and what it cost.
     data, licence : str
         What it was trained on and under which terms; credit.
     scores : dict
         What it scores, on which split, with which recipe and seed.
+    calibration : dict
+        What makes its standard deviations hold 68.3 % of the truths, as
+        `astrodeblend.calibration.Calibration` takes it; empty if they are as they come.
     limits : str
         What it is known to fail at.
     sha256 : str
@@ -72,6 +80,7 @@ class Card:
     data: str = ""
     licence: str = ""
     scores: dict = field(default_factory=dict)
+    calibration: dict = field(default_factory=dict)
     limits: str = ""
     sha256: str = ""
 
@@ -149,7 +158,8 @@ def load_model(model, *, device="cpu"):
     Returns
     -------
     network : torch.nn.Module
-        In evaluation mode, float32; with its ``familiarity`` if that is in the file.
+        In evaluation mode, float32; with its ``familiarity`` and ``blend_score`` if these are in
+        the file.
     card : Card
         Its card.
 
@@ -172,8 +182,9 @@ def load_model(model, *, device="cpu"):
     try:
         state = load_tensors(content)
         network = build(**card.network)
-        if any(name.startswith(_FAMILIARITY) for name in state):
-            network.familiarity = Familiarity(len(state[f"{_FAMILIARITY}mean"]))
+        for name, kind in _HEADS.items():
+            if f"{name}.mean" in state:
+                setattr(network, name, kind(len(state[f"{name}.mean"])))
         network.load_state_dict(state)  # which takes them to float32
     except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"the weight file {str(path)!r} does not fit its card: {error}") from error
@@ -188,13 +199,13 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
     path : str or path-like
         Of the weight file, ``.safetensors``.
     network : torch.nn.Module
-        A network that `astrodeblend.networks.build` can build; if it has a ``familiarity``,
-        that is saved with it.
+        A network that `astrodeblend.networks.build` can build; if it has a ``familiarity`` or a
+        ``blend_score``, that is saved with it.
     card : Card
         Its card; network and sha256 are filled in.
     dtype : torch.dtype, optional
         What the weights are stored as; half the size of float32 by default. What is in the
-        ``familiarity`` stays as it is.
+        ``familiarity`` stays as it is, and so do single numbers.
     overwrite : bool, optional
         Replace files that are there already.
 
@@ -215,7 +226,7 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
         raise ValueError(f"path={str(path)!r}: the name of a weight file ends in .safetensors")
     state = {}
     for name, value in network.state_dict().items():
-        kept = name.startswith(_FAMILIARITY) or not value.is_floating_point()
+        kept = name.startswith(_FAMILIARITY) or not value.is_floating_point() or value.ndim == 0
         state[name] = value.detach().to("cpu", None if kept else dtype).contiguous()
     with (
         atomic_path(path.with_suffix(".json"), overwrite=overwrite) as beside,
@@ -227,6 +238,22 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
         card = Card(**{**asdict(card), "network": describe(network), "sha256": digest})
         beside.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
+
+
+def stored_dtype(path):
+    """Return what the weights in a file are stored as, to save them so again.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.safetensors`` file.
+
+    Returns
+    -------
+    torch.dtype
+        That of the largest tensor.
+    """
+    return max(load_tensors(Path(path).read_bytes()).values(), key=torch.Tensor.numel).dtype
 
 
 def write_card(model, card):
@@ -259,7 +286,8 @@ def _read_card(path):
             values[name] = tuple(values[name])
         card = Card(**values)
         _ = card.network["kind"], card.size_rule["petrosian_radii"], card.size_rule["pixels"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        Calibration(**card.calibration)
+    except (ValueError, KeyError, TypeError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(
             f"the card {str(path)!r} cannot be read ({lacking}); copy it again from where the "

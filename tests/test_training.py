@@ -495,3 +495,17 @@ def test_two_processes_train_as_one(images, tmp_path):
     difference = (changes["two"] - changes["one"]).norm() / changes["one"].norm()
     assert changes["one"].norm() > 0
     assert difference < 0.02
+
+
+def test_a_cpu_does_not_emulate_bfloat16_unless_it_is_told_to():
+    from astrodeblend.training.loop import _autocast
+
+    product = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        with _autocast(TrainingConfig(precision=precision), torch.device("cpu")):
+            product[precision] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    assert product == {
+        "auto": torch.float32,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+    }

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict
 
+from .band_unet import BandUNet, BandUNetConfig
+from .blend_score import BlendScore
 from .discriminator import Discriminator, DiscriminatorConfig
 from .familiarity import Familiarity, fit_familiarity
 from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
@@ -9,6 +11,9 @@ from .unet import UNet, UNetConfig
 from .vgg import VGG19Features, load_vgg19
 
 __all__ = [
+    "BandUNet",
+    "BandUNetConfig",
+    "BlendScore",
     "BranchedGenerator",
     "BranchedGeneratorConfig",
     "Discriminator",
@@ -24,6 +29,7 @@ __all__ = [
 ]
 
 _KINDS = {
+    "band_unet": (BandUNet, BandUNetConfig),
     "reiman2019": (BranchedGenerator, BranchedGeneratorConfig),
     "unet": (UNet, UNetConfig),
 }
@@ -34,8 +40,9 @@ def build(kind, **config):
 
     Parameters
     ----------
-    kind : {'reiman2019', 'unet'}
-        The paper's branched generator, or the U-shaped one.
+    kind : {'reiman2019', 'unet', 'band_unet'}
+        The paper's branched generator, the U-shaped one for pictures, or that for linear flux
+        in any bands.
     **config
         Fields of its configuration; those left out take their defaults.
 

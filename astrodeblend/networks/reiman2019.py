@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .blend_score import look_around
 from .familiarity import pool
 
 __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
@@ -77,6 +78,8 @@ class BranchedGenerator(nn.Module):
     ----------
     familiarity : Familiarity or None
         What tells blends apart that are unlike those of training, if that was fitted.
+    blend_score : BlendScore or None
+        What tells blends from single galaxies, if that was fitted.
 
     Notes
     -----
@@ -90,7 +93,7 @@ class BranchedGenerator(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.familiarity = None
+        self.familiarity = self.blend_score = None
         width = config.width
         self.first = nn.Sequential(
             nn.Conv2d(config.bands, width, 9, padding=4), nn.PReLU(width, init=0.0)
@@ -114,7 +117,7 @@ class BranchedGenerator(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, blend, *, with_features=False):
+    def forward(self, blend, *, with_features=False, with_blend_score=False):
         """Take a blend apart.
 
         Parameters
@@ -123,6 +126,8 @@ class BranchedGenerator(nn.Module):
             Shape (n, bands, y, x), values in [0, 1].
         with_features : bool, optional
             Return the features that `Familiarity` judges, too.
+        with_blend_score : bool, optional
+            Return what ``blend_score`` says of `blend_features`, too.
 
         Returns
         -------
@@ -132,9 +137,28 @@ class BranchedGenerator(nn.Module):
             This network has no opinion on its errors.
         features : torch.Tensor
             Shape (n, features); only if they are asked for.
+        score : torch.Tensor
+            Shape (n,); only if it is asked for.
         """
         shallow = self.first(blend)  # (n, width, y, x)
         x = shallow + self.root(shallow)
-        pooled = (pool(shallow, x),) if with_features else ()
+        more = (pool(shallow, x),) if with_features else ()
+        more += (self.blend_score(look_around(blend, shallow, x)),) if with_blend_score else ()
         components = torch.stack([branch(x) for branch in self.branches], dim=1)
-        return (components.float() + 1) / 2, None, *pooled
+        return (components.float() + 1) / 2, None, *more
+
+    def blend_features(self, blend):
+        """Return what a `BlendScore` judges stamps by, without taking them apart.
+
+        Parameters
+        ----------
+        blend : torch.Tensor
+            Shape (n, bands, y, x), as in `forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n, features).
+        """
+        shallow = self.first(blend)
+        return look_around(blend, shallow, shallow + self.root(shallow))

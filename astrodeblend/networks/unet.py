@@ -1,14 +1,14 @@
 """The U-shaped branched generator: each component is a fraction of the blend."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .blend_score import look_around
+from .blocks import Attention, ResidualBlock
 from .familiarity import pool
 
 __all__ = ["UNet", "UNetConfig"]
@@ -47,46 +47,6 @@ class UNetConfig:
             )
 
 
-class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions whose sum with the input starts as the input.
-
-    No batch normalisation: a galaxy must come out the same whatever else is in the batch.
-    """
-
-    def __init__(self, width):
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, x):
-        return x + self.second(F.relu(self.first(F.relu(x))))
-
-
-class _Attention(nn.Module):
-    """Self-attention over all positions, with a residual connection."""
-
-    def __init__(self, width, head_width=32):
-        super().__init__()
-        self.heads = max(1, width // head_width)
-        self.norm = nn.GroupNorm(1, width)
-        self.query_key_value = nn.Conv2d(width, 3 * width, 1)
-        self.project = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
-
-    def forward(self, x):
-        n, width, height, length = x.shape
-        qkv = self.query_key_value(self.norm(x)).flatten(2).transpose(1, 2)
-        qkv = qkv.reshape(n, height * length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # On a CPU the fused backward pass is several times slower than the plain one.
-        slow = x.device.type == "cpu" and torch.is_grad_enabled()
-        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
-            mixed = F.scaled_dot_product_attention(*qkv)  # (n, heads, positions, head_width)
-        mixed = mixed.transpose(1, 2).reshape(n, height, length, width).permute(0, 3, 1, 2)
-        return x + self.project(mixed)
-
-
 class UNet(nn.Module):
     """Branched U-shaped generator of bounded fractions.
 
@@ -104,12 +64,14 @@ class UNet(nn.Module):
     ----------
     familiarity : Familiarity or None
         What tells blends apart that are unlike those of training, if that was fitted.
+    blend_score : BlendScore or None
+        What tells blends from single galaxies, if that was fitted.
     """
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.familiarity = None
+        self.familiarity = self.blend_score = None
         widths = config.widths
         self.stem = nn.Conv2d(2 * config.bands + 1, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
@@ -117,7 +79,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(map(_blocks, widths[:-1], config.blocks[:-1]))
         self.bottom = nn.Sequential(
             _blocks(widths[-1], config.blocks[-1] - config.blocks[-1] // 2),
-            *(_Attention(widths[-1]) for _ in range(config.attention)),
+            *(Attention(widths[-1]) for _ in range(config.attention)),
             _blocks(widths[-1], config.blocks[-1] // 2),
         )
         self.decoder = nn.ModuleList(map(_blocks, widths[:-1], config.blocks[:-1]))
@@ -129,7 +91,7 @@ class UNet(nn.Module):
             nn.Conv2d(widths[0], outputs, 1),
         )
 
-    def forward(self, blend, *, with_features=False):
+    def forward(self, blend, *, with_features=False, with_blend_score=False):
         """Take a blend apart.
 
         Parameters
@@ -138,6 +100,8 @@ class UNet(nn.Module):
             Shape (n, bands, y, x), not negative, any y and x of at least 16.
         with_features : bool, optional
             Return the features that `Familiarity` judges, too.
+        with_blend_score : bool, optional
+            Return what ``blend_score`` says of `blend_features`, too.
 
         Returns
         -------
@@ -146,7 +110,39 @@ class UNet(nn.Module):
             and the standard deviation expected of their error.
         features : torch.Tensor
             Shape (n, features); only if they are asked for.
+        score : torch.Tensor
+            Shape (n,); only if it is asked for.
         """
+        height, width = blend.shape[-2:]
+        seen, skips, x, scale = self._encode(blend)
+        more = (pool((*skips, x)[0], x),) if with_features else ()
+        more += (self.blend_score(_around(seen, skips, x)),) if with_blend_score else ()
+        for blocks, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
+            x = blocks(up(x) + skips.pop())
+        x = F.relu(x[..., :height, :width])
+        shape = (-1, self.config.branches, self.config.bands, height, width)
+        fraction = self.fraction(x).view(shape).float().sigmoid()
+        # Detached: learning how large the errors are must not change the components.
+        log_std = self.log_std(x.detach()).view(shape).float().clamp(-8, 2)
+        return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *more
+
+    def blend_features(self, blend):
+        """Return what a `BlendScore` judges stamps by, at half the cost of taking them apart.
+
+        Parameters
+        ----------
+        blend : torch.Tensor
+            Shape (n, bands, y, x), as in `forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n, features).
+        """
+        return _around(*self._encode(blend)[:-1])
+
+    def _encode(self, blend):
+        """Return the input, what is made of it above the last level and there, and the mean."""
         height, width = blend.shape[-2:]
         features, scale = _normalised(blend)
         multiple = 2 ** len(self.down)
@@ -157,20 +153,17 @@ class UNet(nn.Module):
             x = blocks(x)
             skips.append(x)
             x = down(x)
-        x = self.bottom(x)
-        pooled = (pool(skips[0] if skips else x, x),) if with_features else ()
-        for blocks, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            x = blocks(up(x) + skips.pop())
-        x = F.relu(x[..., :height, :width])
-        shape = (-1, self.config.branches, self.config.bands, height, width)
-        fraction = self.fraction(x).view(shape).float().sigmoid()
-        # Detached: learning how large the errors are must not change the components.
-        log_std = self.log_std(x.detach()).view(shape).float().clamp(-8, 2)
-        return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *pooled
+        return features, skips, self.bottom(x), scale
+
+
+def _around(features, skips, deepest):
+    """Pool the second level, which knows structure and still sees it sharply, and the last."""
+    # The last feature is the distance from the middle, the same on opposite sides.
+    return look_around(features[:, :-1], (*skips, deepest)[min(1, len(skips))], deepest)
 
 
 def _blocks(width, number):
-    return nn.Sequential(*(_ResidualBlock(width) for _ in range(number)))
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(number)))
 
 
 def _normalised(blend):

@@ -1,8 +1,18 @@
 """Training: configuration, losses, the stream of blends and the one loop."""
 
+from .blend_score import add_blend_score
+from .calibration import add_calibration
 from .config import TrainingConfig, reiman2019
 from .familiarity import add_familiarity
 from .loop import train
 from .stream import BlendStream
 
-__all__ = ["BlendStream", "TrainingConfig", "add_familiarity", "reiman2019", "train"]
+__all__ = [
+    "BlendStream",
+    "TrainingConfig",
+    "add_blend_score",
+    "add_calibration",
+    "add_familiarity",
+    "reiman2019",
+    "train",
+]

@@ -7,10 +7,10 @@ from ..simulate.recipes import get_recipe
 
 __all__ = ["TrainingConfig"]
 
-LOSSES = ("log_mse", "mse")
+LOSSES = ("log_mse", "mse", "flux")
 PLANS = ("trapezoid", "cosine", "reiman2019")
 ADVERSARIAL = ("none", "nonsaturating", "minimax")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 _COUNTS = (
     "steps",
     "batch",
@@ -31,6 +31,14 @@ class TrainingConfig:
         Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.
     recipe : str
         Recipe of the blends it learns from.
+    surveys : tuple of str
+        Surveys whose blends it learns from instead, in linear flux, in units of each band's
+        noise: names, or YAML files, as `astrodeblend.simulate.get_survey` takes them; or the
+        folder that isolated stamps of one's own were read from. Recipes count for nothing then.
+    survey_options : dict
+        How these blends are, as `astrodeblend.simulate.SurveyStream` takes it; and ``widths``,
+        how many pixels of the middle of a stamp are shown: a number, or chances of some. For
+        stamps of one's own as ``astrodeblend.training.stream.StampStream`` takes it.
     final_recipe : str or None
         Recipe while the learning rate of the trapezoid falls, to end on what matters most;
         None for the same.
@@ -40,7 +48,7 @@ class TrainingConfig:
         Updates of the generator.
     batch : int
         Blends per update, over all processes together.
-    loss : {'log_mse', 'mse'}
+    loss : {'log_mse', 'mse', 'flux'}
         Pixel loss, see `astrodeblend.training.losses`.
     learning_rate : float
         The highest learning rate.
@@ -78,8 +86,9 @@ class TrainingConfig:
         How images are scaled for them, see `astrodeblend.networks.load_vgg19`.
     std_weight : float
         Weight of the likelihood from which the standard deviations are learned.
-    precision : {'float32', 'bfloat16'}
-        Arithmetic of the network (weights and losses stay float32).
+    precision : {'auto', 'float32', 'bfloat16'}
+        Arithmetic of the network (weights and losses stay float32). ``auto`` is bfloat16 on a
+        GPU, and float32 on a CPU, most of which have to emulate it, many times slower.
     seed : int
         Everything random follows from it.
     validate_every, checkpoint_every, log_every : int
@@ -94,6 +103,8 @@ class TrainingConfig:
 
     network: dict = field(default_factory=lambda: {"kind": "unet"})
     recipe: str = "varied"
+    surveys: tuple[str, ...] = ()
+    survey_options: dict = field(default_factory=dict)
     final_recipe: str | None = None
     validation_recipe: str = "reiman2019"
     steps: int = 16_000
@@ -114,7 +125,7 @@ class TrainingConfig:
     vgg: str | None = None
     vgg_preprocess: str = "torchvision"
     std_weight: float = 0.1
-    precision: str = "bfloat16"
+    precision: str = "auto"
     seed: int = 1
     validate_every: int = 1000
     checkpoint_every: int = 500
@@ -146,6 +157,16 @@ class TrainingConfig:
                 if not low <= getattr(self, name) <= high:  # nor is NaN
                     limits = f"at least {low}" if high == math.inf else f"from {low} to {high:.4g}"
                     raise ValueError(f"{name}={getattr(self, name)}: give a number {limits}")
+        object.__setattr__(self, "surveys", tuple(self.surveys))
+        if (self.loss == "flux") != bool(self.surveys):
+            raise ValueError(
+                f"loss={self.loss!r} with surveys={self.surveys!r}: 'flux' is the loss for "
+                "surveys, and for nothing else"
+            )
+        if self.surveys and self.adversarial != "none":
+            raise ValueError(
+                f"adversarial={self.adversarial!r}: the discriminator is for pictures, not surveys"
+            )
         get_recipe(self.recipe)
         get_recipe(self.validation_recipe)
         if self.final_recipe is not None:

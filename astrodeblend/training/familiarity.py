@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ..networks import fit_familiarity
 from ..networks.familiarity import FALSE_ALARMS
-from ..weights import load_model, save_model
+from ..weights import load_model, save_model, stored_dtype
 from .stream import BlendStream
 
 __all__ = ["FEWEST_BLENDS", "add_familiarity", "familiarity_of", "on_card"]
@@ -116,5 +115,4 @@ def add_familiarity(model, images, *, blends=4096, seed=1, device="cpu", progres
     )
     network.familiarity = familiarity_of(network, stream, blends=blends, progress=progress)
     card = replace(card, training={**card.training, "familiarity": on_card(blends)})
-    dtype = next(w.dtype for w in load_file(path).values() if w.is_floating_point())
-    return save_model(path, network, card, dtype=dtype, overwrite=True)
+    return save_model(path, network, card, dtype=stored_dtype(path), overwrite=True)

@@ -21,19 +21,29 @@ from tqdm import tqdm
 from ..files import atomic_path
 from ..networks import Discriminator, DiscriminatorConfig, build, load_vgg19
 from ..simulate.recipes import get_recipe
+from ..simulate.survey_batches import STAMP
 from ..weights import Card, save_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .familiarity import FEWEST_BLENDS, familiarity_of, on_card
-from .losses import adversarial_loss, discriminator_loss, feature_loss, pixel_loss, std_loss
+from .losses import (
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+    flux_loss,
+    pixel_loss,
+    std_loss,
+)
 from .start import check_parent, load_parent
-from .stream import BlendStream
+from .stream import BlendStream, FluxStream, StampStream
 
 __all__ = ["train"]
 
 #: What may differ when a run is taken up again.
 _FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends",
          "familiarity_blends")  # fmt: skip
+#: Width of a stamp of linear flux in Petrosian radii: of a galaxy through its PSF.
+_RADII = 4.0
 #: So many updates in a row without a finite gradient end a run.
 _HOPELESS = 100
 _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
@@ -52,12 +62,16 @@ def train(
     ----------
     config : TrainingConfig
         Every choice there is to make.
-    images : numpy.ndarray
+    images : numpy.ndarray or astrodeblend.simulate.Morphologies or None
         Galaxies to learn from, (n, bands, y, x), as `astrodeblend.simulate.read_images` gives.
+        For surveys: real galaxies, as `astrodeblend.simulate.cut_galaxies` makes them, or None
+        to learn from parametric ones alone; or the light of isolated sources of one's own
+        survey, as ``astrodeblend.training.stream.StampStream`` takes it.
     out : str or path-like
         Folder for the checkpoint, the log, pictures and the model; made if it is missing.
-    validation : numpy.ndarray, optional
-        Other galaxies, to judge the model by. Default: no validation.
+    validation : numpy.ndarray or astrodeblend.simulate.Morphologies, optional
+        Other galaxies, to judge the model by. Default: no validation; for surveys: by
+        parametric ones.
     start : str or path-like, optional
         A model from whose weights to start, as `astrodeblend.weights.load_model` takes it, with
         the network of the configuration. Default: weights drawn at random.
@@ -124,7 +138,6 @@ def train(
             _check_same(state["config"], config)
             parent = check_parent(state.get("parent"), parent)
             step, seconds = state["step"], state["seconds"]
-        out.mkdir(parents=True, exist_ok=True)
 
         def save(done):
             save_checkpoint(
@@ -144,12 +157,10 @@ def train(
             return _export(out, config, average, card, done, hours * world, more)
 
         # The data.
-        stream = BlendStream(
-            images, config.recipe, batch=config.batch, seed=config.seed,
-            device=device, rank=rank, world=world, final_recipe=config.final_recipe,
-            final=round((1 - config.decay) * config.steps),
-        )  # fmt: skip
-        judge = validation is not None and rank == 0 and _Validation(config, validation, device)
+        stream = _stream(config, images, device, rank, world)
+        judged = validation is not None or (config.surveys and not isinstance(images, np.ndarray))
+        judge = judged and rank == 0 and _Validation(config, validation, device)
+        out.mkdir(parents=True, exist_ok=True)
         parallel = _parallel(network, world)
         parallel_discriminator = discriminator and _parallel(discriminator, world)
 
@@ -179,7 +190,7 @@ def train(
                     losses["features"] = feature_loss(features, components, isolated)
                     total = losses["features"]
                 else:
-                    losses["pixel"] = pixel_loss(components, isolated, kind=config.loss)
+                    losses["pixel"] = _pixel_loss(config, components, isolated)
                     total = losses["pixel"]
                 if std is not None:
                     losses["std"] = std_loss(components, std.float(), isolated)
@@ -246,7 +257,7 @@ def train(
         if step < config.steps:
             return None
         blends = min(config.familiarity_blends, config.steps * config.batch)
-        if blends < FEWEST_BLENDS:
+        if blends < FEWEST_BLENDS or config.surveys:
             return export(step)
         try:
             average.familiarity = familiarity_of(average, stream, blends=blends, progress=progress)
@@ -255,8 +266,40 @@ def train(
         return export(step, familiarity=on_card(blends))
 
 
+def _stream(config, images, device, rank, world):
+    """Return the blends to learn from."""
+    options = {"batch": config.batch, "seed": config.seed, "device": device}
+    options |= {"rank": rank, "world": world}
+    if config.surveys and isinstance(images, np.ndarray):
+        return StampStream(images, **_survey_options(config), **options)
+    if config.surveys:
+        return FluxStream(config.surveys, images, **_survey_options(config), **options)
+    final = round((1 - config.decay) * config.steps)
+    return BlendStream(
+        images, config.recipe, final_recipe=config.final_recipe, final=final, **options
+    )
+
+
+def _survey_options(config):
+    """Return the options of blends of surveys, numbers as numbers where JSON made them text."""
+    options = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in config.survey_options.items()
+    }
+    for name in ("sources", "bands", "widths"):
+        if isinstance(options.get(name), dict):
+            options[name] = {int(number): chance for number, chance in options[name].items()}
+    return options
+
+
+def _pixel_loss(config, components, isolated):
+    if config.loss == "flux":
+        return flux_loss(components, isolated)
+    return pixel_loss(components, isolated, kind=config.loss)
+
+
 def _autocast(config, device):
-    if config.precision == "float32":
+    automatic = "float32" if device.type == "cpu" else "bfloat16"
+    if (automatic if config.precision == "auto" else config.precision) == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
@@ -325,21 +368,38 @@ def _export(out, config, network, card, steps, core_hours, more):
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         **more,
     }
-    modes = tuple(dict.fromkeys(get_recipe(config.recipe).modes))
-    card = replace(card, recipe=config.recipe, modes=modes, training=training)
+    if config.surveys:
+        recipe, modes = "survey", ("sum",)
+        # Any bands, in units of their noise, on stamps as wide as those it learns from.
+        pixels = config.survey_options.get("stamp", STAMP)
+        size_rule = {"petrosian_radii": _RADII, "pixels": pixels}
+        card = replace(card, bands=(), scaling="noise", size_rule=size_rule)
+    else:
+        recipe, modes = config.recipe, tuple(dict.fromkeys(get_recipe(config.recipe).modes))
+    card = replace(card, recipe=recipe, modes=modes, training=training)
     path = out / "model.safetensors"
     save_model(path, network, card, overwrite=True)
     return path
 
 
 class _Validation:
-    """Judge a network on the same blends every time."""
+    """Judge a network on the same blends every time.
+
+    By the mean PSNR; in linear flux by that relative to the peak of each truth.
+    """
 
     def __init__(self, config, images, device):
-        stream = BlendStream(
-            images, config.validation_recipe, batch=config.validation_blends, seed=0, device=device
-        )
         self.config, self.device = config, device
+        number = config.validation_blends
+        if config.surveys:
+            if not isinstance(images, np.ndarray):
+                options = {**config.survey_options, "bands": {3: 1.0}, "widths": None}
+                config = replace(config, survey_options=options)
+            config = replace(config, batch=number, seed=config.seed + 1)
+            stream = _stream(config, images, device, 0, 1)
+        else:
+            recipe = config.validation_recipe
+            stream = BlendStream(images, recipe, batch=number, seed=0, device=device)
         self.blend, self.isolated = stream[0]
 
     @torch.inference_mode()
@@ -351,8 +411,13 @@ class _Validation:
                 parts.append(network(blend)[0].float())
         network.train()
         components = torch.cat(parts)
-        error = (components - self.isolated).square().mean(dim=(2, 3, 4))
         self._draw(components[:8], picture)
+        error = (components - self.isolated).square()
+        if self.config.surveys:
+            peak = self.isolated.amax(dim=(3, 4))
+            error = error.mean(dim=(3, 4)) / peak.square().clamp(min=1e-12)
+        else:
+            error = error.mean(dim=(2, 3, 4))
         return float(-10 * error.clamp(min=1e-12).log10().mean())
 
     def _draw(self, components, path):
@@ -360,10 +425,13 @@ class _Validation:
         rows = torch.stack(
             [self.blend[:8], *(t[:8, k] for k in (0, 1) for t in (components, self.isolated))]
         )  # (rows, n, bands, y, x)
-        rows = rows[:, :, :3].clamp(0, 1).permute(0, 3, 1, 4, 2)
+        if self.config.surveys:  # from the sky to a thousand times its noise
+            rows = torch.asinh(rows) / 7.6
+        shown = [min(k, rows.shape[2] - 1) for k in range(3)]  # the last again if there are fewer
+        rows = rows[:, :, shown].clamp(0, 1).permute(0, 3, 1, 4, 2)
         pixels = (255 * rows.flatten(2, 3).flatten(0, 1)).round().byte().cpu().numpy()
         with atomic_path(path, overwrite=True) as temporary:
-            Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))).save(temporary)
+            Image.fromarray(pixels).save(temporary)
 
 
 class _Log:

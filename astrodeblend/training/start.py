@@ -41,7 +41,8 @@ def load_parent(model, network, *, weights):
         )
     if weights:
         parent, _ = load_model(model)
-        parent.familiarity = None  # that is of what it has seen, not of what it will see
+        # These are of what it has seen, not of what it will see.
+        parent.familiarity = parent.blend_score = None
         network.load_state_dict(parent.state_dict())
     return {"name": card.name, "sha256": card.sha256}
 

@@ -1,0 +1,7 @@
+"""Error bars: from the deviations that a network expects to intervals that hold the truth."""
+
+from .coverage import Coverage
+from .factors import Calibration, pixel_features
+from .fluxes import Fluxes, measure_segment
+
+__all__ = ["Calibration", "Coverage", "Fluxes", "measure_segment", "pixel_features"]

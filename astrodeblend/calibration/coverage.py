@@ -1,0 +1,216 @@
+"""Coverage: how many truths lie within the error bars of pixels and of fluxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import erf
+
+from ..metrics import bootstrap_error, isophote
+from .fluxes import measure_segment
+
+__all__ = ["Coverage"]
+
+#: Numbers of standard deviations within which truths are counted.
+MULTIPLES = np.round(np.arange(0.1, 5.01, 0.1), 1)
+#: Shares of a normal distribution within one and two standard deviations.
+SHARES = {"68": float(erf(np.sqrt(0.5))), "95": float(erf(np.sqrt(2)))}
+#: What error bars are of.
+KINDS = {"pixels": "pixel", "fluxes": "flux"}
+_EDGES = np.geomspace(1e-3, 1, 13)  # bins of the standard deviation of pixels, full scale being 1
+_FLUX_BINS = 8
+_ONE = int(np.searchsorted(MULTIPLES, 1.0))
+_FEWEST = 300  # values in a bin that is listed
+_TINY = np.finfo(np.float32).tiny
+_RESAMPLES = 200  # of the bootstrap: errors to 5 %
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How many truths error bars hold, blend by blend.
+
+    Made by `of` and `join`.
+
+    Attributes
+    ----------
+    pixels : numpy.ndarray of int, shape (n, branches)
+        Pixels in the footprint of the galaxy (`astrodeblend.metrics.isophote` of the truth),
+        times bands.
+    within : numpy.ndarray of int, shape (n, branches, multiples + 1)
+        How many of them have their truth within 0.1, 0.2 ... 5 standard deviations, and last
+        within the interval that is to hold 95.4 %.
+    bins : numpy.ndarray, shape (bins, multiples + 2)
+        Of all those pixels by standard deviation: how many there are, the sum of their
+        deviations, and how many truths are within the multiples.
+    flux_error, flux_std : numpy.ndarray, shape (n, branches, bands)
+        How far a flux is off in the segment that is detected in the component, and its standard
+        deviation; NaN where nothing is detected.
+    interval_95 : dict of float
+        Of the calibration: how many standard deviations are to hold 95.4 %.
+    """
+
+    pixels: np.ndarray
+    within: np.ndarray
+    bins: np.ndarray
+    flux_error: np.ndarray
+    flux_std: np.ndarray
+    interval_95: dict[str, float]
+
+    @classmethod
+    def of(cls, components, std, isolated, calibration, *, sky=0.0):
+        """Compare components with their truth.
+
+        Parameters
+        ----------
+        components, std, isolated : numpy.ndarray, shape (n, branches, bands, y, x)
+            What the network makes of blends, calibrated deviations, and the truth.
+        calibration : Calibration
+            From which errors of fluxes follow.
+        sky : float or numpy.ndarray, shape (n, bands), optional
+            Level of the sky in the truth.
+
+        Returns
+        -------
+        Coverage
+        """
+        sky = np.broadcast_to(np.asarray(sky, np.float32), isolated[:, 0, :, 0, 0].shape)
+        footprint = isophote(isolated - sky[:, None, :, None, None])
+        number, branches, bands = components.shape[:3]
+        limits = np.append(MULTIPLES, calibration.interval_95["pixel"])
+        pixels = bands * np.count_nonzero(footprint, axis=(-2, -1))
+        within = np.zeros((number, branches, len(limits)), int)
+        bins = np.zeros((len(_EDGES) - 1, len(MULTIPLES) + 2))
+        flux_error, flux_std = np.full((2, number, branches, bands), np.nan)
+        for k in np.ndindex(number, branches):
+            expected = std[k][:, footprint[k]].ravel()
+            error = np.abs(components[k] - isolated[k])[:, footprint[k]].ravel()
+            off = error / np.maximum(expected, _TINY)
+            within[k] = _count(off, limits)
+            place = np.searchsorted(_EDGES, expected, side="right") - 1
+            for row in np.unique(place[(place >= 0) & (place < len(bins))]):
+                chosen = place == row
+                counts = _count(off[chosen], MULTIPLES)
+                bins[row] += [chosen.sum(), expected[chosen].sum(), *counts]
+            fluxes = measure_segment(components[k], isolated[k])
+            if fluxes is not None:
+                flux_error[k] = fluxes.error
+                flux_std[k] = calibration.flux_std(
+                    fluxes.light, std[k], fluxes.segment, fluxes.noise
+                )
+        return cls(pixels, within, bins, flux_error, flux_std, dict(calibration.interval_95))
+
+    @classmethod
+    def join(cls, parts):
+        """Put several together.
+
+        Parameters
+        ----------
+        parts : sequence of Coverage
+            Of one calibration.
+
+        Returns
+        -------
+        Coverage
+        """
+        names = ("pixels", "within", "flux_error", "flux_std")
+        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
+        return cls(**arrays, bins=sum(p.bins for p in parts), interval_95=parts[0].interval_95)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def rows(self):
+        """Say how many truths are within one standard deviation and the wider interval.
+
+        Returns
+        -------
+        list of dict
+            A row for ``pixels`` and ``fluxes`` and what they are ``of`` (both components
+            together, each branch): their ``number``; ``within_68``, the share of truths within
+            one standard deviation, and ``within_95``, within the interval that is to hold
+            95.4 %, with their errors ``within_68_error`` and ``within_95_error``, by bootstrap
+            over blends; and ``interval_95``, that interval in standard deviations.
+        """
+        rows = []
+        parts = {"components": slice(None), "central": slice(0, 1), "companion": slice(1, 2)}
+        for kind, name in KINDS.items():
+            number, within = self._counts(kind)
+            for of, part in parts.items():
+                row = {"kind": kind, "of": of, "number": int(number[:, part].sum())}
+                for share, column in (("68", _ONE), ("95", -1)):
+                    sums = np.stack([within[..., column], number], axis=-1)[:, part].sum(axis=1)
+                    row[f"within_{share}"] = _ratio(sums)
+                    row[f"within_{share}_error"] = np.nan
+                    if len(sums) > 1:
+                        row[f"within_{share}_error"] = bootstrap_error(
+                            sums, _ratio, resamples=_RESAMPLES, rng=0
+                        )
+                row["interval_95"] = self.interval_95[name]
+                rows.append(row)
+        return rows
+
+    def curve(self):
+        """Return the share of truths within so many standard deviations.
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            The ``multiple`` of the standard deviation, the share that a ``normal`` distribution
+            has within it, and those of ``pixels`` and ``fluxes``.
+        """
+        curve = {"multiple": MULTIPLES, "normal": erf(MULTIPLES / np.sqrt(2))}
+        for kind in KINDS:
+            number, within = self._counts(kind)
+            total = within[..., :-1].sum(axis=(0, 1))
+            curve[kind] = total / number.sum() if number.any() else np.full(total.shape, np.nan)
+        return curve
+
+    def binned(self):
+        """Compare errors with standard deviations, from small ones to large ones.
+
+        Returns
+        -------
+        dict of dict of numpy.ndarray
+            For ``pixels`` and ``fluxes`` the mean ``std`` in each bin, the ``error`` that 68.3 %
+            of the errors there are below, and the ``number``. Bins with few values are left out.
+        """
+        number, total, *within = self.bins.T
+        within = np.stack(within, axis=1)
+        chosen = number >= _FEWEST
+        number, std = number[chosen], total[chosen] / number[chosen]
+        shares = within[chosen] / number[:, None]
+        # between multiples; beyond the last one it is not known
+        off = [np.interp(SHARES["68"], s, MULTIPLES, right=np.nan) for s in shares]
+        pixels = {"std": std, "error": std * off, "number": number}
+        known = np.isfinite(self.flux_std)
+        error, std = np.abs(self.flux_error[known]), self.flux_std[known]
+        rows = []
+        for part in np.array_split(np.argsort(std, kind="stable"), _FLUX_BINS):
+            if len(part):
+                rows.append([std[part].mean(), np.quantile(error[part], SHARES["68"]), len(part)])
+        names = ("std", "error", "number")
+        columns = np.reshape(rows, (-1, 3)).T
+        return {"pixels": pixels, "fluxes": dict(zip(names, columns, strict=True))}
+
+    def _counts(self, kind):
+        """Return how many there are (n, branches), and how many within (..., multiples + 1)."""
+        if kind == "pixels":
+            return self.pixels, self.within
+        off = np.abs(self.flux_error) / self.flux_std
+        limits = np.append(MULTIPLES, self.interval_95["flux"])
+        # what is not known is within nothing
+        within = (off[..., None] <= limits).sum(axis=-2)
+        return np.isfinite(self.flux_std).sum(axis=-1), within
+
+
+def _count(values, limits):
+    """Return how many values are up to each limit."""
+    order = np.argsort(limits, kind="stable")
+    counts = np.empty(len(limits), int)
+    counts[order] = np.searchsorted(np.sort(values), np.asarray(limits)[order], side="right")
+    return counts
+
+
+def _ratio(sums):
+    """Return the share of all, of rows of (part, total)."""
+    part, total = sums.sum(axis=0)
+    return float(part / total) if total else np.nan

@@ -1,0 +1,155 @@
+"""A U-shaped generator for linear flux in any number of bands, in any order."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .blocks import Attention, ResidualBlock
+
+__all__ = ["BandUNet", "BandUNetConfig"]
+
+
+@dataclass(frozen=True)
+class BandUNetConfig:
+    """Shape of a `BandUNet`; the network is built from this alone.
+
+    Parameters
+    ----------
+    branches : int
+        Number of components: the central one, then what else there is.
+    band_widths : tuple of int
+        Features of each band by itself at each level, from full resolution down; every level
+        halves the grid.
+    widths : tuple of int
+        Features of all bands together at each level but the first, at least as deep.
+    attention : int
+        Self-attention blocks at the coarsest level.
+    """
+
+    branches: int = 2
+    band_widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = (64, 128, 192)
+    attention: int = 1
+
+    def __post_init__(self):
+        if not 1 < len(self.band_widths) <= len(self.widths) + 1:
+            raise ValueError(
+                f"band_widths={self.band_widths!r} has {len(self.band_widths)} levels; bands meet "
+                f"in the last {len(self.widths)} of {len(self.widths) + 1}: give 2 to as many"
+            )
+
+
+class BandUNet(nn.Module):
+    """Branched generator for linear flux; bands are a set.
+
+    Every band goes the same way through the same weights, and the bands meet in their mean and
+    their maximum (Zaheer et al. 2017, "Deep sets", equation 4). So there may be any number of
+    them, and another order of bands in is the same order of bands out.
+
+    Flux comes and goes in units of the standard deviation of each band's sky noise. Inside, it
+    is compressed by asinh. What comes out of a band is the total light, between what was
+    measured and what is expected, and how it is split among the components; negative light there
+    is none.
+
+    Parameters
+    ----------
+    config : BandUNetConfig
+        The shape of the network.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.familiarity = None
+        own, shared = config.band_widths, config.widths
+        self.stem = nn.Conv2d(2, own[0], 3, padding=1)
+        self.encoder = nn.ModuleList(map(ResidualBlock, own))
+        self.decoder = nn.ModuleList(map(ResidualBlock, own))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(own))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(own))
+        # From the bands into what they know together, and from there back to each.
+        both = list(zip(own[1:], shared, strict=False))
+        self.meet = nn.ModuleList(nn.Conv2d(2 * a, b, 1) for a, b in both)
+        self.tell = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in both)
+        self.shared_encoder = nn.ModuleList(map(ResidualBlock, shared))
+        self.shared_decoder = nn.ModuleList(map(ResidualBlock, shared[:-1]))
+        self.shared_down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(shared))
+        self.shared_up = nn.ModuleList(
+            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(shared)
+        )
+        self.bottom = nn.Sequential(
+            *(Attention(shared[-1]) for _ in range(config.attention)), ResidualBlock(shared[-1])
+        )
+        self.light = nn.Conv2d(own[0], 2 + config.branches, 3, padding=1)
+        self.log_std = nn.Sequential(
+            nn.Conv2d(own[0], own[0], 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(own[0], config.branches, 1),
+        )
+        nn.init.zeros_(self.light.weight)
+        with torch.no_grad():
+            self.light.bias.copy_(torch.tensor([0.0, -3.0, *config.branches * [0.0]]))
+
+    def forward(self, blend):
+        """Take a blend apart.
+
+        Parameters
+        ----------
+        blend : torch.Tensor
+            Shape (n, bands, y, x), sky-subtracted flux in units of each band's noise, any y
+            and x of at least 16.
+
+        Returns
+        -------
+        components, std : torch.Tensor
+            Shape (n, branches, bands, y, x) each, in the units of the blend: the components
+            and the standard deviation expected of their error.
+        """
+        n, bands, height, width = blend.shape
+        multiple = 2 ** len(self.shared_encoder)
+        padding = (0, -width % multiple, 0, -height % multiple)
+        y = torch.arange(height, device=blend.device, dtype=blend.dtype) - (height - 1) / 2
+        x = torch.arange(width, device=blend.device, dtype=blend.dtype) - (width - 1) / 2
+        radius = torch.hypot(y[:, None], x[None, :]) / 24
+        compressed = torch.asinh(blend.flatten(0, 1))[:, None]
+        own = torch.cat([compressed, radius.expand_as(compressed)], dim=1)
+        own = F.pad(own, padding, mode="replicate").to(memory_format=torch.channels_last)
+
+        own = self.encoder[0](self.stem(own))
+        skips, shared_skips = [own], []
+        for k, encoder in enumerate(self.shared_encoder):
+            shared = self.shared_down[k - 1](shared_skips[-1]) if k else 0
+            if k < len(self.meet):
+                own = self.encoder[k + 1](self.down[k](own))
+                skips.append(own)
+                shared = shared + self.meet[k](_pooled(own, bands))
+            shared_skips.append(encoder(shared))
+        shared = self.bottom(shared_skips.pop())
+        own = None
+        for k in reversed(range(len(self.shared_encoder))):
+            if k < len(self.shared_decoder):
+                shared = self.shared_decoder[k](self.shared_up[k](shared) + shared_skips.pop())
+            if k < len(self.tell):
+                told = self.tell[k](shared).repeat_interleave(bands, dim=0) + skips.pop()
+                own = self.decoder[k + 1](told if own is None else told + self.up[k + 1](own))
+        own = self.decoder[0](skips.pop() + self.up[0](own))
+        own = F.relu(own[..., :height, :width])
+
+        light = self.light(own).float()
+        # A gate between what was measured, exact where it is bright, and what is expected.
+        gate, expected = light[:, :1].sigmoid(), F.softplus(light[:, 1:2])
+        total = gate * compressed.clamp(min=0) + (1 - gate) * expected
+        components = total.clamp(max=12).sinh() * light[:, 2:].softmax(dim=1)
+        # Detached: learning how large the errors are must not change the components.
+        log_std = self.log_std(own.detach()).float().clamp(-6, 4)
+        std = log_std.exp() * (0.1 + 0.03 * components.detach())
+        return tuple(part.unflatten(0, (n, bands)).transpose(1, 2) for part in (components, std))
+
+
+def _pooled(own, bands):
+    """Return mean and maximum over bands of what is known of each, (n, 2 features, y, x)."""
+    own = own.unflatten(0, (-1, bands))
+    return torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1)

@@ -1,0 +1,333 @@
+"""Error bars that hold: what a trained network's deviations have to be multiplied with."""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from scipy.optimize import minimize
+from tqdm import tqdm
+
+from ..calibration import Calibration, measure_segment, pixel_features
+from ..joint import ask_in_turn, regained
+from ..metrics import isophote
+from ..networks.symmetries import symmetric_std
+from ..simulate.batched import Simulator
+from ..simulate.survey_batches import SurveyStream
+from ..simulate.surveys import get_survey
+from ..weights import load_model, write_card
+from .stream import FluxStream
+
+__all__ = ["FEWEST_BLENDS", "add_calibration", "fit_calibration"]
+
+#: So few blends say nothing about one truth in twenty.
+FEWEST_BLENDS = 20
+# Recipes of the blends and how many there are of each; the first one is held to the letter.
+_RECIPES = {"reiman2019": 3, "rerendered": 1, "sum": 1}
+_BANDS = 5  # of blends in linear flux
+# Blends in linear flux as `simulate_blends` draws them.
+_AS_SEEN = {"vary": 0.0, "slope": 0.31, "magnitudes": (-6.8, -1.8), "separations": (0.63, 3.8)}
+_FAR = 10_000  # from the seeds that people train with
+_BATCH = 16
+_68, _95 = 0.6827, 0.9545  # within one and two standard deviations of a Gaussian
+# Nodes of the factors of pixels.
+_LOG_RATIO = tuple(map(float, range(-6, 3)))
+_LOG_STD = tuple(map(float, range(-4, 6)))  # in units of the noise
+_FRACTION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
+_FEWEST_PIXELS = 300  # for a node; those with fewer take the factor of the nearest one
+_FAINT = 0.04  # of its peak: down to there it looks as if there were a galaxy
+_MANY_PIXELS = 2_000_000  # are as good as more
+_MANY_BLENDS = 2000  # to measure fluxes on
+_TINY = np.finfo(np.float32).tiny
+_GROWN = 0.45  # of a segment's radius: Kron's aperture has twice its area, in the median
+
+
+def fit_calibration(
+    blend, components, std, isolated, *, final=None, sky=0.0, noise=None, main=slice(None)
+):
+    """Fit error bars to blends with known truth.
+
+    A pixel's factor is the one within which 68.3 % of the errors lie of pixels like it, those
+    with the same deviation and the same part of the light; then all are scaled so that it holds
+    in the footprints of the main blends. Fluxes are measured as in tables: above the sky of the
+    component, in the segment that is detected in it, and in a larger one. The factors of their
+    parts are those whose intervals score best (pinball loss of the logarithm of the errors;
+    Koenker & Bassett 1978, Econometrica 46, 33), scaled so that they hold in the segments of the
+    main blends; one more makes them hold in the larger ones.
+
+    Parameters
+    ----------
+    blend : numpy.ndarray, shape (n, bands, y, x)
+        Blends of galaxies that the network was not trained on.
+    components, std, isolated : numpy.ndarray, shape (n, branches, bands, y, x)
+        What the network makes of them, the deviations it expects, and the truth.
+    final : numpy.ndarray, shape (n, branches, bands, y, x), optional
+        What becomes of the components, and is measured, if they are changed after their
+        deviations are known.
+    sky : float or numpy.ndarray, shape (n, bands), optional
+        Level of the sky in the truth.
+    noise : float, optional
+        Of the blends' sky, for linear flux whose sky is subtracted and whose truth has no noise.
+    main : slice or numpy.ndarray, optional
+        Which of the blends are held to the letter, by default all.
+
+    Returns
+    -------
+    astrodeblend.calibration.Calibration
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite, or there is no galaxy.
+    """
+    final = components if final is None else final
+    error = np.abs(final - isolated)
+    if not (np.isfinite(error).all() and np.isfinite(std).all()):
+        raise ValueError("components or deviations are not all finite; the weights are of no use")
+    sky = np.broadcast_to(np.asarray(sky, np.float32), blend.shape[:2])[:, None, :, None, None]
+    true = isophote(isolated - sky)[:, :, None]
+    own = isophote(np.maximum(final - sky, 0), fraction=_FAINT)[:, :, None]
+    main = np.isin(np.arange(len(blend)), np.arange(len(blend))[main])
+    every = std > 0  # where a source's stamp does not reach nothing is stated
+    held = every & true & main[:, None, None, None, None]
+    if not held.any():
+        raise ValueError("the images have no light; give images of galaxies")
+
+    # truly in a footprint, or so it seems; where a picture is black there is nothing to know
+    seen = every & (true | own) & ((blend[:, None] > 0) | (noise is not None))
+    thin = slice(None, None, 1 + np.count_nonzero(seen) // _MANY_PIXELS)
+    pixels = (std, components, np.broadcast_to(blend[:, None], error.shape), error)
+    values = (values[seen][thin] for values in pixels)
+    calibration = _fit_pixels(*values, in_noise=noise is not None)
+    parts = [slice(k, k + _BATCH) for k in range(0, len(std), _BATCH)]  # which saves memory
+    std = [calibration.std(std[part], components[part], blend[part, None]) for part in parts]
+    std = np.concatenate(std)
+    by, beyond = np.quantile(error[held] / np.maximum(std[held], _TINY), (_68, _95))
+    std *= by
+
+    few = slice(None, None, 1 + len(blend) // _MANY_BLENDS)
+    factors, flux_beyond = _fit_fluxes(final[few], std[few], isolated[few], main[few], noise)
+    table = np.round(np.asarray(calibration.log_factor) + np.log(by), 4)
+    return replace(
+        calibration,
+        log_factor=tuple(map(tuple, table.tolist())),
+        **{name: round(float(value), 4) for name, value in factors.items()},
+        interval_95={"pixel": round(float(beyond / by), 3), "flux": round(flux_beyond, 3)},
+    )
+
+
+def _fit_pixels(std, components, blend, error, *, in_noise):
+    """Return a calibration with the factors that hold 68.3 % of the errors nearest each node."""
+    nodes = (_LOG_STD if in_noise else _LOG_RATIO), _FRACTION
+    shape = tuple(map(len, nodes))
+    features = pixel_features(std, components, blend, in_noise=in_noise)
+    row, column = (
+        np.rint(np.interp(values, at, range(len(at)))).astype(int)
+        for values, at in zip(features, nodes, strict=True)
+    )
+    node = np.ravel_multi_index((row, column), shape)
+    order = np.argsort(node, kind="stable")
+    numbers = np.bincount(node, minlength=np.prod(shape))
+    off = np.log(error / np.maximum(std, _TINY) + 1e-5)[order]
+    table = np.full(len(numbers), np.nan)
+    for k, values in enumerate(np.split(off, np.cumsum(numbers)[:-1])):
+        if len(values) >= _FEWEST_PIXELS:
+            table[k] = np.quantile(values, _68)
+    table = table.reshape(shape)
+    unknown = np.isnan(table)
+    if unknown.all():
+        table[:] = np.quantile(off, _68)
+    elif unknown.any():
+        nearest = distance_transform_edt(unknown, return_distances=False, return_indices=True)
+        table = table[tuple(nearest)]
+    return Calibration(*nodes, in_noise=in_noise, log_factor=tuple(map(tuple, table.tolist())))
+
+
+def _fit_fluxes(components, std, isolated, main, noise):
+    """Return the factors of fluxes, and within how many deviations 95.4 % of the truths are."""
+    rows = []
+    unscaled = replace(Calibration(), coherent=1.0)
+    for k, branch in np.ndindex(components.shape[:2]):
+        fluxes = measure_segment(components[k, branch], isolated[k, branch], noise=noise)
+        if fluxes is None:
+            continue
+        expected = std[k, branch]
+        coherent = unscaled.coherent_std(fluxes.light, expected, fluxes.segment)
+        for grown, each in enumerate((fluxes, fluxes.grown(_GROWN))):
+            sums = [x[:, each.segment].sum(axis=1) for x in (coherent, np.square(expected))]
+            level = each.noise * np.count_nonzero(each.segment)
+            columns = np.abs(each.error), sums[0], np.sqrt(sums[1]), level
+            rows += [(*values, main[k], grown) for values in zip(*columns, strict=True)]
+    if not any(row[-2] for row in rows):
+        raise ValueError("no galaxy is detected in the components; the weights are of no use")
+    *columns, main, grown = map(np.array, zip(*rows, strict=True))
+    log_error, *parts = (np.log(np.maximum(values, 1e-9)) for values in columns)
+
+    def deviation(factors):
+        return 0.5 * np.logaddexp.reduce([2 * (f + p) for f, p in zip(factors, parts, strict=True)])
+
+    def loss(factors):
+        off = log_error - deviation(factors)
+        return np.mean(np.maximum(_68 * off, (_68 - 1) * off))
+
+    factors = minimize(loss, (0.5, 1.5, -2.0), method="Nelder-Mead").x
+    off = np.exp(log_error - deviation(factors))
+    by, beyond = np.quantile(off[main & (grown == 0)], (_68, _95))
+    coherent, independent, level = np.exp(factors) * by
+    kron = np.quantile(off[main & (grown == 1)], _68) / by
+    found = {"coherent": coherent, "independent": independent, "level": level, "kron": kron}
+    return found, float(beyond / by)
+
+
+def add_calibration(
+    model, images, *, surveys=None, blends=800, seed=1, device="cpu", progress=True
+):
+    """Make the error bars of a model that is trained hold 68.3 % of the truths.
+
+    Its card is written anew; the weights stay as they are.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A ``.safetensors`` file with its card beside it.
+    images : numpy.ndarray, astrodeblend.simulate.Morphologies or None
+        Galaxies it was not trained on, a few hundred, (n, bands, y, x). Blends of them are made
+        by the recipes ``reiman2019`` (three in five; these the error bars fit best),
+        ``rerendered`` and ``sum``. For a model of linear flux, real galaxies as
+        `astrodeblend.simulate.cut_galaxies` makes them, or None for parametric ones alone: of
+        them and of parametric ones blends of two are made, as the surveys that the model was
+        trained on see them.
+    surveys : sequence of (str, path-like or Survey), optional
+        As which the blends are seen, for a model of linear flux; those of the first one the
+        error bars of scenes fit best. Default: those it was trained on.
+    blends : int, optional
+        How many blends, at least 20.
+    seed : int, optional
+        Where the randomness starts from.
+    device : str or torch.device, optional
+        Where the network runs.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Card
+        The card as it was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file or its card does not exist.
+    ValueError
+        If the path does not end in ``.safetensors``, the file is corrupt, there are too few
+        blends, or the images do not suit the recipes.
+    """
+    path = Path(model)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"model={str(model)!r}: give the path of a .safetensors file")
+    if blends < FEWEST_BLENDS:
+        raise ValueError(f"blends={blends} are too few; give at least {FEWEST_BLENDS}")
+    network, card = load_model(path, device=device)
+    with tqdm(total=blends, desc="calibration", unit="blend", disable=not progress) as bar:
+        if card.scaling == "noise":
+            surveys = _surveys_of(card) if surveys is None else tuple(surveys)
+            of = surveys, card.size_rule["pixels"]
+            fitted, made_of = _fit_to_flux(network, *of, images, blends, seed, device, bar)
+        else:
+            fitted, made_of = _fit_to_pictures(network, images, blends, seed, device, bar)
+    fit = {"blends": blends, "galaxies": 0 if images is None else len(images), "seed": seed}
+    card = replace(card, calibration=replace(fitted, fit=fit | made_of).to_dict())
+    write_card(path, card)
+    return card
+
+
+def _surveys_of(card):
+    """Return the surveys that a model was trained on, if they can be simulated."""
+    surveys = tuple(card.training.get("config", {}).get("surveys", ()))
+    with suppress(ValueError, OSError):
+        if surveys and all(map(get_survey, surveys)):
+            return surveys
+    raise ValueError(
+        f"the model {card.name!r} was trained on {', '.join(map(repr, surveys)) or 'no survey'}, "
+        "which cannot be simulated; give surveys=, such as ['MY.yaml']"
+    )
+
+
+def _fit_to_pictures(network, images, blends, seed, device, bar):
+    """Fit to blends of pictures; return the calibration and which recipes they are of."""
+    rng = np.random.default_rng([seed, blends])
+    parts = []
+    for recipe, share in _RECIPES.items():
+        simulator = Simulator(images, recipe, device=device)
+        number = round(blends * share / sum(_RECIPES.values()))
+        draw = simulator.recipe.draw(rng, number, simulator.number)
+        for start in range(0, number, _BATCH):
+            part = draw[start : start + _BATCH]
+            blend, isolated = simulator(part)
+            sky = np.broadcast_to(part.sky, blend.shape[:2])
+            parts.append((*_answers(network, blend, isolated), sky))
+            bar.update(len(part))
+    blend, isolated, components, std, sky = map(np.concatenate, zip(*parts, strict=True))
+    main = slice(round(blends * next(iter(_RECIPES.values())) / sum(_RECIPES.values())))
+    fitted = fit_calibration(blend, components, std, isolated, sky=sky, main=main)
+    return fitted, {"recipes": dict(_RECIPES)}
+
+
+def _fit_to_flux(network, surveys, pixels, images, blends, seed, device, bar):
+    """Fit to blends as surveys see them; return the calibration and what it is of.
+
+    One of stamps with one source or more, of all surveys as they vary; and one of all sources of
+    blends of two, asked for one by one, of which those of the first survey are held to the letter.
+    """
+    bands = min(_BANDS, len(get_survey(surveys[0]).bands))
+    options = {"batch": _BATCH, "bands": bands, "stamp": pixels, "device": device}
+
+    def answer(blend):
+        with torch.inference_mode():
+            blend = torch.from_numpy(blend).to(device, memory_format=torch.channels_last)
+            return [part.float().cpu().numpy() for part in network(blend)]
+
+    stream = FluxStream(surveys, images, seed=_FAR + seed, **options)
+    parts = []
+    for number in range(-(-blends // (2 * _BATCH))):
+        blend, isolated = (part.cpu().numpy() for part in stream[number])
+        parts.append((blend, *answer(blend), isolated))
+        bar.update(min(_BATCH, bar.total - bar.n))
+    blend, components, std, isolated = map(np.concatenate, zip(*parts, strict=True))
+    final = components * regained(blend, components.sum(axis=1), 1.0)[:, None]
+    # Each source is asked for in the middle of its own stamp: the others are not measured.
+    central = (each[:, :1] for each in (components, std, isolated))
+    fitted = fit_calibration(blend, *central, final=final[:, :1], noise=1.0)
+
+    parts, first = [], []
+    halves = (surveys[:1], surveys)
+    for k, some in enumerate(halves):
+        stream = SurveyStream(some, images, seed=_FAR + seed + 1 + k, **_AS_SEEN, **options)
+        for number in range(-(-blends // (2 * len(halves) * _BATCH))):
+            draw = stream.draw(number)
+            blend, isolated, noise = (part.cpu().numpy() for part in stream.render(draw))
+            blend = blend / noise[..., None, None]
+            isolated = isolated / noise[:, None, :, None, None]
+            parts.append((blend, *ask_in_turn(answer, blend, draw.position), isolated))
+            first += len(blend) * [k == 0]
+            bar.update(min(_BATCH, bar.total - bar.n))
+    blend, components, std, isolated = map(np.concatenate, zip(*parts, strict=True))
+    final = components * regained(blend, components.sum(axis=1), 1.0)[:, None]
+    in_scenes = fit_calibration(
+        blend, components, std, isolated, final=final, noise=1.0, main=np.flatnonzero(first)
+    )
+    names = [get_survey(survey).name for survey in surveys]
+    made_of = {"surveys": names, "bands": bands, "held_to": names[0]}
+    return replace(fitted, in_scenes=in_scenes.to_dict()), made_of
+
+
+def _answers(network, blend, isolated):
+    """Return blends, truth, components and their deviations as arrays."""
+    with torch.inference_mode():
+        blend = blend.contiguous(memory_format=torch.channels_last)
+        components, std = network(blend)
+        if std is None:
+            std = symmetric_std(lambda batch: network(batch)[0], blend)
+    return [x.cpu().numpy() for x in (blend, isolated, components, std)]
