@@ -5,6 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+from astropy import units as u
 from astropy.io import fits
 from astropy.table import QTable
 from tqdm import tqdm
@@ -31,6 +32,8 @@ __all__ = [
     "flux_ratio",
     "overlap",
     "read_blends",
+    "survey_truth",
+    "write_survey_blends",
 ]
 
 #: Blends in the paper's test set; each takes two galaxies that no other blend has.
@@ -101,9 +104,7 @@ class BlendSet:
     @property
     def sky(self):
         """Level of the sky in the images of a blend, shape (n, bands) or (n, 1)."""
-        if self.draw.pedestal is None:
-            return np.zeros((len(self), 1))
-        return np.minimum(self.draw.gain * self.draw.pedestal[:, None], 1)
+        return self.draw.sky
 
     @property
     def subfolders(self):
@@ -388,6 +389,67 @@ def overlap(isolated, *, fraction=0.1):
     hidden = moments(isolated, occluded(isolated, fraction=fraction)).flux
     flux = moments(isolated, isophote(isolated, fraction=fraction)).flux
     return hidden / np.where(flux > 0, flux, np.nan)
+
+
+def survey_truth(blends):
+    """Return the true parameters of the sources in blends of a survey.
+
+    Parameters
+    ----------
+    blends : `~astrodeblend.simulate.SurveyBlends`
+        As `astrodeblend.simulate.simulate_blends` makes them.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        One row per source, with the columns of `astrodeblend.simulate.SurveyBlends.truth`, in
+        ``meta`` the survey, its bands and its pixel scale.
+    """
+    units = {"magnitude": u.mag, "flux": u.nJy}  # AB; FITS knows no such unit
+    units |= dict.fromkeys(("x", "y", "x_centroid", "y_centroid"), u.pix)
+    table = QTable()
+    for name, values in blends.truth().items():
+        table[name] = u.Quantity(values, units[name]) if name in units else values
+    table.meta = {
+        "survey": blends.survey.name,
+        "bands": ",".join(band.name for band in blends.survey.bands),
+        "pixscale": blends.survey.pixel_scale,
+    }
+    return table
+
+
+def write_survey_blends(blends, path, *, overwrite=False):
+    """Write blends of a survey to a FITS file, which appears whole or not at all.
+
+    Its extensions are BLEND (n, bands, y, x), ISOLATED (n, sources, bands, y, x; the truth,
+    without noise) and VARIANCE (n, bands, y, x), in nJy, NOISE (n, bands), the standard deviation
+    of the sky, and the table TRUTH (see `survey_truth`).
+
+    Parameters
+    ----------
+    blends : `~astrodeblend.simulate.SurveyBlends`
+        As `astrodeblend.simulate.simulate_blends` makes them.
+    path : str or path-like
+        Where to.
+    overwrite : bool, optional
+        Replace a file that is there already.
+    """
+    table = survey_truth(blends)
+    primary = fits.PrimaryHDU()
+    for key, value in table.meta.items():
+        primary.header[key.upper()] = value
+    table.meta = {"EXTNAME": "TRUTH"}
+    images = {
+        "BLEND": (blends.blend, "nJy"),
+        "ISOLATED": (blends.isolated, "nJy"),
+        "VARIANCE": (blends.variance, "nJy2"),
+        "NOISE": (blends.noise, "nJy"),
+    }
+    hdus = [primary]
+    for name, (data, unit) in images.items():
+        hdus.append(fits.ImageHDU(data, name=name))
+        hdus[-1].header["BUNIT"] = unit
+    write_fits([*hdus, fits.table_to_hdu(table)], path, overwrite=overwrite)
 
 
 def _pairs(isolated):

@@ -1,5 +1,6 @@
 """`Deblender`: an image in, its galaxies out, one by one."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from tqdm import tqdm
 
 from astrodeblend import __version__
 from astrodeblend.apportion import prepare
+from astrodeblend.calibration import Calibration
 from astrodeblend.images import read_image, to_original_shape
 from astrodeblend.images.errors import restated
+from astrodeblend.networks.symmetries import symmetric_std
 from astrodeblend.results import Deblended, Flag
 from astrodeblend.scene import LIGHTS, separate_scene
 from astrodeblend.stamps import pixel_position
@@ -24,6 +27,7 @@ _ROUNDING = 1e-5  # by so much values may lie outside of [0, 1]
 # Stamp pixels to a batch, by kind of device: enough to keep it busy, few enough to stay in cache.
 _BATCH_PIXELS = {"cpu": 8 * 80 * 80, "cuda": 512 * 80 * 80}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DEVIATIONS = ("calibrated", "predicted", "symmetries")
 
 
 class Deblender:
@@ -64,6 +68,11 @@ class Deblender:
                 "central and companion"
             )
         self._card = card
+        self._calibration = Calibration(**card.calibration)
+        self._of_scenes = self._calibration.of_scenes()
+        # A model of linear flux sees the image's own pixels, in units of their noise.
+        self._linear = card.scaling == "noise"
+        self._size_rule = {**card.size_rule, "native": self._linear}
         network = network.to(self._device, memory_format=torch.channels_last).eval()
         self._network = network.requires_grad_(False)
 
@@ -145,7 +154,7 @@ class Deblender:
         return _Models(
             {
                 "name": [card.name for card in cards],
-                "bands": [", ".join(card.bands) for card in cards],
+                "bands": [", ".join(card.bands) or "any" for card in cards],
                 "modes": [", ".join(card.modes) for card in cards],
                 "scores": [_in_words(card.scores) for card in cards],
             },
@@ -169,7 +178,7 @@ class Deblender:
 
     def __repr__(self):
         dtype = str(self._dtype).removeprefix("torch.")
-        bands = ", ".join(self._card.bands)
+        bands = ", ".join(self._card.bands) or "any bands"
         return f"<Deblender {self._card.name!r} ({bands}) on {self._device}, {dtype}>"
 
     def __call__(self, image, position=None):
@@ -188,7 +197,8 @@ class Deblender:
         ----------
         image : path, array, Quantity, NDData, HDU, HDUList or sequence
             Whatever `astrodeblend.images.read_image` takes: as many bands as the model has, in
-            the order of its card, or one, which is repeated.
+            the order of its card, or one, which is repeated. For a model of linear flux any
+            bands in any order, but no picture.
         position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
             Of the central galaxy: pixels (x, y), counted from 0 at the centre of the first, or
             a place on the sky. By default the centre of the image.
@@ -219,10 +229,17 @@ class Deblender:
         its sky) in proportion to the light, and the error that the network expects of itself
         (or, if it does not, the spread of its answers over the eight symmetries of the stamp).
 
+        A model of linear flux (its card's ``scaling`` is ``noise``) sees the image's own pixels,
+        in units of the noise of each band: what the image's uncertainty says, else what is
+        estimated; ``meta["noise_from"]`` says which. A galaxy that needs a wider stamp than the
+        model's is seen at so many pixels to one. Its components are light without noise, over
+        the sky's level, and their uncertainty is the error that the network expects.
+
         ``meta["familiarity"]`` says how far the stamp is from those that the model was trained
         on, and from which distance on it is flagged as unlike any of them
         (``OUT_OF_DISTRIBUTION`` of `astrodeblend.results.Flag`); it is None for a model that
-        cannot tell.
+        cannot tell. ``meta["blend_score"]`` is the probability that the stamp shows more than one
+        galaxy, as `blend_scores` gives it, or None.
         """
         return self._deblend([self._cut(image, position)])[0]
 
@@ -263,9 +280,11 @@ class Deblender:
 
         Every source that touches another one comes to the middle of a stamp of its own; its
         component is the network's central one. As the network knows blends of two, all
-        neighbours but the one that gives most light to the stamp are subtracted first, as well
-        as they are known; that is done again, in rounds, until what is subtracted changes by
-        less than the noise. Isolated sources keep their light as it is.
+        neighbours but the one that gives most light to the stamp are taken out, as well as they
+        are known from the round before, until what is taken out changes by less than the noise.
+        Of flux, which adds, they are subtracted; a picture in which light does not add is dimmed
+        where one of them outshines what is behind it. Isolated sources keep their light as it
+        is.
 
         Parameters
         ----------
@@ -317,45 +336,120 @@ class Deblender:
             "dtype": str(self._dtype).removeprefix("torch."),
             "device": self._device.type,
             "positions": "detected" if positions is None else "given",
+            "noise_from": self._noise_from(image),
+            "blend_threshold": self.blend_threshold,
+            "calibration": self._of_scenes.of_fluxes(),
         }
+        score = None if self._scorer is None else self._scores
         with bar:
             return separate_scene(
-                *(image, self._card.size_rule, self._central),
+                *(image, self._size_rule, self._central, score),
                 **{"positions": positions, "light": light, "rounds": rounds, "watch": watch},
+                calibration=self._of_scenes,
                 meta=meta,
             )
 
     def _central(self, blends):
-        """Return central components, their standard deviations and flags, for a scene."""
-        components, std, familiarity = self._answer(blends)
+        """Return central components, their deviations, flags and blend scores, for a scene."""
+        components, std, familiarity, scores = self._answer(blends, self._of_scenes)
         central, std = components[:, 0], std[:, 0]
-        if blends.shape[1] == 1:  # as in _result
+        if blends.shape[1] < components.shape[2]:  # as in _result
             central, std = (a.mean(axis=1, keepdims=True) for a in (central, std))
-        return central, std, [_unfamiliar(each) for each in familiarity]
+        scores = [np.nan if score is None else score for score in scores]
+        return central, std, [_unfamiliar(each) for each in familiarity], scores
 
-    def deblend_arrays(self, batch):
+    def _scores(self, blends):
+        """Return blend scores and flags of stamps with one source each, for a scene."""
+        scores = self._score(self._stacked(blends)).tolist()
+        doubted = [score > self.blend_threshold for score in scores]
+        return scores, [Flag.POSSIBLE_BLEND if doubt else Flag(0) for doubt in doubted]
+
+    def deblend_arrays(self, batch, *, std=None):
         """Run the bare network: nothing is resampled, stretched or checked for sources.
 
         Parameters
         ----------
         batch : `numpy.ndarray` or `torch.Tensor`, shape (n, bands, y, x)
-            Floats; y and x of at least 16. For colour models within [0, 1], bands R, G, B.
+            Floats; y and x of at least 16. For colour models within [0, 1], bands R, G, B. For
+            models of linear flux any bands in any order, sky subtracted, in units of the standard
+            deviation of each band's sky noise.
+        std : {None, 'calibrated', 'predicted', 'symmetries'}, optional
+            Return standard deviations too: those that results come with; those that the network
+            predicts, as they come; or those of its answers to the stamp turned and mirrored,
+            which takes eight times as long.
 
         Returns
         -------
-        `numpy.ndarray` or `torch.Tensor`, shape (n, 2, bands, y, x)
+        components : `numpy.ndarray` or `torch.Tensor`, shape (n, 2, bands, y, x)
             Float32; central and companion, in the units of the batch. A tensor is answered
             with a tensor on its own device, without gradients.
+        std : `numpy.ndarray` or `torch.Tensor`, shape (n, 2, bands, y, x)
+            Only if it is asked for.
 
         Raises
         ------
         TypeError
             If ``batch`` is no array of floats.
         ValueError
-            If its shape is not the above, or a value is not finite or outside [0, 1].
+            If its shape is not the above, a value is not finite or, for a colour model, outside
+            [0, 1], or the network has no such standard deviations.
         """
-        components, _, _ = self._run(self._check_batch(batch))
-        return components if isinstance(batch, torch.Tensor) else components.numpy()
+        checked = self._check_batch(batch)
+        answers = (self._run(checked)[0],) if std is None else self._with_std(checked, std)
+        if not isinstance(batch, torch.Tensor):
+            answers = tuple(answer.numpy() for answer in answers)
+        return answers[0] if std is None else answers
+
+    def _with_std(self, batch, kind):
+        """Return components and standard deviations of a kind."""
+        if kind not in _DEVIATIONS:
+            raise ValueError(f"std={kind!r}: choose None, {', '.join(map(repr, _DEVIATIONS))}")
+        components, std, *_ = self._run(batch, bare=False)
+        if kind == "predicted" and std is None:
+            raise ValueError(
+                f"std='predicted': the network of model {self._card.name!r} predicts none; "
+                "choose 'calibrated' or 'symmetries'"
+            )
+        if kind == "symmetries" or std is None:
+            std = self._spread(batch)
+        if kind == "calibrated":
+            arrays = (each.cpu().numpy() for each in (std, components, batch[:, None]))
+            std = torch.from_numpy(self._calibration.std(*arrays)).to(batch.device)
+        return components, std
+
+    def blend_scores(self, batch):
+        """Say how likely stamps show more than one galaxy, without taking them apart.
+
+        It is a probability where half of all stamps show one galaxy, and half two that are at
+        most 17 of 80 stamp pixels apart, all separations as frequent, the fainter one with a
+        tenth of the flux of the other or more.
+
+        Parameters
+        ----------
+        batch : `numpy.ndarray` or `torch.Tensor`, shape (n, bands, y, x)
+            As `deblend_arrays` takes it.
+
+        Returns
+        -------
+        `numpy.ndarray` or `torch.Tensor`, shape (n,)
+            Float32; NaN if the model has no blend score.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `deblend_arrays`.
+        """
+        scores = self._score(self._check_batch(batch))
+        return scores if isinstance(batch, torch.Tensor) else scores.numpy()
+
+    @property
+    def blend_threshold(self):
+        """The blend score that one in a hundred single galaxies exceeds; None without a score."""
+        return float(self._scorer.threshold) if self._scorer is not None else None
+
+    @property
+    def _scorer(self):
+        return getattr(self._network, "blend_score", None)
 
     def _check_batch(self, batch):
         """Return a batch as a float32 tensor, or refuse it."""
@@ -371,73 +465,107 @@ class Deblender:
                 "by 255)"
             )
         shape, bands = tuple(batch.shape), len(self._card.bands)
-        if len(shape) != 4 or shape[1] != bands or min(shape[2:]) < _SMALLEST:
+        fits = len(shape) == 4 and min(shape[2:]) >= _SMALLEST
+        if not fits or (shape[1] == 0 if self._linear else shape[1] != bands):
+            takes = (
+                "any number of bands" if self._linear else f"bands {', '.join(self._card.bands)}"
+            )
             raise ValueError(
-                f"batch has shape {shape}; the model takes (n, {bands}, y, x), bands "
-                f"{', '.join(self._card.bands)}, y and x of at least {_SMALLEST}"
+                f"batch has shape {shape}; the model takes (n, {bands or 'bands'}, y, x), {takes}, "
+                f"y and x of at least {_SMALLEST}"
             )
         if not is_tensor:
             batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
         batch = batch.detach().float()
         # min and max are NaN if any value is; a little more than [0, 1] is rounding
-        if batch.numel() and not (batch.min() >= -_ROUNDING and batch.max() <= 1 + _ROUNDING):
-            raise ValueError(
-                f"batch has values from {batch.min():.4g} to {batch.max():.4g}; the model takes "
-                "finite ones within [0, 1] (for images in flux units use deblend_stamps)"
-            )
+        low, high = (-np.inf, np.inf) if self._linear else (-_ROUNDING, 1 + _ROUNDING)
+        if batch.numel():
+            least, most = batch.min().item(), batch.max().item()
+            if not (np.isfinite([least, most]).all() and least >= low and most <= high):
+                takes = "finite ones" if self._linear else "finite ones within [0, 1]"
+                raise ValueError(
+                    f"batch has values from {least:.4g} to {most:.4g}; the model takes {takes} "
+                    "(for images in flux units use deblend_stamps)"
+                )
         return batch
 
     def _run(self, batch, *, bare=True):
         """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
 
         Returns components (n, 2, bands, y, x) and, if more is wanted than these and the network
-        has it, their standard deviations and the distances (n,) from what it was trained on;
-        None otherwise. All are on the device of the batch.
+        has it, their standard deviations, the distances (n,) from what it was trained on and the
+        blend scores (n,); None otherwise. All are on the device of the batch.
         """
-        height, width = batch.shape[-2:]
-        size = self._batch_size
-        if size == "auto":
-            size = max(1, _BATCH_PIXELS[self._device.type] // (height * width))
         # Made outside of inference mode, so that the tensors can be used anywhere.
         components = batch.new_empty(len(batch), 2, *batch.shape[1:])
         std = None if bare else torch.empty_like(components)
         judge = None if bare else getattr(self._network, "familiarity", None)
-        distance = None if judge is None else batch.new_empty(len(batch))
-        low = self._dtype is not torch.float32
-        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=low):
-            for start in range(0, len(batch), size):
-                part = batch[start : start + size]
-                part = part.to(self._device, memory_format=torch.channels_last)
-                if judge is None:
-                    answer, expected = self._network(part)
-                else:
-                    answer, expected, features = self._network(part, with_features=True)
-                    distance[start : start + size] = judge(features)
-                components[start : start + size] = answer
+        scorer = None if bare else self._scorer
+        distance, score = (
+            None if head is None else batch.new_empty(len(batch)) for head in (judge, scorer)
+        )
+        wanted = {"with_features": judge, "with_blend_score": scorer}
+        wanted = {name: True for name, head in wanted.items() if head is not None}
+        with self._inference():
+            for chosen, part in self._parts(batch):
+                answer, expected, *more = self._network(part, **wanted)
+                components[chosen] = answer
                 if expected is None:
                     std = None
                 elif std is not None:
-                    std[start : start + size] = expected
-        return components, std, distance
+                    std[chosen] = expected
+                if judge is not None:
+                    distance[chosen] = judge(more[0])
+                if scorer is not None:
+                    score[chosen] = more[-1]
+        return components, std, distance, score
+
+    def _score(self, batch):
+        """Return the blend scores (n,) of a tensor (n, bands, y, x), NaN if there are none."""
+        scores = batch.new_full((len(batch),), torch.nan)
+        if self._scorer is not None:
+            with self._inference():
+                for chosen, part in self._parts(batch):
+                    scores[chosen] = self._scorer(self._network.blend_features(part))
+        return scores
+
+    @contextmanager
+    def _inference(self):
+        """Have the network run without gradients, in the arithmetic that was chosen."""
+        low = self._dtype is not torch.float32
+        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=low):
+            yield
+
+    def _parts(self, batch):
+        """Yield slices of a tensor (n, bands, y, x), and what is there, on the device."""
+        height, width = batch.shape[-2:]
+        size = self._batch_size
+        if size == "auto":
+            size = max(1, _BATCH_PIXELS[self._device.type] // (height * width))
+        for start in range(0, len(batch), size):
+            chosen = slice(start, start + size)
+            yield chosen, batch[chosen].to(self._device, memory_format=torch.channels_last)
 
     def _spread(self, batch):
         """Return the standard deviation of the answers over the eight symmetries of a stamp."""
-        answers = []
-        for turns in range(4):
-            for flipped in ((), (-1,)):
-                answer, _, _ = self._run(batch.rot90(turns, (-2, -1)).flip(flipped))
-                answers.append(answer.flip(flipped).rot90(-turns, (-2, -1)))
-        return torch.stack(answers).std(dim=0)
+        return symmetric_std(lambda turned: self._run(turned)[0], batch)
 
     def _cut(self, image, position):
         """Read an image and prepare its stamp."""
-        return prepare(self._read(image), position, self._card.size_rule)
+        return prepare(self._read(image), position, self._size_rule)
 
     def _read(self, image):
         """Read an image, or refuse it."""
         image = read_image(image)
         bands, names = len(image.data), self._card.bands
-        if bands not in (1, len(names)):
+        if self._linear:
+            if image.meta["astrodeblend"]["full_scale"] is not None:
+                raise ValueError(
+                    f"image is a picture; the model {self._card.name!r} takes linear flux, such as "
+                    "FITS files hold; for pictures choose a colour model, such as 'galaxyzoo'"
+                )
+            image.meta["astrodeblend"]["linear"] = True
+        elif bands not in (1, len(names)):
             raise ValueError(
                 f"image has {bands} bands; the model {self._card.name!r} takes {len(names)}, in "
                 f"the order {', '.join(names)}, or a single one, which is repeated"
@@ -450,36 +578,59 @@ class Deblender:
             )
         return image
 
+    def _noise_from(self, image):
+        """Say where the noise of the sky is known from."""
+        return "uncertainty" if self._linear and image.uncertainty is not None else "image"
+
     def _deblend(self, cuts):
         """Separate prepared stamps and bring the components back to their images."""
         if not cuts:
             return []
-        answers = self._answer([cut.blend for cut in cuts])
-        return [self._result(*answer) for answer in zip(cuts, *answers, strict=True)]
+        results = {}
+        for bands in {len(cut.blend) for cut in cuts}:
+            alike = {k: cut for k, cut in enumerate(cuts) if len(cut.blend) == bands}
+            blends = [cut.blend for cut in alike.values()]
+            answers = self._answer(blends, self._calibration)
+            for k, cut, *answer in zip(alike, alike.values(), *answers, strict=True):
+                results[k] = self._result(cut, *answer)
+        return [results[k] for k in range(len(cuts))]
 
-    def _answer(self, blends):
+    def _answer(self, blends, calibration):
         """Ask the network about stamps (bands, y, x), of one band or all.
 
         Returns components and standard deviations, (n, 2, bands, y, x) each, and of each stamp
-        how familiar it is, or None.
+        how familiar it is and its blend score, or None.
         """
-        shape = (len(self._card.bands), *blends[0].shape[-2:])
-        batch = torch.from_numpy(np.stack([np.broadcast_to(blend, shape) for blend in blends]))
-        components, std, distance = self._run(batch, bare=False)
+        batch = self._stacked(blends)
+        components, std, distance, scores = self._run(batch, bare=False)
         if std is None:
             std = self._spread(batch)
         familiarity = [None] * len(blends)
         if distance is not None:
             threshold = float(self._network.familiarity.threshold)
             familiarity = [{"distance": d, "threshold": threshold} for d in distance.tolist()]
-        return components.numpy(), std.numpy(), familiarity
+        scores = [None] * len(blends) if scores is None else scores.tolist()
+        components = components.numpy()
+        std = calibration.std(std.numpy(), components, batch.numpy()[:, None])
+        return components, std, familiarity, scores
 
-    def _result(self, cut, components, std, familiarity):
+    def _stacked(self, blends):
+        """Return stamps (bands, y, x), of one band or all, as a tensor (n, bands, y, x)."""
+        shape = (len(self._card.bands) or len(blends[0]), *blends[0].shape[-2:])
+        return torch.from_numpy(np.stack([np.broadcast_to(blend, shape) for blend in blends]))
+
+    def _result(self, cut, components, std, familiarity, score):
         """Bring both components (2, bands, y, x) back to the image and put them together."""
         flags = cut.flags | _unfamiliar(familiarity)
-        if len(cut.blend) == 1:  # repeated in the model's bands: average what came out
+        if len(cut.blend) < components.shape[1]:  # repeated in the model's bands: average
             components, std = (a.mean(axis=-3, keepdims=True) for a in (components, std))
-        central, companion = map(cut.component, components, std)
+        factor = cut.regained(components)
+        central, companion = (
+            cut.component(*each, factor) for each in zip(components, std, strict=True)
+        )
+        deblending = np.zeros((2, *cut.image.data.shape), np.float32)
+        for values, *answer in zip(deblending, components, std, strict=True):
+            values[:, *cut.stamp.slices] = cut.deblending_std(*answer)
         x, y = cut.stamp.position
         meta = {
             "version": __version__,
@@ -492,12 +643,16 @@ class Deblender:
             "core": [[part.start, part.stop] for part in cut.core],
             "background": cut.level.ravel().tolist(),
             "noise": cut.noise.ravel().tolist(),
+            "noise_from": self._noise_from(cut.image),
             "dtype": str(self._dtype).removeprefix("torch."),
             "device": self._device.type,
             "familiarity": familiarity,
+            "blend_score": score,
+            "calibration": self._calibration.of_fluxes(),
         }
         return Deblended(
-            to_original_shape(cut.image), central, companion, (float(x), float(y)), flags, meta
+            *(to_original_shape(cut.image), central, companion, (float(x), float(y)), flags, meta),
+            deblending=deblending,
         )
 
 

@@ -4,11 +4,11 @@ Everything here takes an image as `astrodeblend.images.read_image` gives it: an
 `~astropy.nddata.NDData` with float data of shape (bands, y, x).
 """
 
+import math
 import warnings
 
 import numpy as np
 from astropy import units as u
-from astropy.stats import mad_std
 from astropy.table import QTable
 from photutils.background import Background2D, MADStdBackgroundRMS, MedianBackground
 from photutils.geometry import circular_overlap_grid
@@ -23,6 +23,8 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from astrodeblend.sky import sky_of
+
 __all__ = [
     "estimate_background",
     "find_sources",
@@ -30,7 +32,14 @@ __all__ = [
     "select_blends",
 ]
 
+_CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
 _SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
+# How groups are divided, by whether they are in a picture. From a group's faintest to its
+# brightest pixel flux goes over more decades, which takes more levels to look for peaks at.
+_DIVISION = {
+    True: {"contrast": 0.005, "n_levels": 32},
+    False: {"contrast": 0.001, "n_levels": 64},
+}
 _CATALOGUE = [
     "label",
     "x_centroid",
@@ -77,7 +86,7 @@ def estimate_background(image):
         raise ValueError("image has a band without a single valid pixel; leave that band out")
     mapped = min(data.shape[1:]) >= _SMALLEST_FOR_A_MAP
     estimates = [
-        _background_map(band, out) if mapped else _sky(band, out)[:2]
+        _background_map(band, out) if mapped else sky_of(band, out)[:2]
         for band, out in zip(data, hidden, strict=True)
     ]
     # a band without sky enough for a map has numbers
@@ -91,23 +100,80 @@ def estimate_background(image):
 
 def _background_map(band, hidden):
     """Return maps of the level and the noise of one band (y, x), sources masked."""
-    options = {
-        "box_size": int(np.clip(min(band.shape) // 16, 64, 256)),
-        "filter_size": 3,
-        "bkg_estimator": MedianBackground(),
-        "bkg_rms_estimator": MADStdBackgroundRMS(),
-        # a box under a large galaxy has no sky left: it is filled from its neighbours
-        "exclude_percentile": 90,
-    }
     if hidden.mean() > 0.8:
-        return _sky(band, hidden)[:2]
-    rough = Background2D(band, mask=hidden, **options).background
-    level, noise, sources = _sky(band - rough, hidden)
+        return sky_of(band, hidden)[:2]
+    rough, _ = _meshed(band, hidden)
+    level, noise, sources = sky_of(band - rough, hidden)
     covered = sources | hidden
     if covered.mean() > 0.8:
         return rough + level, noise
-    background = Background2D(band, mask=covered, **options)
-    return background.background, background.background_rms
+    return _meshed(band, covered)
+
+
+def _meshed(band, hidden):
+    """Return maps of the level and the noise of what is not hidden of one band (y, x)."""
+    size = np.clip(min(band.shape) // 16, 64, 256)
+    boxes, margins = zip(*(_boxes(side, size) for side in band.shape), strict=True)
+    around = [(margin, margin) for margin in margins]
+    background = Background2D(
+        np.pad(band, around),
+        boxes,
+        mask=np.pad(hidden, around, constant_values=True),
+        filter_size=3,
+        bkg_estimator=MedianBackground(),
+        bkg_rms_estimator=MADStdBackgroundRMS(),
+        # a box under a large galaxy has no sky left: it is filled from its neighbours
+        exclude_percentile=90,
+    )
+    inside = tuple(slice(m, m + side) for m, side in zip(margins, band.shape, strict=True))
+    return background.background[inside], background.background_rms[inside]
+
+
+def _boxes(side, size):
+    """Return about what size of boxes covers a side evenly, and how far they reach beyond it.
+
+    They reach as far beyond one end as the other, so that an image turned round has the same.
+    """
+    number = max(round(side / size), 1)
+    if side % 2 and not number % 2:  # an even number of boxes never covers an odd side evenly
+        number += 1
+    box = -(-side // number)
+    if (number * box - side) % 2:
+        box += 1
+    return box, (number * box - side) // 2
+
+
+def stated_noise(image):
+    """Return the noise of the sky that an image's uncertainty states.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shape (bands, 1, 1): of the valid pixels, the quartile with the least, because bright
+        sources have noise of their own; None if there is no uncertainty. An uncertainty of zero
+        says nothing, and is left out.
+
+    Raises
+    ------
+    ValueError
+        If the uncertainty is zero in every valid pixel of a band.
+    """
+    if image.uncertainty is None:
+        return None
+    _, hidden = data_and_mask(image)
+    told = ~hidden & (image.uncertainty.array > 0)
+    if not told.any(axis=(1, 2)).all():
+        raise ValueError(
+            "image has an uncertainty of 0 in every valid pixel of a band; give the noise of its "
+            "pixels, or leave the uncertainty out"
+        )
+    deviation = np.where(told, image.uncertainty.array, np.nan)
+    return np.nanquantile(deviation, 0.25, axis=(1, 2), keepdims=True)
 
 
 def data_and_mask(image):
@@ -120,22 +186,6 @@ def data_and_mask(image):
         hidden |= image.mask
     data[hidden] = 0
     return data, hidden
-
-
-def _sky(band, hidden):
-    """Level, noise and mask of the sources of one band (y, x), as single numbers."""
-    # smoothed by far more than a point source, faint wings of galaxies stand out
-    smooth = ndimage.gaussian_filter(np.where(hidden, np.median(band[~hidden]), band), 3)
-    sources = np.zeros(band.shape, dtype=bool)
-    for _ in range(12):
-        sky = ~(sources | hidden)
-        level, noise = np.median(band[sky]), mad_std(band[sky])
-        bright = smooth > np.median(smooth[sky]) + 3 * mad_std(smooth[sky])
-        found = ndimage.binary_dilation(bright, iterations=6)
-        if (found == sources).all() or (found | hidden).mean() > 0.98:
-            break
-        sources = found
-    return level, noise, sources
 
 
 def _noise_floor(image, data, hidden):
@@ -152,7 +202,14 @@ def is_picture(image):
 
 
 def find_sources(
-    image, *, positions=None, threshold=5.0, n_pixels=10, contrast=0.005, smoothing=2.0
+    image,
+    *,
+    positions=None,
+    threshold=5.0,
+    n_pixels=10,
+    contrast=None,
+    smoothing=2.0,
+    background=None,
 ):
     """Detect and measure the sources of an image.
 
@@ -175,8 +232,11 @@ def find_sources(
         in a group.
     contrast : float, optional
         Smallest part of the light of a group that a peak needs to be a source of its own.
+        Default: 0.001 of flux, 0.005 of pictures, in which less is often made by compression.
     smoothing : float, optional
         Full width at half maximum of the smoothing kernel in pixels.
+    background : tuple of `~numpy.ndarray`, optional
+        Level and noise of the sky, if `estimate_background` has estimated them already.
 
     Returns
     -------
@@ -197,7 +257,7 @@ def find_sources(
     ValueError
         If a band has no valid pixel, a position is outside the image, or two are in one pixel.
     """
-    level, noise = estimate_background(image)
+    level, noise = estimate_background(image) if background is None else background
     data, hidden = data_and_mask(image)
     data = np.where(hidden, 0, data - level)
     nowhere = hidden.all(axis=0)
@@ -205,8 +265,12 @@ def find_sources(
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = ndimage.convolve(detection, kernel, mode="nearest")
     # neighbouring pixels and bands may share their noise: the smoothing leaves more of it then
-    base, scatter, _ = _sky(smooth, nowhere)
-    scatter = max(scatter, np.sqrt((kernel**2).sum()))
+    base, scatter, _ = sky_of(smooth, nowhere)
+    white = np.sqrt((kernel**2).sum())
+    scatter = max(scatter, white)
+    if image.uncertainty is not None:  # what is more than that is light of galaxies
+        scatter = min(scatter, _CORRELATED * white)
+        base = base if abs(base) > 1 else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
         parents = detect_sources(smooth, base + threshold * scatter, n_pixels, mask=nowhere)
@@ -220,10 +284,23 @@ def find_sources(
         lone = SegmentationImage(lone)
         sources = _measure(image, data, hidden, np.ones_like(detection), lone, lone)
         return sources[:0], np.zeros_like(lone.data)
-    segments = deblend_sources(
-        smooth, parents, max(n_pixels // 2, 1), contrast=contrast, progress_bar=False
-    )
+    segments = parents
+    several = _with_several_peaks(smooth, parents.data)
+    if several.size:
+        segments = deblend_sources(
+            *(smooth, parents, max(n_pixels // 2, 1)),
+            labels=several,
+            progress_bar=False,
+            **_DIVISION[is_picture(image)] | ({} if contrast is None else {"contrast": contrast}),
+        )
     return _measure(image, data, hidden, detection, segments, parents), segments.data
+
+
+def _with_several_peaks(smooth, labels):
+    """Return the labels of segments that have more than one peak: no other can be divided."""
+    inside = np.where(labels > 0, smooth, -np.inf)
+    peaks = (labels > 0) & (inside == ndimage.maximum_filter(inside, 3, mode="nearest"))
+    return np.flatnonzero(np.bincount(labels[peaks]) > 1)
 
 
 def _segments_at(positions, smooth, parents):
@@ -344,10 +421,8 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     edges = np.concatenate([[0], 1.25 ** (np.arange(-steps, count) / steps)])
     seen = np.isfinite(data) if mask is None else np.isfinite(data) & ~mask
     light = np.where(seen, data, 0)
-    frame = (-0.5 - x, nx - 0.5 - x, -0.5 - y, ny - 0.5 - y, nx, ny)
-    discs = [circular_overlap_grid(*frame, radius, 1, 1) for radius in edges[1:]]
-    ring_light = np.diff([np.vdot(disc, light) for disc in discs], prepend=0)
-    ring_area = np.diff([np.vdot(disc, seen) for disc in discs], prepend=0)
+    disc_light, disc_area = np.transpose([_within(light, seen, x, y, r) for r in edges[1:]])
+    ring_light, ring_area = (np.diff(of, prepend=0) for of in (disc_light, disc_area))
     known = ring_area > 1e-6 * np.pi * np.diff(edges**2)
     if not known.any():
         return np.nan
@@ -367,6 +442,18 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     last = below[0]
     part = (ratio[last - 1] - eta) / (ratio[last - 1] - ratio[last])
     return float(edges[r][last - 1] * 1.25 ** (part / steps))
+
+
+def _within(light, seen, x, y, radius):
+    """Return the light within a radius, and the area that is seen of it."""
+    ny, nx = light.shape
+    left, right = max(math.floor(x - radius), 0), min(math.ceil(x + radius) + 1, nx)
+    low, high = max(math.floor(y - radius), 0), min(math.ceil(y + radius) + 1, ny)
+    if left >= right or low >= high:
+        return 0.0, 0.0
+    frame = (left - 0.5 - x, right - 0.5 - x, low - 0.5 - y, high - 0.5 - y)
+    disc = circular_overlap_grid(*frame, right - left, high - low, radius, 1, 1)
+    return (disc * light[low:high, left:right]).sum(), (disc * seen[low:high, left:right]).sum()
 
 
 def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=80):

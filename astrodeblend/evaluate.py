@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from astrodeblend import __version__, figures
 from astrodeblend.blends import BRANCHES, BlendSet, flux_ratio, overlap
-from astrodeblend.files import atomic_paths
+from astrodeblend.calibration import Calibration, Coverage
+from astrodeblend.files import atomic_paths, plain
 from astrodeblend.metrics import bootstrap_error, psnr, ssim, ssim_reiman2019, table_statistics
 from astrodeblend.networks import build
 from astrodeblend.report import BINS, PUBLISHED, STATISTICS, text_of
@@ -26,15 +27,18 @@ FILES = (
     "table.ecsv",
     "bins.ecsv",
     "texture.ecsv",
+    "coverage.ecsv",
     "blends.ecsv",
     "scores.json",
     "distributions.png",
     "bins.png",
     "power.png",
+    "calibration.png",
     "successes.png",
     "failures.png",
 )
 _RESAMPLES = 200  # of the bootstrap: errors to 5 %
+_COVERED = 1024  # blends whose error bars are tried: shares of truths to one or two per cent
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,8 @@ class Evaluation:
         shape (blends,), or (blends, 2) for a property of the component.
     texture : astrodeblend.texture.Texture
         Of the components, shape (blends, 2).
+    coverage : astrodeblend.calibration.Coverage
+        Of the error bars of the first 1,024 of the blends, which come in random order.
     failures : Examples
         The blends with the lowest PSNR (mean of both components), worst first.
     successes : Examples
@@ -98,6 +104,7 @@ class Evaluation:
     blend_scores: dict[str, np.ndarray]
     properties: dict[str, np.ndarray]
     texture: Texture
+    coverage: Coverage
     failures: Examples
     successes: Examples
 
@@ -185,6 +192,18 @@ class Evaluation:
         meta = {"frequencies": frequencies().tolist(), "unit of frequencies": "cycles per pixel"}
         return QTable(rows, meta=self._meta() | meta)
 
+    def to_coverage_table(self):
+        """Say how many truths are within the error bars.
+
+        Returns
+        -------
+        `~astropy.table.QTable`
+            `astrodeblend.calibration.Coverage.rows`: of pixels in the galaxies' footprints and
+            of fluxes.
+        """
+        meta = {"blends of coverage": len(self.coverage)}
+        return QTable(self.coverage.rows(), meta=self._meta() | meta)
+
     def to_blend_table(self):
         """List every blend with its properties and scores.
 
@@ -211,6 +230,7 @@ class Evaluation:
             "table": self.to_table(),
             "bins": self.to_bin_table(),
             "texture": self.to_texture_table(),
+            "coverage": self.to_coverage_table(),
         }
         content = {
             "model": self.model,
@@ -227,7 +247,9 @@ class Evaluation:
         }
         for name, table in tables.items():
             content[name] = [dict(zip(table.colnames, row, strict=True)) for row in table]
-        return _plain(content)
+        calibration = {"curve": self.coverage.curve(), "binned": self.coverage.binned()}
+        content["calibration"] = {"blends": len(self.coverage), **calibration}
+        return plain(content)
 
     def on_card(self, card):
         """Return a card with these scores added.
@@ -255,9 +277,10 @@ class Evaluation:
         ----------
         folder : str or path-like
             Where to; it is made if its parent exists. The files are ``table.ecsv``,
-            ``bins.ecsv``, ``texture.ecsv`` and ``blends.ecsv`` (see the methods that make
-            tables), ``scores.json`` (`to_dict`), and the figures ``distributions.png``,
-            ``bins.png``, ``power.png``, ``successes.png`` and ``failures.png``.
+            ``bins.ecsv``, ``texture.ecsv``, ``coverage.ecsv`` and ``blends.ecsv`` (see the
+            methods that make tables), ``scores.json`` (`to_dict`), and the figures
+            ``distributions.png``, ``bins.png``, ``power.png``, ``calibration.png``,
+            ``successes.png`` and ``failures.png``.
         overwrite : bool, optional
             Replace files that are there already.
 
@@ -281,11 +304,13 @@ class Evaluation:
             self.to_table(),
             bins,
             texture,
+            self.to_coverage_table(),
             self.to_blend_table(),
             self.to_dict(),
             figures.distributions(self.scores, means, title=title),
             figures.bins(bins, labels, title=title),
             figures.power(texture, title=title),
+            figures.calibration(self.coverage.curve(), self.coverage.binned(), title=title),
             figures.panels(self.successes, title=f"{title}: {chance}"),
             figures.panels(self.failures, title=f"{title}: lowest PSNR, worst first"),
         )
@@ -343,10 +368,18 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
     if examples < 1:
         raise ValueError(f"examples={examples}: give at least 1")
     scores, blend_scores = ({name: [] for name in METRICS} for _ in range(2))
-    ratios, overlaps, textures = [], [], []
+    ratios, overlaps, textures, coverages = [], [], [], []
+    calibration = Calibration(**card.calibration)
     start = 0
     for blend, isolated in blends.batches(progress=progress):
-        components = np.asarray(deblender.deblend_arrays(blend))
+        if start < _COVERED:
+            components, std = deblender.deblend_arrays(blend, std="calibrated")
+            few = slice(_COVERED - start)
+            arrays = (each[few] for each in (components, std, isolated))
+            sky = blends.sky[start : start + len(blend)][few]
+            coverages.append(Coverage.of(*arrays, calibration, sky=sky))
+        else:
+            components = deblender.deblend_arrays(blend)
         nothing_done = np.broadcast_to(blend[:, None], isolated.shape)
         for name, metric in METRICS.items():
             scores[name].append(metric(components, isolated))
@@ -376,6 +409,7 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
             "overlap": np.concatenate(overlaps),
         },
         texture=Texture.join(textures),
+        coverage=Coverage.join(coverages),
         failures=_make_examples(deblender, blends, order[:examples]),
         successes=_make_examples(deblender, blends, better[:examples]),
     )
@@ -431,14 +465,3 @@ def _save(content, path):
         path.write_text(json.dumps(content, indent=1) + "\n")
     else:
         content.savefig(path)
-
-
-def _plain(value):
-    """Turn numpy's values into what JSON knows, with None for what is not finite."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

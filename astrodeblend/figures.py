@@ -6,7 +6,7 @@ from matplotlib.patheffects import withStroke
 
 from astrodeblend.metrics import psnr
 
-__all__ = ["bins", "distributions", "panels", "power"]
+__all__ = ["bins", "calibration", "detection", "distributions", "panels", "power"]
 
 # Okabe & Ito's colours, told apart by all eyes; each with a marker and line of its own.
 _STYLES = {
@@ -134,6 +134,91 @@ def power(table, *, title):
     axes[0].set_ylabel("power of output over truth\nin the footprints")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(fontsize=8)
+    return figure
+
+
+def calibration(curve, binned, *, title):
+    """Draw how many truths error bars hold, and errors against what was expected of them.
+
+    Parameters
+    ----------
+    curve : dict of numpy.ndarray
+        From `astrodeblend.calibration.Coverage.curve`.
+    binned : dict of dict of numpy.ndarray
+        From `astrodeblend.calibration.Coverage.binned`.
+    title : str
+        Over the figure.
+
+    Returns
+    -------
+    `~matplotlib.figure.Figure`
+    """
+    figure = Figure(figsize=(12.6, 3.8), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    left, *right = figure.subplots(1, 3)
+    styles = {"pixels": _STYLES["central"], "fluxes": _STYLES["companion"]}
+    left.plot(curve["multiple"], curve["normal"], color="#777777", linestyle=":", label="normal")
+    for kind, style in styles.items():
+        style = {name: style[name] for name in ("color", "linestyle")}
+        left.plot(curve["multiple"], curve[kind], label=kind, **style)
+    left.set(xlabel="standard deviations", ylabel="share of truths within", ylim=(0, 1.02))
+    left.legend(fontsize=8, loc="lower right")
+    for each, (kind, style) in zip(right, styles.items(), strict=True):
+        known = binned[kind]
+        each.loglog(known["std"], known["error"], markersize=5, linewidth=1.2, **style)
+        if known["std"].size:
+            ends = known["std"].min(), known["std"].max()
+            each.plot(ends, ends, color="#777777", linewidth=1, linestyle=":")
+        each.set(xlabel=f"standard deviation, {kind}", ylabel="error that 68.3 % are below")
+    for each in (left, *right):
+        each.grid(alpha=0.3)
+    return figure
+
+
+def detection(table, reliability, points, *, title):
+    """Draw how many blends are found by their separation, and how right the score is.
+
+    Parameters
+    ----------
+    table, reliability : `~astropy.table.QTable`
+        From `astrodeblend.blend_detection.BlendDetection.to_table` and ``to_reliability_table``.
+    points : dict of str to str
+        What to write over each operating point that is drawn; those at which there are two
+        methods.
+    title : str
+        Over the figure.
+
+    Returns
+    -------
+    `~matplotlib.figure.Figure`
+    """
+    figure = Figure(figsize=(12.6, 3.8), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    *left, right = figure.subplots(1, 3)
+    styles = {
+        "score": ("blend score", _STYLES["central"]),
+        "photutils": ("photutils", _STYLES["companion"]),
+    }
+    both = [p for p in points if set(table["method"][table["point"] == p]) == set(styles)]
+    for each, point in zip(left, both, strict=True):
+        for method, (name, style) in styles.items():
+            rows = table[(table["point"] == point) & (table["method"] == method)][:-1]
+            each.errorbar(
+                (rows["low"] + rows["high"]) / 2, rows["completeness"], yerr=rows["error"],
+                xerr=(rows["high"] - rows["low"]) / 2, label=name, capsize=3, markersize=5,
+                linewidth=1.2, **style,
+            )  # fmt: skip
+        each.set_title(f"{points[point]} ({100 * rows['false_alarms'][0]:.1f} %)", fontsize=9)
+        each.set(xlabel="separation (stamp pixels)", ylabel="completeness", ylim=(0, 1.02))
+        each.legend(fontsize=8, loc="lower right")
+    right.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=":")
+    right.errorbar(
+        reliability["score"], reliability["blended"], yerr=reliability["error"], capsize=3,
+        markersize=5, linewidth=1.2, **_STYLES["central"],
+    )  # fmt: skip
+    right.set(xlabel="mean blend score", ylabel="share of blends", xlim=(0, 1), ylim=(0, 1.02))
+    for each in (*left, right):
+        each.grid(alpha=0.3)
     return figure
 
 

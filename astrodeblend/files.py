@@ -4,7 +4,9 @@ import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_path", "atomic_paths"]
+import numpy as np
+
+__all__ = ["atomic_path", "atomic_paths", "plain"]
 
 
 @contextmanager
@@ -105,3 +107,25 @@ def atomic_paths(folder, names, *, overwrite=False):
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def plain(value):
+    """Turn numpy's values into what JSON knows.
+
+    Parameters
+    ----------
+    value : dict, list, tuple, numpy.ndarray or a single value
+        However deep.
+
+    Returns
+    -------
+    dict, list or a single value
+        With None for numbers that are not finite.
+    """
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

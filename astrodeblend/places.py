@@ -11,11 +11,20 @@ from astrodeblend.detect import (
     estimate_background,
     find_sources,
     petrosian_radius,
+    stated_noise,
 )
 from astrodeblend.results import Flag
 from astrodeblend.stamps import pixel_position, stamp_width
 
-__all__ = ["Place", "find_place", "find_places", "find_sources_in_light"]
+__all__ = [
+    "Place",
+    "find_place",
+    "find_places",
+    "full_scale_of",
+    "sky_of_flux",
+    "summed_light",
+    "unstretched",
+]
 
 _SURROUNDINGS = 256  # pixels a side in which a source is looked for and measured
 # A picture's light goes as sinh(6.5 value): on Galaxy Zoo's pictures, made by asinh, the middle
@@ -41,6 +50,8 @@ class Place:
     level, noise : numpy.ndarray, shape (bands, 1, 1)
         Of the sky, per pixel of the image.
     flags : Flag
+    full_scale : float or None
+        The value that is white in the image, if that is a picture.
     """
 
     position: tuple[float, float]
@@ -48,6 +59,7 @@ class Place:
     level: np.ndarray
     noise: np.ndarray
     flags: Flag
+    full_scale: float | None
 
 
 def find_place(image, position, size_rule):
@@ -75,22 +87,23 @@ def find_place(image, position, size_rule):
     """
     full_scale = full_scale_of(image)
     x, y = pixel_position(image, position)
+    native = size_rule.get("native", False)
     pixels, (height, length) = size_rule["pixels"], image.data.shape[-2:]
     middle = ((length - 1) / 2, (height - 1) / 2)
     # Half a pixel off is the centre, too: few people count it as 39.5.
     centred = height == length and max(abs(x - middle[0]), abs(y - middle[1])) < 0.51
-    flags = Flag(0) if len(image.data) > 1 else Flag.SINGLE_BAND
+    flags = Flag(0) if native or len(image.data) > 1 else Flag.SINGLE_BAND
     size = 1
     local, place = _surroundings(image, x, y, size)
     checked(local, x, y)
-    if centred and length == pixels:
+    if centred and length == pixels and not native:
         width = float(pixels)
     else:
-        width, doubt = _width(_light(local, full_scale), *place, size_rule)
+        width, doubt = _width(unstretched(local, full_scale), *place, size_rule)
         while 2 * width > _SURROUNDINGS and _SURROUNDINGS * size < 2 * max(height, length):
             size *= 2
             local, place = _surroundings(image, x, y, size)
-            width, doubt = _width(_light(local, full_scale), *place, size_rule)
+            width, doubt = _width(unstretched(local, full_scale), *place, size_rule)
         width = stamp_width(width * size, petrosian_radii=1, shape=(height, length))
         if centred and width >= _WHOLE * length:
             width = float(length)
@@ -98,88 +111,116 @@ def find_place(image, position, size_rule):
     if centred and width == length:
         x, y = middle
     at = (slice(None), *_pixel(local, *place))
+    level, noise = estimate_background(local)
+    noise = noise * size
+    if native:
+        level, noise = sky_of_flux(image, (level, noise))
+        x, y, width = _on_pixels(x, y, width, pixels)
     level, noise = (
-        np.broadcast_to(values, local.data.shape)[at][:, None, None]
-        for values in estimate_background(local)
+        np.broadcast_to(values, local.data.shape)[at][:, None, None] for values in (level, noise)
     )
-    return Place((x, y), width, level, noise * size, flags)
+    return Place((x, y), width, level, noise, flags, full_scale)
 
 
-def find_sources_in_light(image, positions=None):
-    """Detect the sources of an image, a picture's in its light before it was stretched.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` gives it.
-    positions : array_like, shape (n, 2), optional
-        As `astrodeblend.detect.find_sources` takes them.
-
-    Returns
-    -------
-    sources, segmentation : `~astropy.table.QTable`, `~numpy.ndarray`
-        As `astrodeblend.detect.find_sources` gives them.
-    light : `~astropy.nddata.NDData`
-        What they were found in.
-    """
-    light = _light(image, full_scale_of(image))
-    return *find_sources(light, positions=positions), light
-
-
-def find_places(image, light, sources, size_rule):
+def find_places(image, background, sources, light, size_rule, full_scale):
     """Return the place of the stamp of every source, where it was detected.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
         As `astrodeblend.images.read_image` gives it.
-    light, sources : `~astropy.nddata.NDData`, `~astropy.table.QTable`
-        As `find_sources_in_light` gives them.
+    background : tuple of numpy.ndarray
+        Level and noise of its sky, as `astrodeblend.detect.estimate_background` gives them.
+    sources : `~astropy.table.QTable`
+        As `astrodeblend.detect.find_sources` gives them.
+    light : tuple of numpy.ndarray
+        What they were found in, as `summed_light` gives it.
     size_rule : dict
         Of the model's card.
+    full_scale : float or None
+        As `full_scale_of` gives it.
 
     Returns
     -------
     list of Place
     """
-    summed, hidden = _summed_light(light)
-    level, noise = (np.broadcast_to(v, image.data.shape) for v in estimate_background(image))
+    summed, hidden = light
+    level, noise = (np.broadcast_to(values, image.data.shape) for values in background)
+    native = size_rule.get("native", False)
+    single = Flag(0) if native or len(image.data) > 1 else Flag.SINGLE_BAND
     places = []
+    radii = sources["petrosian_radius"].value
     for row, (x, y) in enumerate(zip(sources["x_centroid"], sources["y_centroid"], strict=True)):
-        half = int(np.ceil(4 * sources["petrosian_radius"][row].value)) + 1
+        half = int(np.ceil(4 * radii[row])) + 1
         box = tuple(slice(max(at - half, 0), at + half + 1) for at in _pixel(image, x, y))
-        start = box[1].start, box[0].start
-        radius = sources["petrosian_radius"][row].value
-        radius = np.fmin(
-            radius,
-            _symmetric_radius(summed[box], hidden[box], x - start[0], y - start[1], radius),
-        )
-        width = _width_among(sources, row, radius, size_rule)
-        width = stamp_width(width, petrosian_radii=1, shape=image.data.shape[1:])
+        middle = x - box[1].start, y - box[0].start
+        radius = _symmetric_radius(summed[box], hidden[box], *middle, radii[row])
+        width = _width_among(sources, row, np.fmin(radii[row], radius), size_rule)
         at = (slice(None), *_pixel(image, x, y))
-        flags = Flag(0) if len(image.data) > 1 else Flag.SINGLE_BAND
-        if not sources["petrosian_found"][row]:
-            flags |= Flag.UNCERTAIN_SIZE
+        width = stamp_width(width, petrosian_radii=1, shape=image.data.shape[1:])
+        if native:
+            x, y, width = _on_pixels(x, y, width, size_rule["pixels"])
         places.append(
             Place(
                 (float(x), float(y)),
                 width,
                 level[at][:, None, None],
                 noise[at][:, None, None],
-                flags,
+                single | (Flag(0) if sources["petrosian_found"][row] else Flag.UNCERTAIN_SIZE),
+                full_scale,
             )
         )
     return places
 
 
+def _on_pixels(x, y, width, pixels):
+    """Return the middle and the width of a stamp whose pixels hold whole pixels of the image.
+
+    As many along both sides as it takes, mostly one. So noise stays white and the PSF sharp, and
+    a galaxy is at most half a pixel off the middle.
+    """
+    width = float(pixels * max(1, int(np.ceil(width / pixels - 1e-6))))
+    half = width / 2 % 1  # edges of pixels are at integers and a half
+    return (*(float(np.round(at + 0.5 - half) - 0.5 + half) for at in (x, y)), width)
+
+
+def sky_of_flux(image, background):
+    """Return level and noise of the sky of linear flux.
+
+    The noise is what the uncertainty states, if there is one. A level below the noise of one
+    pixel counts as none: the image has had its sky subtracted, and what is left in a small one
+    full of galaxies is their light.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    background : tuple of numpy.ndarray
+        Level and noise, as `astrodeblend.detect.estimate_background` gives them.
+
+    Returns
+    -------
+    level, noise : numpy.ndarray
+        Of shapes that broadcast to the image's.
+    """
+    level, noise = background
+    stated = stated_noise(image)
+    noise = noise if stated is None else np.broadcast_to(stated, noise.shape)
+    if level.shape[1:] == (1, 1):
+        level = np.where(np.abs(level) < noise, 0.0, level)
+    return level, noise
+
+
 def full_scale_of(image):
     """Return the value that is white in a picture; None for flux."""
+    if image.meta["astrodeblend"].get("linear"):
+        return None
     full_scale = image.meta["astrodeblend"]["full_scale"]
     return 1.0 if full_scale is None and _is_float_picture(image) else full_scale
 
 
-def _light(local, full_scale):
-    """Undo the stretch of a picture, for sizes to be those of the light."""
+def unstretched(local, full_scale):
+    """Undo the stretch of a picture, for sizes to be those of the light; flux stays as it is."""
     if full_scale is None:
         return local
     # As an 8-bit picture, whose smallest step detection knows: near black it stays what it is.
@@ -189,7 +230,8 @@ def _light(local, full_scale):
 
 def _width(local, x, y, size_rule):
     """Return the width of the stamp for the galaxy at a position, and flags."""
-    sources, segmentation = find_sources(local)
+    background = estimate_background(local)
+    sources, segmentation = find_sources(local, background=background)
     label = segmentation[_pixel(local, x, y)]
     if label:
         row = np.flatnonzero(sources["label"] == label)[0]
@@ -202,7 +244,7 @@ def _width(local, x, y, size_rule):
         row = np.argmin(distance)
     radius = sources["petrosian_radius"][row].to_value("pix")
     if label:
-        radius = np.fmin(radius, _symmetric_radius(*_summed_light(local), x, y, radius))
+        radius = np.fmin(radius, _symmetric_radius(*summed_light(local, background), x, y, radius))
     return _width_among(sources, row, radius, size_rule), doubt
 
 
@@ -218,9 +260,9 @@ def _width_among(sources, row, radius, size_rule):
     return float(width)
 
 
-def _summed_light(local):
+def summed_light(local, background):
     """Return the smoothed sum of the bands in units of their noise (y, x), and where none is."""
-    level, noise = estimate_background(local)
+    level, noise = background
     data, hidden = data_and_mask(local)
     light = gaussian_filter(np.where(hidden, 0, (data - level) / noise).sum(axis=0), 1.0)
     return light, hidden.all(axis=0)

@@ -2,7 +2,9 @@
 
 import numpy as np
 from astropy import units as u
+from astropy.nddata import StdDevUncertainty
 from astropy.stats import mad_std
+from astropy.visualization import LuptonAsinhStretch
 from astropy.wcs.utils import proj_plane_pixel_scales
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
@@ -10,10 +12,12 @@ from matplotlib.figure import Figure
 from astrodeblend.files import atomic_path
 from astrodeblend.stretch import LinearStretch, stretch_for
 
-__all__ = ["panels", "save_figure", "scene_panels"]
+__all__ = ["in_colour", "panels", "save_figure", "scene_panels"]
 
 _TITLES = ("blend", "central", "companion")
 _GAP = 0.04  # inches between panels
+_DEVIATIONS = 5.0  # of the noise, that are black and white in what is left of flux
+_BRIGHTER = 3.0  # at most so much is a channel of a scene, for the light to be white
 _MARGIN = 0.3  # inches above them for titles, and between blends side by side
 
 
@@ -85,63 +89,107 @@ def panels(results, *, across=None):
     return figure
 
 
-def scene_panels(scene):
+def scene_panels(scene, *, alone=0):
     """Draw a scene: the image with its sources, all components together, and what is left.
 
     Every source has an ellipse of 3 semi-axes around it: solid if its light touches that of
     others, dotted if it is isolated. In the panel of what is left grey is nothing; that is the
-    image less the network's own components, in the same brightness scale.
+    image less the network's own components: of a picture in the same brightness scale, of flux
+    over the noise of each pixel, black and white being 5 standard deviations.
 
     Parameters
     ----------
     scene : Scene
         What `astrodeblend.Deblender.deblend_scene` returned.
+    alone : int, optional
+        So many components are drawn below, each alone under its label: the brightest of those
+        whose light touches that of others. By default none.
 
     Returns
     -------
     `~matplotlib.figure.Figure`
         With ``savefig``; it is shown nowhere by itself.
+
+    Raises
+    ------
+    ValueError
+        If ``alone`` is negative.
     """
+    if alone < 0:
+        raise ValueError(f"alone is {alone}; it has to be at least 0")
     data, left = (np.atleast_3d(i.data.T).T.astype(float) for i in (scene.image, scene.residual))
-    together = np.zeros_like(data)
-    for component in scene.components:
+    blended = np.flatnonzero(scene.catalog["n_blended"] > 1)
+    bright = np.argsort([-scene.components[k].data.sum(dtype=float) for k in blended])
+    chosen = sorted(blended[bright[:alone]])
+    lights = np.zeros((1 + len(chosen), *data.shape))  # of all together, and of some alone
+    for k, component in enumerate(scene.components):
         box = [slice(*ends) for ends in component.meta["box"]]
-        together[:, *box] += np.atleast_3d(component.data.T).T
+        for row in [0, *(1 + j for j, one in enumerate(chosen) if one == k)]:
+            lights[row][:, *box] += np.atleast_3d(component.data.T).T
     valid = np.isfinite(data)
     if scene.image.mask is not None:
         valid &= ~scene.image.mask
-    level = np.array([np.median(b[v]) for b, v in zip(data, valid, strict=True)])[:, None, None]
-    noise = np.array([mad_std(b[v]) for b, v in zip(data, valid, strict=True)])[:, None, None]
-    data, left = (np.where(valid, values, level) for values in (data, left))
-    data, together, left, level, noise = map(
-        _channels, (data, together + level, left, level, noise)
+    level, noise = (
+        np.reshape(
+            scene.meta.get(name) or [of(b[v]) for b, v in zip(data, valid, strict=True)], (-1, 1, 1)
+        )
+        for name, of in (("background", np.median), ("noise", mad_std))
     )
     full_scale = scene.image.meta.get("astrodeblend", {}).get("full_scale")
-    noise = _whitened(data - level, np.maximum(noise, 1e-12 * np.ptp(data)))
+    data, left = (np.where(valid, values, level) for values in (data, left))
     stretch = stretch_for(data, level, noise, full_scale, unit=scene.image.unit)
-    pictures = [_shown(stretch(data)), _shown(stretch(together))]
-    pictures += [_shown(0.5 + stretch(data) - stretch(data - left + level))]
     look = {"origin": "lower", "interpolation": "nearest"}
+    titles = ["image", "components"]
     if isinstance(stretch, LinearStretch):
         look["origin"] = "upper"
+        shown = [stretch(_channels(light)) for light in (data, *(lights + level))]
+        shown.insert(2, 0.5 + shown[0] - stretch(_channels(data - left + level)))
+        titles.append("data − components")
+    else:
+        spread = noise if scene.image.uncertainty is None else _deviation(scene.image)
+        over = np.where(valid & (spread > 0), left - level, 0) / np.where(spread > 0, spread, 1)
+        light, scale = _channels(data - level), np.maximum(_channels(noise), 1e-12 * np.ptp(data))
+        # a channel that has hardly any light would be nothing but its noise
+        scale = np.maximum(_whitened(light, scale), scale / _BRIGHTER)
+        shown = [_lupton(each / scale) for each in (light, *map(_channels, lights))]
+        shown.insert(2, 0.5 + _channels(over) / (2 * _DEVIATIONS))
+        titles.append(f"(data − components) / noise, ±{_DEVIATIONS:g}")
+    titles += [str(scene.catalog["label"][k]) for k in chosen]
 
     height, width = data.shape[1:]
-    side = 6.0
-    tall = side * height / width
-    figure = Figure(figsize=(3 * side + 2 * _GAP, tall + _MARGIN), dpi=150)
-    for k, (picture, title) in enumerate(
-        zip(pictures, ("image", "components", "data − components"), strict=True)
-    ):
-        total = 3 * side + 2 * _GAP, tall + _MARGIN
-        axes = figure.add_axes((k * (side + _GAP) / total[0], 0, side / total[0], tall / total[1]))
-        axes.imshow(picture, **look, cmap="gray", vmin=0, vmax=1)
+    side, across = 6.0, 6
+    small = (3 * side + 2 * _GAP - (across - 1) * _GAP) / across
+    rows = -(-len(chosen) // across)
+    total = 3 * side + 2 * _GAP, side * height / width + _MARGIN
+    total = total[0], total[1] + rows * (small * height / width + _MARGIN)
+    figure = Figure(figsize=total, dpi=150)
+    for k, (picture, title) in enumerate(zip(shown, titles, strict=True)):
+        row, column = divmod(k - 3, across) if k > 2 else (-1, k)
+        length = small if k > 2 else side
+        tall = length * height / width
+        low = (rows - 1 - row) * (small * height / width + _MARGIN)
+        axes = figure.add_axes(
+            (
+                column * (length + _GAP) / total[0],
+                low / total[1],
+                length / total[0],
+                tall / total[1],
+            )
+        )
+        axes.imshow(_shown(picture), **look, cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_title(title, fontsize=11, pad=4)
         if k == 0:
-            _draw_scale(axes, {"pictures": pictures, "wcs": scene.image.wcs})
+            _draw_scale(axes, {"pictures": [data.T.swapaxes(0, 1)], "wcs": scene.image.wcs})
             _draw_sources(axes, scene.catalog)
     return figure
+
+
+def _deviation(image):
+    """Return the standard deviation of every pixel, shape (bands, y, x)."""
+    spread = image.uncertainty.represent_as(StdDevUncertainty).array
+    return np.atleast_3d(spread.T).T.astype(float)
 
 
 def _draw_sources(axes, catalog):
@@ -161,6 +209,35 @@ def _draw_sources(axes, catalog):
                 facecolor="none", edgecolor="#56b4e9" if blended else "white", lw=0.5, ls=style,
             )
         )  # fmt: skip
+
+
+def in_colour(flux, noise, wavelength):
+    """Turn linear flux into red, green and blue, after Lupton et al. (2004, PASP 116, 133).
+
+    Parameters
+    ----------
+    flux : numpy.ndarray
+        Shape (n, rows, bands, y, x), above the sky.
+    noise : numpy.ndarray
+        Shape (n, bands): of the sky. Its mean over the bands shown sets the contrast.
+    wavelength : sequence of float
+        Of the bands in nm. Those nearest to SDSS's i, r and g are shown.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n, rows, 3, y, x), within [0, 1].
+    """
+    chosen = [np.abs(np.subtract(wavelength, nm)).argmin() for nm in (753, 621, 475)]
+    scale = noise[:, chosen].mean(axis=1)[:, None, None, None, None]
+    return _lupton(flux[:, :, chosen] / scale)
+
+
+def _lupton(light):
+    """Stretch light in units of the noise, shape (..., channels, y, x), and keep its colours."""
+    brightness = light.mean(axis=-3, keepdims=True).clip(min=1e-3)
+    shown = light * LuptonAsinhStretch(stretch=10, Q=8)(brightness, clip=False) / brightness
+    return (shown / shown.max(axis=-3, keepdims=True).clip(min=1)).clip(min=0)
 
 
 def save_figure(figure, path, *, overwrite=False):

@@ -55,6 +55,7 @@ def text_of(evaluation):
     for quantity, (label, _) in BINS.items():
         lines += ["", f"by {label}", *_bin_lines(bins[bins["quantity"] == quantity])]
     lines += ["", *_texture_lines(evaluation.to_texture_table())]
+    lines += ["", *_coverage_lines(evaluation)]
     lines += ["", "error, ±: standard error, by bootstrap over the blends"]
     if evaluation.blends.uses[1] > 1:
         lines[-1] += " (that galaxies are in several of them is not in it)"
@@ -145,6 +146,20 @@ def _texture_lines(table):
             for name, digits, width in (("occluded_psnr", 2, 18), ("occluded_roughness", 3, 34))
         )
         yield f"  {row['of']:24}{psnr}{roughness}"
+
+
+def _coverage_lines(evaluation):
+    number = len(evaluation.coverage)
+    blends = f" of the first {number} blends" * (number < len(evaluation.blends))
+    yield f"truths within the error bars{blends} (%)"
+    yield f"{'':26}{'number':>8}{'within 68.3 %':>18}{'within 95.4 %':>18}{'which is':>18}"
+    for row in evaluation.to_coverage_table():
+        cells = "".join(
+            _with_error(100 * row[f"within_{share}"], 100 * row[f"within_{share}_error"], 1, 18)
+            for share in ("68", "95")
+        )
+        interval = f"± {row['interval_95']:.2f} errors".rjust(18)
+        yield f"  {row['kind'] + ', ' + row['of']:24}{row['number']:8}{cells}{interval}"
 
 
 def _number(value, digits, width):

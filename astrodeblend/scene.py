@@ -7,12 +7,20 @@ from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 from astropy.table import QTable
 
-from astrodeblend.catalog import measure_components
-from astrodeblend.detect import data_and_mask, estimate_background
+from astrodeblend.catalog import measure_components, source_regions
+from astrodeblend.components import flag_lost_light, regain, share_out, trimmed
+from astrodeblend.detect import data_and_mask, estimate_background, find_sources
+from astrodeblend.files import atomic_path
 from astrodeblend.images import image_to_hdus, to_original_shape, write_fits
-from astrodeblend.places import find_places, find_sources_in_light
+from astrodeblend.places import (
+    find_places,
+    full_scale_of,
+    sky_of_flux,
+    summed_light,
+    unstretched,
+)
 from astrodeblend.results import Flag, decode_flags, table_to_hdu
-from astrodeblend.separate import separate, share_out
+from astrodeblend.separate import separate
 
 __all__ = ["Scene", "separate_scene"]
 
@@ -33,12 +41,16 @@ class Scene:
         A row for every source; `astrodeblend.catalog.measure_components` says what is in it.
     components : tuple of `~astropy.nddata.NDData`
         The light of every source above the sky, in the order of the catalogue: the part of the
-        image its stamp covers, with the image's unit, the WCS of that part, its mask, and the
+        image that has any, with the image's unit, the WCS of that part, its mask, and the
         standard deviation as uncertainty. ``meta["box"]`` is the part, ((y, y), (x, x)).
     residual : `~astropy.nddata.NDData`
         The image less the network's own components, sky included.
     meta : dict
-        Version, model and its hash, settings, how many rounds it took, as plain values.
+        Version, model and its hash, and settings, as plain values; ``background`` and ``noise`` of
+        the sky in each band, of maps the median; how many ``rounds`` it took,
+        ``largest_change`` of a component when it was last asked for (rms over its footprint, in
+        units of the noise), how many sources have ``not_converged``, and whether
+        ``light_adds`` where sources overlap, or the brighter one hides the other.
     """
 
     image: NDData
@@ -83,13 +95,16 @@ class Scene:
     def write(self, path, *, overwrite=False):
         """Write the scene to a FITS file, which appears whole or not at all.
 
-        Its extensions are CATALOG, the table; RESIDUAL; and for every source COMPONENT and
-        COMPONENT_UNCERT with EXTVER the source's label, each with a WCS of its own.
+        Its extensions are CATALOG, the table; RESIDUAL; and for every source COMPONENT,
+        COMPONENT_UNCERT and, where the image has a mask, COMPONENT_MASK, with the source's
+        label as EXTVER, each with a WCS of its own, as `~astropy.nddata.CCDData` reads them
+        (``CCDData.read(path, hdu=("COMPONENT", 7))``). LTV1 and LTV2 say where in the image
+        they are: in DS9, physical coordinates are those of the image.
 
         Parameters
         ----------
         path : str or path-like
-            Where to.
+            Where to; ``.gz`` at its end compresses the file.
         overwrite : bool, optional
             Replace a file that is there already. By default that is refused.
 
@@ -103,13 +118,36 @@ class Scene:
         primary.header["MODEL"] = (self.meta["model"], "the trained network")
         primary.header["MODELSHA"] = (self.meta["sha256"][:16], "its sha256, first 16 digits")
         primary.header["LIGHT"] = (self.meta["light"], "what the components hold")
+        primary.header["NSOURCES"] = (len(self.components), "in the catalogue")
+        primary.header["ROUNDS"] = (self.meta["rounds"], "in which all were deblended again")
         hdus = [primary, table_to_hdu(self.catalog, "CATALOG")]
         hdus += image_to_hdus(self.residual, "RESIDUAL")
-        for label, component in enumerate(self.components, 1):
-            for hdu in image_to_hdus(component, "COMPONENT"):
-                hdu.ver = label
-                hdus.append(hdu)
-        write_fits(hdus, path, overwrite=overwrite)
+        write_fits(hdus, path, cutouts=self.components, name="COMPONENT", overwrite=overwrite)
+
+    def write_regions(self, path, *, overwrite=False):
+        """Write the sources as regions that DS9 draws: ellipses of 3 semi-axes.
+
+        They are on the sky if the image has a WCS, in pixels otherwise; cyan if the source is
+        blended, white if it is isolated, and named by their labels. A source without light is a
+        point. Takes the package regions (``pip install "astrodeblend[regions]"``).
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to, as ``sources.reg``.
+        overwrite : bool, optional
+            Replace a file that is there already. By default that is refused.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, PermissionError
+            If ``path`` exists, its folder does not, or that is read-only.
+        ImportError
+            If the package regions is missing.
+        """
+        regions = source_regions(self.catalog, self.image.wcs)
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            regions.write(temporary, format="ds9")
 
     def plot(self):
         """Draw the image with its sources, their sum, and what is left.
@@ -135,7 +173,9 @@ class Scene:
         return f"{text}; some: {words}>" if words else f"{text}>"
 
 
-def separate_scene(image, size_rule, run, *, positions, light, rounds, watch, meta):
+def separate_scene(
+    image, size_rule, run, score, *, positions, light, rounds, watch, calibration, meta
+):
     """Take a whole image apart; `astrodeblend.Deblender.deblend_scene` says what is what.
 
     Parameters
@@ -144,8 +184,8 @@ def separate_scene(image, size_rule, run, *, positions, light, rounds, watch, me
         As `astrodeblend.images.read_image` gives it.
     size_rule : dict
         Of the model's card.
-    run : callable
-        As `astrodeblend.separate.separate` takes it.
+    run, score : callable
+        As `astrodeblend.separate.separate` takes them.
     positions : numpy.ndarray, shape (n, 2), or None
         Of the sources, in pixels; None to detect them.
     light : {'apportioned', 'network'}
@@ -154,6 +194,8 @@ def separate_scene(image, size_rule, run, *, positions, light, rounds, watch, me
         The most rounds to take.
     watch : callable
         As `astrodeblend.separate.separate` takes it.
+    calibration : Calibration
+        How errors of deblending add up in fluxes.
     meta : dict
         What is known already about how this is done.
 
@@ -162,28 +204,53 @@ def separate_scene(image, size_rule, run, *, positions, light, rounds, watch, me
     Scene
     """
     data, hidden = data_and_mask(image)
-    level, _ = estimate_background(image)
+    full_scale = full_scale_of(image)
+    level, noise = estimate_background(image)
+    if size_rule.get("native"):
+        level, noise = sky_of_flux(image, (level, noise))
     above = np.where(hidden, 0, data - level)
-    sources, segmentation, measured = find_sources_in_light(image, positions)
+    # a picture's sources are found and measured in its light before it was stretched
+    linear = unstretched(image, full_scale)
+    sky = (level, noise) if linear is image else estimate_background(linear)
+    sources, segmentation = find_sources(linear, positions=positions, background=sky)
     if positions is not None:  # better known than the centroid of a part of the light
         sources["x_centroid"], sources["y_centroid"] = np.reshape(positions, (-1, 2)).T
-    places = find_places(image, measured, sources, size_rule)
+    summed = summed_light(linear, sky)
+    places = find_places(image, (level, noise), sources, summed, size_rule, full_scale)
     order = np.zeros(1 + int(max(sources["label"], default=0)), int)
     order[sources["label"]] = np.arange(1, len(sources) + 1)
     parents = np.asarray(sources["parent"], int)
-    found, taken = separate(
-        *(image, level, places, order[segmentation], parents, size_rule, run),
+    found, taken, adds = separate(
+        *(image, level, places, order[segmentation], parents, size_rule, run, score),
         rounds=rounds,
         watch=watch,
     )
+    deviation = None  # of the light, if components come without noise
+    if size_rule.get("native"):
+        found = regain(above, found, noise, ~hidden)
+        known = noise if image.uncertainty is None else image.uncertainty.array
+        deviation = np.where(hidden, 0, known)
     left = data.astype(np.float64)
     for component in found:
         left[:, *component.box] -= component.light
-    shown = share_out(above, found, fill=True) if light == "apportioned" else found
+    found = flag_lost_light(above, found, places, adds=adds)
+    shown = found
+    if light == "apportioned":
+        shown = share_out(above, found, fill=True, noise=deviation)
+    shown = [trimmed(component) for component in shown]
     shown = [c if c.light.any() else replace(c, flags=c.flags | Flag.EMPTY) for c in shown]
     radii = sources["petrosian_radius"].value
-    catalog = measure_components(image, above, shown, places, radii, parents)
-    meta = {**meta, "light": light, "rounds": taken, "sources": len(sources)}
+    catalog = measure_components(
+        *(image, above, shown, places, radii, parents, calibration, size_rule["pixels"])
+    )
+    meta = {**meta, "light": light, "sources": len(sources), "rounds": taken}
+    meta |= {
+        name: np.median(values, axis=(1, 2)).tolist()
+        for name, values in (("background", level), ("noise", noise))
+    }
+    meta["light_adds"] = bool(adds)
+    meta["largest_change"] = max((c.change for c in found if np.isfinite(c.change)), default=0.0)
+    meta["not_converged"] = sum(bool(c.flags & Flag.NOT_CONVERGED) for c in found)
     catalog.meta = dict(meta)
     return Scene(
         to_original_shape(image),

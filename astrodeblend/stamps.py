@@ -5,6 +5,7 @@ Everything here takes an image as `astrodeblend.images.read_image` gives it: an
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from astropy import units as u
@@ -144,7 +145,7 @@ class Stamp:
         """The part of the image that the stamp touches, as slices (y, x)."""
         return tuple(
             slice(max(axis.start, 0), min(axis.stop, side))
-            for axis, side in zip(self._axes()[::-1], self.shape, strict=True)
+            for axis, side in zip(self._axes[::-1], self.shape, strict=True)
         )
 
     def to_image(self, values, *, cutout=False):
@@ -163,12 +164,11 @@ class Stamp:
             Zero outside the stamp. A pixel that the stamp covers in part has that part of
             the light.
         """
-        x, y = self._axes()
+        x, y = self._axes
         if x.aligned and y.aligned:
             result = np.array(values, dtype=float)
         else:
-            result = _rebin(values, x.edges, np.arange(x.start, x.stop + 1) - 0.5, axis=-1)
-            result = _rebin(result, y.edges, np.arange(y.start, y.stop + 1) - 0.5, axis=-2)
+            result = y.to_image @ np.asarray(values, dtype=float) @ x.to_image.T
             if self.brightness:
                 result *= self.scale**2
         rows, columns = box = self.slices
@@ -205,6 +205,7 @@ class Stamp:
         result = self.to_image(fractions, cutout=cutout)
         return np.clip(result / np.maximum(covered, 1e-9), 0, 1)
 
+    @cached_property
     def _axes(self):
         return [_Axis(centre, self.width, self.pixels) for centre in self.position]
 
@@ -238,6 +239,11 @@ class _Axis:
         """Whether pixels of the stamp are pixels of the image."""
         low = self.centre - self.width / 2 + 0.5
         return self.width == self.pixels and abs(low - round(low)) < 1e-9
+
+    @cached_property
+    def to_image(self):
+        """The matrix from pixels of the stamp to those of the image from start to stop."""
+        return _rebinning(self.edges, np.arange(self.start, self.stop + 1) - 0.5)
 
 
 def cut_stamp(image, position=None, *, width, pixels=80, background=None):
@@ -294,12 +300,17 @@ def cut_stamp(image, position=None, *, width, pixels=80, background=None):
 
     brightness = is_surface_brightness(image)
     if not aligned:
-        for axis, known, k in zip(axes, (columns, rows), (-1, -2), strict=True):
-            edges = np.append(known, known[-1] + 1) - 0.5
-            data = _rebin(data, edges, axis.edges, axis=k)
-            filled = _rebin(filled, edges, axis.edges, axis=k, degree=1)
+        edges = [np.append(known, known[-1] + 1) - 0.5 for known in (columns, rows)]
+        across, along = (_rebinning(e, axis.edges) for e, axis in zip(edges, axes, strict=True))
+        data = along @ data @ across.T
         area = (width / pixels) ** 2
-        filled = filled > 1e-6 * area
+        if filled.any():
+            across, along = (
+                _rebinning(e, axis.edges, 1) for e, axis in zip(edges, axes, strict=True)
+            )
+            filled = along @ filled @ across.T > 1e-6 * area
+        else:
+            filled = np.zeros(data.shape, bool)
         if brightness:
             data /= area
     stamp = NDData(
@@ -317,13 +328,12 @@ def _pixel_at(x, y, shape):
     return tuple(min(int(np.floor(p + 0.5)), n - 1) for p, n in zip((y, x), shape, strict=True))
 
 
-def _rebin(values, old, new, *, axis, degree=3):
-    """Light between the edges ``new``, from that between the edges ``old``, along one axis."""
-    values = np.asarray(values, dtype=float)
-    total = np.cumsum(values, axis=axis)
-    total = np.concatenate([np.zeros_like(np.take(total, [0], axis)), total], axis)
-    spline = make_interp_spline(old, total, k=degree, axis=axis)
-    return np.diff(spline(np.clip(new, old[0], old[-1])), axis=axis)
+def _rebinning(old, new, degree=3):
+    """Return the matrix that takes light between edges ``old`` to that between edges ``new``."""
+    # of each old pixel the light below every edge, if there is one unit of it
+    below = np.tri(len(old), len(old) - 1, -1)
+    spline = make_interp_spline(old, below, k=degree)
+    return np.diff(spline(np.clip(new, old[0], old[-1])), axis=0)
 
 
 def _stamp_wcs(wcs, position, width, pixels):

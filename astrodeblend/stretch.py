@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["AsinhStretch", "LinearStretch", "stretch_for"]
+__all__ = ["AsinhStretch", "LinearStretch", "NoiseStretch", "stretch_for"]
 
 # How the pictures of Galaxy Zoo look in [0, 1], and so what flux is rendered to: the sky at
 # 0.02 with a noise of 0.02, the brightest light at 0.85.
@@ -175,7 +175,7 @@ class AsinhStretch:
         ValueError
             If the number of bands is not that of the stretch.
         """
-        z = (flux - self._row(self.black, flux)) / self._row(self.softening, flux)
+        z = (flux - _row(self.black, flux)) / _row(self.softening, flux)
         brightness = _not_zero(z.mean(axis=-3, keepdims=True))
         return z * (_namespace(flux).asinh(brightness) / brightness / np.arcsinh(self.white).item())
 
@@ -200,7 +200,7 @@ class AsinhStretch:
         scale = np.arcsinh(self.white).item()
         a = _not_zero(scale * values.mean(axis=-3, keepdims=True))
         z = values * (scale * _namespace(a).sinh(a) / a)
-        return self._row(self.black, values) + self._row(self.softening, values) * z
+        return _row(self.black, values) + _row(self.softening, values) * z
 
     def inverse_std(self, values, std):
         """Scale the standard deviation of network values back to flux.
@@ -223,7 +223,7 @@ class AsinhStretch:
         ValueError
             If the number of bands is not that of the stretch.
         """
-        softening = self._row(self.softening, values)
+        softening = _row(self.softening, values)
         scale = np.arcsinh(self.white).item()
         a = _not_zero(scale * values.mean(axis=-3, keepdims=True))
         factor = _namespace(a).sinh(a) / a
@@ -238,18 +238,86 @@ class AsinhStretch:
         described = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {"stretch": "asinh", **described}
 
-    def _row(self, numbers, like):
-        """Return one number per band, shape (bands, 1, 1), as an array of the kind of another."""
-        if like.ndim < 3 or like.shape[-3] != len(self.black):
+
+@dataclass(frozen=True)
+class NoiseStretch:
+    """Linear flux above the sky, in units of the noise of each band.
+
+    Parameters
+    ----------
+    level, noise : tuple of float
+        Of the sky in each band, per pixel.
+
+    Raises
+    ------
+    ValueError
+        If the tuples differ in length, a level is not finite, or a noise not positive.
+    """
+
+    level: tuple[float, ...]
+    noise: tuple[float, ...]
+
+    def __post_init__(self):
+        for name in ("level", "noise"):
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        if not self.level or len(self.level) != len(self.noise):
             raise ValueError(
-                f"the array has shape {tuple(like.shape)} and the stretch {len(self.black)} "
-                "bands; give (..., bands, y, x)"
+                f"level has {len(self.level)} bands and noise {len(self.noise)}; "
+                "give one number of each per band"
             )
-        if isinstance(like, np.ndarray):
-            row = np.asarray(numbers, dtype=np.result_type(like.dtype, np.float32))
-        else:
-            row = like.new_tensor(numbers)
-        return row[:, None, None]
+        if not np.isfinite(self.level).all():
+            raise ValueError(f"level={self.level} is not finite; give the flux of the sky")
+        for noise in self.noise:
+            _check_positive("noise", noise)
+
+    def __call__(self, flux):
+        """Scale flux to network values.
+
+        Parameters
+        ----------
+        flux : numpy.ndarray or torch.Tensor
+            Shape (..., bands, y, x).
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            As ``flux``.
+        """
+        return (flux - _row(self.level, flux)) / _row(self.noise, flux)
+
+    def inverse(self, values):
+        """Scale network values back to flux, sky included.
+
+        Parameters
+        ----------
+        values : numpy.ndarray or torch.Tensor
+            Shape (..., bands, y, x).
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            As ``values``.
+        """
+        return values * _row(self.noise, values) + _row(self.level, values)
+
+    def inverse_std(self, values, std):
+        """Scale the standard deviation of network values back to flux.
+
+        Parameters
+        ----------
+        values, std : numpy.ndarray or torch.Tensor
+            The network values and their standard deviation, shape (..., bands, y, x).
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            The standard deviation of the flux, as ``std``.
+        """
+        return std * _row(self.noise, std)
+
+    def to_dict(self):
+        """Return plain values that describe the stretch, for the metadata of a result."""
+        return {"stretch": "noise", "level": list(self.level), "noise": list(self.noise)}
 
 
 def stretch_for(data, level, noise, full_scale=None, *, unit=None):
@@ -309,6 +377,20 @@ def stretch_for(data, level, noise, full_scale=None, *, unit=None):
     brightest = stretch(smooth + level[:, None, None]).max()
     white = np.sinh(np.arcsinh(_LOWEST_WHITE) * max(1.0, brightest / _BRIGHTEST))
     return AsinhStretch(stretch.black, stretch.softening, float(white))
+
+
+def _row(numbers, like):
+    """Return one number per band, shape (bands, 1, 1), as an array of the kind of another."""
+    if like.ndim < 3 or like.shape[-3] != len(numbers):
+        raise ValueError(
+            f"the array has shape {tuple(like.shape)} and the stretch {len(numbers)} "
+            "bands; give (..., bands, y, x)"
+        )
+    if isinstance(like, np.ndarray):
+        row = np.asarray(numbers, dtype=np.result_type(like.dtype, np.float32))
+    else:
+        row = like.new_tensor(numbers)
+    return row[:, None, None]
 
 
 def _per_band(name, value, shape):

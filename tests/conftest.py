@@ -43,3 +43,16 @@ def tiny_model(tmp_path_factory):
     network = build(**TINY)
     save_model(path, network, Card("tiny", "has learned nothing", network={}))
     return path
+
+
+@pytest.fixture(scope="session")
+def scoring_model(tiny_model, galaxies, tmp_path_factory):
+    """Return the path of a model that has learned nothing but to tell one galaxy from two."""
+    from astrodeblend.simulate import find_images, read_images
+    from astrodeblend.training import add_blend_score
+
+    path = tmp_path_factory.mktemp("models") / "scoring.safetensors"
+    for suffix in (".safetensors", ".json"):
+        path.with_suffix(suffix).write_bytes(tiny_model.with_suffix(suffix).read_bytes())
+    add_blend_score(path, read_images(find_images(galaxies)), stamps=400, progress=False)
+    return path

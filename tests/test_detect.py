@@ -120,6 +120,17 @@ def test_large_images_get_maps():
     assert np.median(noise[0, :, 390:]) == pytest.approx(3, rel=0.1)
 
 
+@pytest.mark.parametrize("shape", [(512, 700), (513, 601), (871, 640)])
+def test_maps_turn_with_the_image(shape):
+    rows, columns = np.indices(shape)
+    data = np.random.default_rng(2).normal(5 + rows / 200 + columns / 100, 1)[None]
+    level, noise = estimate_background(NDData(data))
+    for turned in (lambda a: a[:, ::-1], lambda a: a[:, :, ::-1], lambda a: a.swapaxes(1, 2)):
+        other = estimate_background(NDData(turned(data)))
+        np.testing.assert_allclose(other[0], turned(level), atol=1e-9)
+        np.testing.assert_allclose(other[1], turned(noise), atol=1e-9)
+
+
 def test_large_image_with_one_band_mostly_masked():
     rng = np.random.default_rng(4)
     data = 10 + rng.standard_normal((2, 512, 512))
@@ -297,6 +308,29 @@ def test_touching_galaxies_share_a_parent():
     assert len(sources) == 3
     parents = sources["parent"][match(sources, galaxies)]
     assert parents[0] == parents[1] != parents[2]
+
+
+def test_only_groups_with_several_peaks_are_divided(light, monkeypatch):
+    """Leaving the others out is quicker and changes nothing."""
+    rng = np.random.default_rng(1)
+    galaxies = [(*rng.uniform(10, 190, 2), 2000, rng.uniform(2, 5), 1, 0, 0) for _ in range(40)]
+    data = np.stack([draw(light.shape, galaxies)]) + rng.normal(0, 1, (1, *light.shape))
+    sources, segmentation = find_sources(NDData(data))
+    count = np.unique(sources["parent"], return_counts=True)[1]
+    assert (count == 1).any()
+    assert (count > 1).any()
+    monkeypatch.setattr(
+        "astrodeblend.detect._with_several_peaks", lambda _, labels: np.unique(labels[labels > 0])
+    )
+    np.testing.assert_array_equal(find_sources(NDData(data))[1], segmentation)
+
+
+def test_a_background_that_is_known_is_not_estimated_again(scene, monkeypatch):
+    known = estimate_background(scene)
+    sources, _ = find_sources(scene)
+    monkeypatch.delattr("astrodeblend.detect.estimate_background")
+    again, _ = find_sources(scene, background=known)
+    np.testing.assert_array_equal(again["kron_flux"], sources["kron_flux"])
 
 
 # Petrosian radius

@@ -13,8 +13,10 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from astrodeblend import Deblender
 from astrodeblend.blends import draw_blends, flux_ratio, overlap, read_blends
+from astrodeblend.calibration import Calibration
 from astrodeblend.cli import main
 from astrodeblend.evaluate import FILES, METRICS, evaluate
+from astrodeblend.metrics import isophote
 from astrodeblend.networks import build, describe
 from astrodeblend.report import BINS, PUBLISHED, STATISTICS, summary_of
 from astrodeblend.texture import Texture
@@ -175,6 +177,34 @@ class TestEvaluate:
         assert table["occluded_psnr"][1] == pytest.approx(expected[:, 0].occluded_psnr, nan_ok=True)
         assert len(table.meta["frequencies"]) == table["power_ratio"].shape[1]
 
+    def test_coverage(self, galaxies, tiny_model):
+        """Of pixels as it is counted by hand, of blends with a sky, by the card's calibration."""
+        deblender = Deblender.load(tiny_model, device="cpu")
+        calibration = Calibration(
+            log_factor=((0.4,),), coherent=0.6, interval_95={"pixel": 2.5, "flux": 2.2}
+        )
+        card = replace(deblender.card, calibration=calibration.to_dict())
+        deblender = Deblender(deblender._network, card)
+        blends = draw_blends(galaxies, recipe="varied", number=3)
+        evaluation = evaluate(deblender, blends, examples=1)
+        blend, isolated = next(blends.batches())
+        components, std = deblender.deblend_arrays(blend, std="predicted")
+        footprint = isophote(isolated - blends.sky[:, None, :, None, None])[:, :, None]
+        off = np.abs(components - isolated) / (np.exp(0.4) * std)
+        off = off[np.broadcast_to(footprint, off.shape)]
+        pixels, *_, fluxes = evaluation.to_coverage_table()[[0, 1, 2, 3]]
+        assert (pixels["kind"], fluxes["kind"]) == ("pixels", "fluxes")
+        assert pixels["number"] == off.size
+        assert pixels["within_68"] == pytest.approx((off <= 1).mean(), abs=1e-3)
+        assert pixels["within_95"] == pytest.approx((off <= 2.5).mean(), abs=1e-3)
+        assert (pixels["interval_95"], fluxes["interval_95"]) == (2.5, 2.2)
+        content = evaluation.to_dict()
+        assert content["coverage"][0]["within_68"] == pixels["within_68"]
+        assert content["calibration"]["blends"] == 3
+        assert len(content["calibration"]["curve"]["pixels"]) == 50
+        assert "truths within the error bars (%)" in str(evaluation)
+        assert f"{100 * pixels['within_68']:.1f} ± " in str(evaluation)
+
     def test_examples(self, deblender, galaxies):
         blends = draw_blends(galaxies, number=9)
         evaluation = evaluate(deblender, blends, examples=3)
@@ -213,6 +243,7 @@ class TestEvaluate:
             ("table", evaluation.to_table()),
             ("bins", evaluation.to_bin_table()),
             ("texture", evaluation.to_texture_table()),
+            ("coverage", evaluation.to_coverage_table()),
             ("blends", evaluation.to_blend_table()),
         ):
             table = QTable.read(written / f"{name}.ecsv")

@@ -104,3 +104,21 @@ def test_power_against_frequency():
     summed, median = figures.power(table, title="t").axes
     np.testing.assert_array_equal(summed.lines[1].get_xydata(), [[0.1, 1.0], [0.3, 0.8]])
     np.testing.assert_array_equal(median.lines[3].get_ydata(), [0.9, 0.5])
+
+
+def test_calibration_shows_shares_and_errors():
+    multiple = np.array([1.0, 2.0])
+    curve = {"multiple": multiple, "normal": np.array([0.68, 0.95])}
+    curve |= {"pixels": np.array([0.6, 0.9]), "fluxes": np.array([0.7, 0.8])}
+    binned = {
+        "pixels": {"std": np.array([0.01, 0.1]), "error": np.array([0.02, 0.1])},
+        "fluxes": {"std": np.array([]), "error": np.array([])},
+    }
+    left, pixels, fluxes = figures.calibration(curve, binned, title="t").axes
+    for line, name in zip(left.lines, ("normal", "pixels", "fluxes"), strict=True):
+        assert line.get_label() == name
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([multiple, curve[name]], axis=1))
+    points, expected = pixels.lines
+    np.testing.assert_array_equal(points.get_xydata(), [[0.01, 0.02], [0.1, 0.1]])
+    np.testing.assert_array_equal(expected.get_xydata(), [[0.01, 0.01], [0.1, 0.1]])
+    assert fluxes.get_xlabel() == "standard deviation, fluxes"

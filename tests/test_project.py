@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 import astrodeblend
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"galsim", "jax", "numpyro", "scarlet2", "sep", "tensorboard"}
+OPTIONAL = {"galsim", "jax", "numpyro", "regions", "scarlet2", "sep", "tensorboard"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -45,7 +45,7 @@ def test_what_the_package_imports_is_declared():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.partition(".")[0])
-    distributions = {"PIL": "pillow", "skimage": "scikit-image"}
+    distributions = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
     needed = imported - sys.stdlib_module_names - {"astrodeblend", *OPTIONAL}
     declared = {Requirement(text).name for text in PROJECT["dependencies"]}
     assert {distributions.get(name, name) for name in needed} == declared

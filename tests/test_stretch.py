@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose
 
-from astrodeblend.stretch import AsinhStretch, LinearStretch, stretch_for
+from astrodeblend.stretch import AsinhStretch, LinearStretch, NoiseStretch, stretch_for
 
 BANDS = 3
 fluxes = arrays(np.float32, (BANDS, 1, 2), elements=st.floats(-1e5, 1e5, width=32))
@@ -265,3 +265,30 @@ def test_needs_neither_astropy_nor_torch():
         "sys.exit(any(m in sys.modules for m in ('astropy', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_noise_stretch_counts_in_units_of_each_bands_noise(bands, seed):
+    rng = np.random.default_rng(seed)
+    level, noise = rng.normal(0, 100, bands), rng.uniform(0.01, 10, bands)
+    stretch = NoiseStretch(level, noise)
+    flux = rng.normal(0, 50, (2, bands, 4, 5))
+    values = stretch(flux)
+    for band in range(bands):
+        assert_allclose(values[:, band], (flux[:, band] - level[band]) / noise[band])
+    assert_allclose(stretch.inverse(values), flux, atol=1e-9)
+    assert_allclose(stretch.inverse_std(values, np.ones_like(values))[0, :, 0, 0], noise)
+    # Ten times the light and the noise is the same to the network.
+    assert_allclose(NoiseStretch(10 * level, 10 * noise)(10 * flux), values, atol=1e-9)
+    assert stretch.to_dict() == {"stretch": "noise", "level": [*level], "noise": [*noise]}
+    assert isinstance(stretch(torch.from_numpy(flux)), torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("level", "noise", "named"),
+    [((0, 1), (1,), "noise"), ((np.nan,), (1,), "level"), ((0,), (0,), "noise"), ((), (), "level")],
+)
+def test_noise_stretch_refuses(level, noise, named):
+    with pytest.raises(ValueError, match=named):
+        NoiseStretch(level, noise)

@@ -1,14 +1,18 @@
 """Figures of a benchmark."""
 
+from itertools import cycle
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullFormatter
 
-from astrodeblend.metrics import psnr
+__all__ = ["errors", "panels", "quality"]
 
-__all__ = ["panels", "quality"]
-
-# Okabe & Ito's colours, told apart by all eyes; each kind with a marker of its own.
+# Okabe & Ito's colours, told apart by all eyes; each deblender, or each kind of them, with a
+# marker of its own.
+_COLOURS = "#777777", "#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#56B4E9"
+_MARKERS = "osD^v<>"
 _STYLES = {
     "peer": {"color": "#D55E00", "marker": "s"},
     "model": {"color": "#0072B2", "marker": "o"},
@@ -57,19 +61,74 @@ def quality(result):
     return figure
 
 
-def panels(result):
-    """Draw the first blends, a row each: truth, blend, and what each deblender made of it.
+def errors(result):
+    """Draw the flux errors on blends of a survey, against what makes them hard and against time.
 
     Parameters
     ----------
-    result : Benchmark
+    result : SurveyBenchmark
 
     Returns
     -------
     `~matplotlib.figure.Figure`
     """
-    truth, blend = result.pictures["truth"], result.pictures["blend"]
-    found = {k: v for k, v in result.pictures.items() if k not in ("truth", "blend")}
+    figure = Figure(figsize=(10, 7), dpi=130, layout="constrained")
+    axes = figure.subplots(2, 2, sharey=True)
+    looks = zip(cycle(_COLOURS), cycle(_MARKERS), strict=False)
+    for entry, (colour, marker) in zip(result.entries, looks, strict=False):
+        some = f" ({len(entry)} blends)" if len(entry) < len(result) else ""
+        look = {"color": colour, "marker": marker, "label": f"{entry.name}{some}"}
+        bins = result.to_bins(len(entry))
+        bins = bins[(bins["deblender"] == entry.name) & (bins["band"] == "all")]
+        for each, quantity in zip(axes.flat, ("separation", "fainter", "snr"), strict=False):
+            rows = bins[bins["quantity"] == quantity]
+            places = np.arange(len(rows))
+            each.plot(places, rows["flux_median"], **look)
+            each.plot(places, rows["flux_mean"], **look | {"linestyle": ":", "label": None})
+            edges = [f"{edge:.3g}" for edge in rows["high"][:-1]]
+            each.set_xticks(places[:-1] + 0.5, edges)
+        score = result.overall(entry)
+        axes[1, 1].plot(entry.milliseconds, score["flux_median"], **look | {"linestyle": "none"})
+        if entry.kind == "nothing":
+            axes[1, 1].axhline(score["flux_median"], color=colour, linestyle="--")
+    labels = (
+        "separation (arcsec)",
+        "magnitudes fainter than the neighbour",
+        "S/N in the band (all sources)",
+        "milliseconds per blend",
+    )
+    for each, label in zip(axes.flat, labels, strict=True):
+        each.set(xlabel=label, yscale="log")
+        each.grid(alpha=0.3)
+    axes[1, 1].set_xscale("log")
+    axes[1, 1].xaxis.set_minor_formatter(NullFormatter())
+    axes[1, 1].margins(x=0.2)
+    for each in axes[:, 0]:
+        each.set_ylabel("flux error |df/f|")
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(
+        f"{result.blends}\nall bands together, S/N > 20; lines: median, dotted: mean", fontsize=10
+    )
+    return figure
+
+
+def panels(pictures, labels):
+    """Draw the first blends, a row each: truth, blend, and what each deblender made of it.
+
+    Parameters
+    ----------
+    pictures : dict of str to numpy.ndarray
+        The ``"truth"`` and, by name, what each deblender made of the blends, shape (n, 2, 3, y,
+        x), and the ``"blend"``, shape (n, 3, y, x); from 0 to 1.
+    labels : dict of str to array_like of str
+        What to write on each component, by the deblender's name, shape (n, 2).
+
+    Returns
+    -------
+    `~matplotlib.figure.Figure`
+    """
+    truth, blend = pictures["truth"], pictures["blend"]
+    found = {k: v for k, v in pictures.items() if k not in ("truth", "blend")}
     size = blend.shape[-1]
     gap, top = max(1, size // 40), size // 2
     step = size + gap
@@ -87,17 +146,16 @@ def panels(result):
     for row in range(len(blend)):
         y = top + row * step
         tried = {name: each[row] for name, each in found.items() if row < len(each)}
-        pictures = dict(enumerate([*truth[row], blend[row]]))
+        shown = dict(enumerate([*truth[row], blend[row]]))
         for k, name in enumerate(found):
             if name not in tried:
                 continue
             for branch in (0, 1):
                 column = 3 + 2 * k + branch
-                pictures[column] = tried[name][branch]
-                score = psnr(tried[name][branch], truth[row, branch])
+                shown[column] = tried[name][branch]
                 place = column * step + gap, y + size - 2 * gap
-                axes.text(*place, f"{score:.1f} dB", **outlined)
-        for column, picture in pictures.items():
+                axes.text(*place, labels[name][row][branch], **outlined)
+        for column, picture in shown.items():
             x = column * step
             canvas[y : y + size, x : x + size] = np.moveaxis(picture, 0, -1).clip(0, 1)
     titles = ["true\ncentral", "true\ncompanion", "blend"]

@@ -12,9 +12,10 @@ from photutils.segmentation import deblend_sources, detect_sources
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 
-__all__ = ["PEERS", "SEP", "Found", "Peer", "Photutils", "Scarlet2"]
+__all__ = ["PEERS", "SEP", "SURVEY_PEERS", "Conditions", "Found", "Peer", "Photutils", "Scarlet2"]
 
 _STEP = 1 / 255  # of a picture: there is no less noise than its rounding
+_FREE = 2  # pixels, by which scarlet2 may move a source
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 
@@ -36,6 +37,25 @@ class Found(NamedTuple):
     light: np.ndarray
 
 
+class Conditions(NamedTuple):
+    """What is known of an image of a survey, in units of the sky's noise in each band.
+
+    Attributes
+    ----------
+    variance : numpy.ndarray
+        Of every pixel, shape (bands, y, x): 1 from the sky, and that of the photons; infinite
+        where a pixel is masked.
+    psfs : numpy.ndarray
+        Shape (bands, width, width).
+    bands : tuple of str
+        Their names.
+    """
+
+    variance: np.ndarray
+    psfs: np.ndarray
+    bands: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Peer:
     """A deblender from another package; its fields are its settings.
@@ -48,34 +68,69 @@ class Peer:
     ----------
     name : str
         Of the package, as it is imported and installed.
-    given : str
-        What it is told.
+    given, given_of_survey : str
+        What it is told of a picture, and of a survey's image.
     slow : bool
         Whether it is to be tried on some of the blends only.
-    grid : dict of str to tuple
-        Values of the settings to choose from.
+    grid, grid_of_survey : dict of str to tuple
+        Values of the settings to choose from, for pictures and for surveys.
     """
 
     name: ClassVar[str]
     given: ClassVar[str]
+    given_of_survey: ClassVar[str] = "the blend"
     slow: ClassVar[bool] = False
     grid: ClassVar[dict[str, tuple]] = {}
+    grid_of_survey: ClassVar[dict[str, tuple]] = {}
 
-    def __call__(self, blend, positions):
+    def __call__(self, blend, positions, conditions=None):
         """Deblend.
 
         Parameters
         ----------
         blend : numpy.ndarray
-            Shape (bands, y, x), from 0 to 1.
+            Shape (bands, y, x): a picture, from 0 to 1; of a survey flux above the sky, in units
+            of the sky's noise in each band.
         positions : numpy.ndarray
-            Where the galaxies truly are, shape (2, 2): x and y in pixels, central first.
+            Where the galaxies truly are, shape (n, 2): x and y in pixels, central first.
+        conditions : Conditions, optional
+            Of a survey's image; a peer that is only for pictures does without this parameter.
 
         Returns
         -------
         Found
         """
         raise NotImplementedError
+
+    def deblend_image(self, data, weights, psfs, bands, positions):
+        """Deblend a real image of any number of sources.
+
+        Parameters
+        ----------
+        data : numpy.ndarray
+            Flux above the sky in any unit, shape (bands, y, x).
+        weights : numpy.ndarray
+            Inverse variances of every pixel, 0 where it is masked. A band's noise is that of the
+            quartile with the least.
+        psfs : numpy.ndarray
+            Shape (bands, width, width).
+        bands : sequence of str
+            Their names.
+        positions : numpy.ndarray
+            Of the sources, shape (n, 2): x and y in pixels.
+
+        Returns
+        -------
+        numpy.ndarray
+            All their light, shape (bands, y, x).
+        """
+        seen = weights > 0
+        variance = np.divide(1, weights, out=np.full(weights.shape, np.inf), where=seen)
+        noise = np.sqrt([np.quantile(v[s], 0.25) for v, s in zip(variance, seen, strict=True)])
+        noise = noise[:, None, None]
+        conditions = Conditions(variance / noise**2, psfs, tuple(bands))
+        found = self(np.where(seen, data / noise, 0), positions, conditions)
+        return found.light.sum(axis=0) * noise
 
     @property
     def installed(self):
@@ -102,9 +157,9 @@ class Peer:
 class Photutils(Peer):
     """Segmentation and deblending with photutils: each pixel belongs to one source.
 
-    The mean of the bands above the sky of the stamp's border is smoothed, detected
-    (`photutils.segmentation.detect_sources`) and separated by multi-thresholding and watershed
-    (`photutils.segmentation.deblend_sources`).
+    The mean of the bands above the sky of the stamp's border (of a survey's image the sum of the
+    bands, each over its noise) is smoothed, detected (`photutils.segmentation.detect_sources`)
+    and separated by multi-thresholding and watershed (`photutils.segmentation.deblend_sources`).
 
     Parameters
     ----------
@@ -132,17 +187,23 @@ class Photutils(Peer):
 
     name: ClassVar[str] = "photutils"
     given: ClassVar[str] = "the blend"
+    given_of_survey: ClassVar[str] = "the blend and the noise of its sky"
     grid: ClassVar[dict[str, tuple]] = {
         "n_sigma": (0.25, 0.5, 1.0),
         "smoothing": (0.0, 1.0, 2.0),
         "contrast": (1e-4, 1e-3, 1e-2),
         "sky": ("blend", "border"),
     }
+    grid_of_survey: ClassVar[dict[str, tuple]] = {
+        "n_sigma": (1.0, 2.0, 3.0, 5.0),
+        "smoothing": (0.0, 2.0),
+        "contrast": (1e-4, 1e-3, 1e-2),
+        "sky": ("blend", "border"),
+    }
 
-    def __call__(self, blend, positions):
+    def __call__(self, blend, positions, conditions=None):
         """Deblend; see `Peer`."""
-        level, noise = _border(blend)
-        light, threshold = _grey(blend, level, noise, self.n_sigma)
+        level, light, threshold = _grey(blend, self.n_sigma, conditions)
         if self.smoothing:
             light = ndimage.gaussian_filter(light, self.smoothing / _FWHM)
         with warnings.catch_warnings():
@@ -161,8 +222,8 @@ class Photutils(Peer):
 class SEP(Peer):
     """Segmentation and deblending as in SExtractor, with SEP (Barbary 2016, JOSS 1, 58).
 
-    ``sep.extract`` on the mean of the bands above the sky of the stamp's border, with its own
-    filter. Each pixel belongs to one source.
+    ``sep.extract`` on the same image as `Photutils`, with its own filter. Each pixel belongs to
+    one source.
 
     Parameters
     ----------
@@ -189,19 +250,25 @@ class SEP(Peer):
 
     name: ClassVar[str] = "sep"
     given: ClassVar[str] = "the blend"
+    given_of_survey: ClassVar[str] = "the blend and the noise of its sky"
     grid: ClassVar[dict[str, tuple]] = {
         "n_sigma": (0.25, 0.5, 1.0),
         "n_levels": (32, 64, 128),
         "contrast": (1e-5, 1e-4, 1e-3),
         "sky": ("blend", "border"),
     }
+    grid_of_survey: ClassVar[dict[str, tuple]] = {
+        "n_sigma": (1.0, 2.0, 3.0, 5.0),
+        "n_levels": (32, 128),
+        "contrast": (1e-5, 1e-4, 1e-3, 1e-2),
+        "sky": ("blend", "border"),
+    }
 
-    def __call__(self, blend, positions):
+    def __call__(self, blend, positions, conditions=None):
         """Deblend; see `Peer`."""
         import sep
 
-        level, noise = _border(blend)
-        light, threshold = _grey(blend, level, noise, self.n_sigma)
+        level, light, threshold = _grey(blend, self.n_sigma, conditions)
         _, segments = sep.extract(
             np.ascontiguousarray(light), threshold, minarea=self.n_pixels,
             deblend_nthresh=self.n_levels, deblend_cont=self.contrast, clean=self.clean,
@@ -214,9 +281,12 @@ class SEP(Peer):
 class Scarlet2(Peer):
     """A model of the scene, fitted to the blend, with scarlet2.
 
-    Two sources at the true positions, free by 2 pixels, whose light adds; noise from the
-    stamp's border, no PSF. What each pixel has above the sky goes to the galaxies in proportion
-    to their models, as survey pipelines do; where these are below the noise, to both.
+    Sources at the true positions, free by 2 pixels, whose light adds.
+
+    A picture has the noise of the stamp's border, and no PSF. What each pixel has above the sky
+    goes to the galaxies in proportion to their models, as survey pipelines do; where these are
+    below the noise, to both. A survey's image has its variance in every pixel, and the PSF of
+    each band, to which the models are convolved.
 
     Parameters
     ----------
@@ -227,31 +297,50 @@ class Scarlet2(Peer):
         Of the optimiser, at most.
     tolerance : float
         Largest relative change of a parameter at which it stops.
+    light : {"apportioned", "model"}
+        What is taken: the blend's light in proportion to the models, or the models.
     """
 
     morphology: str = "sersic"
     steps: int = 300
     tolerance: float = 1e-4
+    light: str = "apportioned"
 
     name: ClassVar[str] = "scarlet2"
     given: ClassVar[str] = "the blend, its noise and the true positions, no PSF"
+    given_of_survey: ClassVar[str] = "the blend, its variance, the PSFs and the true positions"
     slow: ClassVar[bool] = True
     grid: ClassVar[dict[str, tuple]] = {"morphology": ("sersic", "pixels")}
+    grid_of_survey: ClassVar[dict[str, tuple]] = {
+        "morphology": ("sersic", "pixels"),
+        "steps": (300, 1000),
+    }
 
-    def __call__(self, blend, positions):
+    def __call__(self, blend, positions, conditions=None):
         """Deblend; see `Peer`."""
+        import jax
         import jax.numpy as jnp
         import scarlet2
 
         scarlet2.set_validation(False)  # its checks print, and change nothing
-        level, noise = (each[:, None, None] for each in _border(blend))
+        level, noise = (each[:, None, None] for each in _sky(blend, conditions))
         light = blend - level
-        channels = [str(band) for band in range(len(blend))]
-        weights = np.broadcast_to(noise**-2, blend.shape)
+        if conditions is None:
+            variance, psf = np.broadcast_to(noise**2, blend.shape), None
+            channels = [str(band) for band in range(len(blend))]
+        else:
+            variance, channels = conditions.variance, list(conditions.bands)
+            psf = scarlet2.ArrayPSF(jnp.asarray(conditions.psfs, "float32"))
         observation = scarlet2.Observation(
-            jnp.asarray(light, "float32"), jnp.asarray(weights, "float32"), channels=channels
+            jnp.asarray(light, "float32"),
+            jnp.asarray(1 / variance, "float32"),
+            psf=psf,
+            channels=channels,
         )
-        frame = scarlet2.Frame(scarlet2.Box(blend.shape), channels=channels)
+        if psf is None:
+            frame = scarlet2.Frame(scarlet2.Box(blend.shape), channels=channels)
+        else:
+            frame = scarlet2.Frame.from_observations(observation)
         with scarlet2.Scene(frame) as scene:
             for x, y in positions:
                 self._add_source(observation, light, jnp.array([y, x], "float32"))
@@ -261,7 +350,16 @@ class Scarlet2(Peer):
         fitted = scene.fit(
             observation, max_iter=self.steps, e_rel=self.tolerance, progress_bar=False
         )
-        models = np.stack([np.asarray(fitted.evaluate_source(each)) for each in fitted.sources])
+        models = np.stack(
+            [
+                np.asarray(observation.render(fitted.evaluate_source(source)))
+                for source in fitted.sources
+            ]
+        )
+        # every fit is compiled anew, and what was compiled for it would stay in memory
+        jax.clear_caches()
+        if self.light == "model":
+            return Found(np.broadcast_to(level, blend.shape), models)
         parts = models.clip(0) / (models.clip(0).sum(axis=0) + noise)
         sky = level + light * (1 - parts.sum(axis=0))
         return Found(sky, light * parts)
@@ -272,7 +370,9 @@ class Scarlet2(Peer):
         import scarlet2
 
         peak = _around(light, np.asarray(center)).clip(1e-3)
-        size = 2 * max(light.shape[1:]) + 1  # covers the stamp from every position in it
+        # covers the image from where the source may go
+        reach = max(max(at, side - at) for at, side in zip(center, light.shape[1:], strict=True))
+        size = 2 * int(np.ceil(reach + _FREE)) + 1
         if self.morphology == "sersic":
             profile = scarlet2.SersicMorphology(
                 n=jnp.array(1.0), size=jnp.array(5.0), ellipticity=jnp.array([1e-3, 1e-3]),
@@ -297,13 +397,13 @@ class Scarlet2(Peer):
         from numpyro.distributions import constraints
 
         positive = constraints.positive
+        relative = partial(scarlet2.relative_step, factor=0.05)
         if self.morphology == "pixels":
-            step = partial(scarlet2.relative_step, factor=0.05)
-            scarlet2.Parameter(source.spectrum, f"spectrum{number}", positive, stepsize=step)
+            scarlet2.Parameter(source.spectrum, f"spectrum{number}", positive, stepsize=relative)
             scarlet2.Parameter(source.morphology, f"image{number}", positive, stepsize=0.1)
             return
         profile, center = source.morphology, source.center
-        near = constraints.interval(center - 2, center + 2)
+        near = constraints.interval(center - _FREE, center + _FREE)
         for node, name, constraint, step in (
             (source.spectrum, "spectrum", positive, 0.05),
             (profile.size, "size", positive, 0.05),
@@ -317,6 +417,17 @@ class Scarlet2(Peer):
 #: The peers by their names, in the order of the table.
 PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}
 
+#: The same with their settings for images of surveys: those of the lowest mean error of the flux
+#: that `astrodeblend.benchmark.tune_survey` finds, on other blends than those of the benchmark.
+SURVEY_PEERS = {
+    peer.name: peer
+    for peer in (
+        Photutils(),
+        SEP(),
+        Scarlet2(steps=1000, light="model"),
+    )
+}
+
 
 def _border(blend):
     """Level and noise of the sky in the outermost pixels, shape (bands,) each."""
@@ -326,11 +437,22 @@ def _border(blend):
     return np.median(edge, axis=1), np.maximum(mad_std(edge, axis=1), _STEP / np.sqrt(12))
 
 
-def _grey(blend, level, noise, n_sigma):
-    """Mean of the bands above the sky, and the threshold for it."""
+def _sky(blend, conditions):
+    """Level and noise of the sky: of a survey's image these are known."""
+    if conditions is None:
+        return _border(blend)
+    return np.zeros(len(blend)), np.ones(len(blend))
+
+
+def _grey(blend, n_sigma, conditions):
+    """Level of the sky, mean of the bands above it, and the threshold for that."""
+    level, noise = _sky(blend, conditions)
     light = blend.mean(axis=0, dtype=float) - level.mean()
-    edge = np.concatenate([light[0], light[-1], light[1:-1, 0], light[1:-1, -1]])
-    return light, n_sigma * max(mad_std(edge), noise.min() / np.sqrt(len(blend)))
+    threshold = n_sigma * noise.min() / np.sqrt(len(blend))
+    if conditions is None:
+        edge = np.concatenate([light[0], light[-1], light[1:-1, 0], light[1:-1, -1]])
+        threshold = max(threshold, n_sigma * mad_std(edge))
+    return level, light, threshold
 
 
 def _around(light, center):

@@ -8,11 +8,12 @@ import numpy as np
 from astropy.table import QTable
 
 from astrodeblend.blends import BlendSet
-from astrodeblend.files import atomic_paths
+from astrodeblend.files import atomic_paths, plain
+from astrodeblend.metrics import psnr
 
 from .drawing import panels, quality
 
-__all__ = ["FILES", "Benchmark", "Entry"]
+__all__ = ["FILES", "Benchmark", "Entry", "closing_lines", "notes_on", "table_lines"]
 
 #: Files that `Benchmark.write` writes.
 FILES = ("benchmark.ecsv", "benchmark.json", "benchmark.png", "panels.png")
@@ -177,7 +178,7 @@ class Benchmark:
     def to_dict(self):
         """Return everything that `str` shows, for JSON: numbers that are not finite are None."""
         deblenders = [
-            {name: _plain(value) for name, value in entry.summary(self.same).items()}
+            entry.summary(self.same)
             | {
                 "kind": entry.kind,
                 "given": entry.given,
@@ -186,16 +187,18 @@ class Benchmark:
             }
             for entry in self.entries
         ]
-        return {
-            "blends": len(self.blends),
-            "folder": str(self.blends.folder),
-            **self.blends.meta,
-            "deblenders": deblenders,
-            "not installed": list(self.missing),
-            "machine": self.machine,
-            "versions": self.versions,
-            "notes": self.notes(),
-        }
+        return plain(
+            {
+                "blends": len(self.blends),
+                "folder": str(self.blends.folder),
+                **self.blends.meta,
+                "deblenders": deblenders,
+                "not installed": list(self.missing),
+                "machine": self.machine,
+                "versions": self.versions,
+                "notes": self.notes(),
+            }
+        )
 
     def notes(self):
         """Say what the numbers mean.
@@ -208,22 +211,15 @@ class Benchmark:
         if self.same is not None:
             notes.append(f"Same blends: mean PSNR of the first {self.same}, which all have tried.")
         for entry in self.entries:
-            if entry.kind == "nothing":
-                continue
-            settings = ", ".join(f"{name} {value}" for name, value in entry.settings.items())
-            settings = f" Settings: {settings}." if settings else ""
-            notes.append(f"{entry.name}: given {entry.given}. Timed {entry.timed}.{settings}")
+            told = notes_on(entry)
             if entry.name == "scarlet2":
                 modes = ", ".join(self.blends.recipe.modes)
-                notes.append(
+                told.insert(
+                    1,
                     "scarlet2 models scenes of linear flux in which light adds. These blends are "
-                    f"of colour pictures, whose values are no flux, and of mode {modes}."
+                    f"of colour pictures, whose values are no flux, and of mode {modes}.",
                 )
-            reasons = sorted(entry.failures.items(), key=lambda item: -item[1])
-            notes += [
-                f"{entry.name}, {number} of {len(entry)} blends: {reason}."
-                for reason, number in reasons[:_REASONS]
-            ]
+            notes += told
         return notes
 
     def write(self, folder, *, overwrite=False):
@@ -265,34 +261,97 @@ class Benchmark:
         -------
         `~matplotlib.figure.Figure`
         """
-        return panels(self)
+        truth = self.pictures["truth"]
+        labels = {
+            name: [[f"{score:.1f} dB" for score in pair] for pair in psnr(each, truth[: len(each)])]
+            for name, each in self.pictures.items()
+            if name not in ("truth", "blend")
+        }
+        return panels(self.pictures, labels)
 
     def __str__(self):
-        table = self.to_table()
-        width = max(map(len, table["deblender"])) + 2
-        wide = max(map(len, table["version"])) + 2
-        shown = {name: look for name, look in _SHOWN.items() if name in table.colnames}
-        head = ["".join(f"{look[k]:>{look[2]}}" for look in shown.values()) for k in (0, 1)]
-        lines = [str(self.blends), "", f"{'':{width + wide}}{head[0]}"]
-        lines.append(f"{'deblender':{width}}{'version':{wide}}{head[1]}")
-        for row in table:
-            cells = (_cell(row[name], look[2], look[3]) for name, look in shown.items())
-            lines.append(f"{row['deblender']:{width}}{row['version']:{wide}}{''.join(cells)}")
-        lines += self.missing
-        machine = ", ".join(f"{name}: {value}" for name, value in self.machine.items())
-        versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
-        notes = [line for note in self.notes() for line in textwrap.wrap(note, 100)]
-        versions = textwrap.wrap(versions, 100)
-        return "\n".join([*lines, "", *notes, "", machine, *versions])
+        return "\n".join(
+            [
+                *(str(self.blends), ""),
+                *table_lines(self.to_table(), ("deblender", "version"), _SHOWN),
+                *self.missing,
+                *closing_lines(self),
+            ]
+        )
+
+
+def table_lines(table, words, shown):
+    """Lay a table out as text.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+    words : sequence of str
+        Columns of text, which come first.
+    shown : dict of str to tuple
+        Columns of numbers, if the table has them: heading (two lines), width and digits.
+
+    Returns
+    -------
+    list of str
+    """
+    shown = {name: look for name, look in shown.items() if name in table.colnames}
+    widths = {name: max(map(len, [name, *table[name]])) + 2 for name in words}
+    head = ["".join(f"{look[k]:>{look[2]}}" for look in shown.values()) for k in (0, 1)]
+    lines = [
+        f"{'':{sum(widths.values())}}{head[0]}",
+        f"{''.join(f'{name:{width}}' for name, width in widths.items())}{head[1]}",
+    ]
+    for row in table:
+        cells = [f"{row[name]:{width}}" for name, width in widths.items()]
+        cells += [_cell(row[name], look[2], look[3]) for name, look in shown.items()]
+        lines.append("".join(cells))
+    return lines
+
+
+def notes_on(entry):
+    """Say what a deblender was given, how it was timed, and why it failed.
+
+    Parameters
+    ----------
+    entry : Entry
+
+    Returns
+    -------
+    list of str
+        Empty for doing nothing.
+    """
+    if entry.kind == "nothing":
+        return []
+    settings = ", ".join(f"{name} {value}" for name, value in entry.settings.items())
+    settings = f" Settings: {settings}." if settings else ""
+    reasons = sorted(entry.failures.items(), key=lambda item: -item[1])
+    return [
+        f"{entry.name}: given {entry.given}. Timed {entry.timed}.{settings}",
+        *(
+            f"{entry.name}, {number} of {len(entry)} blends: {reason}."
+            for reason, number in reasons[:_REASONS]
+        ),
+    ]
+
+
+def closing_lines(result):
+    """Return the notes of a benchmark, its machine and its versions, as lines of text.
+
+    Parameters
+    ----------
+    result : Benchmark
+
+    Returns
+    -------
+    list of str
+    """
+    machine = ", ".join(f"{name}: {value}" for name, value in result.machine.items())
+    versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
+    notes = [line for note in result.notes() for line in textwrap.wrap(note, 100)]
+    return ["", *notes, "", machine, *textwrap.wrap(versions, 100)]
 
 
 def _cell(value, width, digits):
     """Write a number; a dash where there is none."""
     return f"{'-':>{width}}" if not np.isfinite(value) else f"{value:{width}.{digits}f}"
-
-
-def _plain(value):
-    """Turn numpy's scalars into what JSON knows, with None for what is not finite."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

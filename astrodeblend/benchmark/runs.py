@@ -24,7 +24,16 @@ from .choice import by_position, kindest
 from .peers import PEERS, Found
 from .result import Benchmark, Entry
 
-__all__ = ["benchmark", "tune"]
+__all__ = [
+    "PeerCalls",
+    "benchmark",
+    "machine",
+    "model_timing",
+    "name_apart",
+    "settings_of",
+    "tune",
+    "versions",
+]
 
 _BATCH = 32  # stamps at once, also while a model is timed
 _REPEATS = 5
@@ -73,11 +82,7 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, progress=False):
     runs = [_Nothing()]
     runs += [_PeerRun(peer, slow_blends) for peer in peers if peer.installed]
     runs += [_ModelRun(model) for model in models]
-    for run in runs:
-        same = [other for other in runs if other.name == run.name]
-        if len(same) > 1:
-            for number, other in enumerate(same, 1):
-                other.name = f"{other.name} ({number})"
+    name_apart(runs)
     truth, start, positions = [], 0, _positions(blends)
     for blend, isolated in blends.batches(_BATCH, progress=progress):
         truth.append((blend, isolated) if start < _PANELS else None)
@@ -91,8 +96,8 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, progress=False):
         blends=blends,
         entries=tuple(run.entry() for run in runs),
         missing=missing,
-        machine=_machine({model.device for model in models}),
-        versions=_versions(),
+        machine=machine({model.device for model in models}),
+        versions=versions(),
         pictures=pictures,
     )
 
@@ -122,14 +127,7 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
     ValueError
         If the peer has no grid, or its package is not installed.
     """
-    if not peer.installed:
-        raise ValueError(peer.hint)
-    if not peer.grid:
-        raise ValueError(f"peer {peer.name!r} has no grid of settings to try")
-    ways = [
-        dict(zip(peer.grid, values, strict=True))
-        for values in itertools.product(*peer.grid.values())
-    ]
+    ways = settings_of(peer, peer.grid)
     number = min(len(blends), slow_blends) if peer.slow else len(blends)
     batches, positions = [], _positions(blends)
     for blend, isolated in blends.batches(_BATCH):
@@ -149,6 +147,110 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
     table.meta |= blends.meta
     table.sort("psnr_mean", reverse=True)
     return table
+
+
+def settings_of(peer, grid):
+    """Return every combination of a peer's settings on a grid, a list of dictionaries.
+
+    Parameters
+    ----------
+    peer : Peer
+        Which has to be installed.
+    grid : dict of str to tuple
+        The values of each setting.
+    """
+    if not peer.installed:
+        raise ValueError(peer.hint)
+    if not grid:
+        raise ValueError(f"peer {peer.name!r} has no grid of settings to try")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def name_apart(runs):
+    """Give runs of the same name numbers.
+
+    Parameters
+    ----------
+    runs : list
+        Each with a ``name``, which is changed.
+    """
+    for run in runs:
+        same = [other for other in runs if other.name == run.name]
+        if len(same) > 1:
+            for number, other in enumerate(same, 1):
+                other.name = f"{other.name} ({number})"
+
+
+class PeerCalls:
+    """A peer, called blend by blend and timed; nothing that it does stops the run.
+
+    Parameters
+    ----------
+    peer : Peer
+        Its ``failures`` are counted.
+    """
+
+    def __init__(self, peer):
+        self.peer, self.failures, self.seconds = peer, {}, []
+
+    def __call__(self, blend, *known):
+        """Return what the peer finds in a blend."""
+        if not self.seconds:  # one to warm up: imports, compilation
+            self._found(blend, *known)
+        start = time.perf_counter()
+        found, why = self._found(blend, *known)
+        self.seconds.append(time.perf_counter() - start)
+        if len(found.light) < 2:
+            why = " ".join(why.split())[:200]
+            self.failures[why] = self.failures.get(why, 0) + 1
+        return found
+
+    def _found(self, blend, *known):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = _checked(self.peer(blend, *known), blend.shape)
+        except Exception as error:  # noqa: BLE001
+            # whatever goes wrong in another's code is counted, and the run goes on
+            return Found(blend, np.empty((0, *blend.shape))), f"{type(error).__name__}: {error}"
+        return found, "fewer than two sources"
+
+    def timing(self):
+        """Return milliseconds per blend, and how they were measured."""
+        how = f"one blend at a time, median of {len(self.seconds)}, after one to warm up"
+        return 1000 * float(np.median(self.seconds)), how
+
+
+def model_timing(deblender, deblend, number):
+    """Measure what a model takes for a batch.
+
+    Parameters
+    ----------
+    deblender : Deblender
+    deblend : callable
+        Takes the batch apart.
+    number : int
+        Of blends in it.
+
+    Returns
+    -------
+    milliseconds : float
+        Per blend.
+    how : str
+        In words.
+    """
+    threads, seconds = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for _ in range(1 + _REPEATS):
+            start = time.perf_counter()
+            deblend()
+            seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    where = "on the GPU" if deblender.device.type == "cuda" else "in one thread"
+    how = f"{where}, median of {_REPEATS} batches of {number}, after one to warm up"
+    return 1000 * float(np.median(seconds[1:])) / number, how
 
 
 class _Nothing:
@@ -193,48 +295,26 @@ class _Nothing:
 
 
 class _PeerRun(_Nothing):
-    """A peer, blend by blend; nothing that it does stops the run."""
+    """A peer, blend by blend."""
 
     kind = "peer"
 
     def __init__(self, peer, slow_blends):
         super().__init__()
-        self.peer, self.seconds = peer, []
+        self.calls = PeerCalls(peer)
         self.most = slow_blends if peer.slow else np.inf
         self.name, self.version = peer.name, peer.version
         self.given, self.settings = peer.given, peer.settings
+        self.failures, self.timing = self.calls.failures, self.calls.timing
 
     def components(self, blend, isolated, positions):
         number = int(min(len(blend), self.most - self.done))
         images, placed = np.empty((2, number, *isolated.shape[1:]), dtype=np.float32)
         for k in range(number):
-            if not self.seconds:  # one to warm up: imports, compilation
-                self._found(blend[k], positions[k])
-            start = time.perf_counter()
-            found = self._found(blend[k], positions[k], counts=True)
-            self.seconds.append(time.perf_counter() - start)
+            found = self.calls(blend[k], positions[k])
             images[k] = kindest(found, blend[k], isolated[k]).clip(0, 1)
             placed[k] = by_position(found, blend[k], positions[k]).clip(0, 1)
         return images, placed
-
-    def _found(self, blend, positions, *, counts=False):
-        why = "fewer than two sources"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = _checked(self.peer(blend, positions), blend.shape)
-        except Exception as error:  # noqa: BLE001
-            # whatever goes wrong in another's code is counted, and the run goes on
-            found = Found(blend, np.empty((0, *blend.shape)))
-            why = f"{type(error).__name__}: {error}"
-        if counts and len(found.light) < 2:
-            why = " ".join(why.split())[:200]
-            self.failures[why] = self.failures.get(why, 0) + 1
-        return found
-
-    def timing(self):
-        how = f"one blend at a time, median of {len(self.seconds)}, after one to warm up"
-        return 1000 * float(np.median(self.seconds)), how
 
 
 class _ModelRun(_Nothing):
@@ -255,18 +335,9 @@ class _ModelRun(_Nothing):
         return components, components
 
     def timing(self):
-        threads, seconds = torch.get_num_threads(), []
-        torch.set_num_threads(1)
-        try:
-            for _ in range(1 + _REPEATS):
-                start = time.perf_counter()
-                self.deblender.deblend_arrays(self.stamps)
-                seconds.append(time.perf_counter() - start)
-        finally:
-            torch.set_num_threads(threads)
-        where = "on the GPU" if self.deblender.device.type == "cuda" else "in one thread"
-        how = f"{where}, median of {_REPEATS} batches of {len(self.stamps)}, after one to warm up"
-        return 1000 * float(np.median(seconds[1:])) / len(self.stamps), how
+        return model_timing(
+            self.deblender, lambda: self.deblender.deblend_arrays(self.stamps), len(self.stamps)
+        )
 
 
 def _checked(found, shape):
@@ -288,8 +359,14 @@ def _positions(blends):
     return (np.stack(moved, axis=1)[..., :2] - recipe.factor // 2) / recipe.factor
 
 
-def _machine(devices):
-    """Say what this is run on."""
+def machine(devices):
+    """Say what this is run on.
+
+    Parameters
+    ----------
+    devices : set of torch.device
+        Of the models.
+    """
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # where there is no such file
         found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
@@ -298,7 +375,7 @@ def _machine(devices):
     return {"CPU": cpu, "cores": os.cpu_count(), "GPU": ", ".join(gpus) or "none used"}
 
 
-def _versions():
+def versions():
     """Name the versions of what is installed."""
     found = {"astrodeblend": __version__, "python": platform.python_version()}
     for name in _NAMED:

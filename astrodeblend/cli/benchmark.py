@@ -15,9 +15,16 @@ PEERS = ("photutils", "sep", "scarlet2")
         "astrodeblend benchmark --data galaxies --split test --out benchmark",
         "astrodeblend benchmark --data galaxies -n 300 --model run/model.safetensors --peer sep",
         "astrodeblend benchmark --data galaxies --split val -n 100 --peer sep --tune",
+        "astrodeblend benchmark --survey lsst --out benchmark",
+        "astrodeblend benchmark --survey hsc --bands i --data galaxies --split test",
     )
 )
-@click.option("--data", required=True, metavar="DIR", help="Folder of isolated galaxies.")
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder of isolated galaxies. With --survey half of the galaxies are of these, which are "
+    "then colour pictures of SDSS; without, all are parametric.",
+)
 @click.option(
     "--split",
     metavar="S",
@@ -25,10 +32,21 @@ PEERS = ("photutils", "sep", "scarlet2")
 )
 @options.recipe
 @click.option(
+    "--survey",
+    metavar="NAME|YAML",
+    help="Instead of a recipe for pictures: blends in linear flux as lsst, hsc, des or sdss sees "
+    "them, or the survey of a file.",
+)
+@click.option(
+    "--bands",
+    metavar="B,B,...",
+    help="Bands of the survey. Default: all but u, which is shallow.",
+)
+@click.option(
     "-n",
     "--number",
     type=click.IntRange(min=1),
-    help="How many blends. Default: as many as 'astrodeblend evaluate' takes.",
+    help="How many blends. Default: as many as 'astrodeblend evaluate' takes; 1000 of a survey.",
 )
 @options.seed
 @click.option(
@@ -37,7 +55,7 @@ PEERS = ("photutils", "sep", "scarlet2")
     multiple=True,
     metavar="NAME|PATH",
     help="A model of the package or a .safetensors file; may be given several times. Default: all "
-    "models of the package for colour pictures.",
+    "models of the package for colour pictures, or with --survey for linear flux.",
 )
 @click.option(
     "--peer",
@@ -61,11 +79,18 @@ PEERS = ("photutils", "sep", "scarlet2")
 @click.option(
     "--out", metavar="FOLDER", help="Also write table (ECSV), numbers (JSON) and figures there."
 )
+@click.option(
+    "--card",
+    is_flag=True,
+    help="With --survey and one --model, a file: also write its scores into its card.",
+)
 @options.overwrite
 @options.device
+@click.pass_context
 def benchmark(
-    data, split, recipe, number, seed, models, peers, scarlet2_blends, tune, out, overwrite, device
-):
+    context, data, split, recipe, survey, bands, number, seed, models, peers, scarlet2_blends,
+    tune, out, card, overwrite, device,
+):  # fmt: skip
     """Compare deblenders on the same simulated blends.
 
     Prints one table: quality and milliseconds per blend of the blend itself (doing nothing),
@@ -76,46 +101,108 @@ def benchmark(
     --out writes benchmark.ecsv, benchmark.json, benchmark.png (quality against time) and
     panels.png (what each made of a few blends). The settings of the others are those of the
     highest mean PSNR on the val split; --tune prints what each setting scores.
+
+    With --survey blends are of two sources in linear flux, whose light adds, seen through each
+    band's PSF, with noise; it takes GalSim (pip install astrodeblend[galsim]). The tables have,
+    band by band, errors of flux, colour, position and shape, PSNR over the truth's peak, and how
+    well stated errors hold; then the flux errors by separation, flux ratio and signal-to-noise
+    ratio. All of it is printed again for the blends that scarlet2 has tried. scarlet2 and models
+    are given the true positions, scarlet2 also the PSFs. --out also writes bins.ecsv.
     """
     from astrodeblend import benchmark as compare
-    from astrodeblend.blends import draw_blends
 
-    if split is None and (Path(data) / "splits.csv").is_file():
+    given = options.given(context, *(("recipe",) if survey else ("bands",)))
+    if given:
+        without = "" if survey else "out"
+        raise ValueError(f"{given} does not go with{without} --survey; leave it out")
+    if data is None and survey is None:
+        raise ValueError("--data is missing: a folder of galaxies; or give a --survey")
+    if data is None and split is not None:
+        raise ValueError(f"--split {split} is a part of --data; give --data, or leave --split out")
+    if split is None and data is not None and (Path(data) / "splits.csv").is_file():
         split = "val"
     if tune and split == "test":
         raise ValueError("--tune chooses settings: give --split val, and keep test for the scores")
     if tune and (models or out):
         raise ValueError("--tune prints settings of peers; leave --model and --out away")
+    if card and not (survey and len(models) == 1 and models[0].endswith(".safetensors")):
+        raise ValueError(
+            f"--card writes beside the weights: give --survey and one --model, a .safetensors file "
+            f"(--model is {', '.join(models) or 'missing'})"
+        )
+    files = compare.SURVEY_FILES if survey else compare.FILES
     if out is not None:
-        options.check_folder(out, compare.FILES, overwrite=overwrite)
-    blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
-    chosen = [compare.PEERS[name]() for name in peers or PEERS]
+        options.check_folder(out, files, overwrite=overwrite)
+    if survey:
+        blends, meta = _survey_blends(survey, bands, data, split, number or 1000, seed)
+        chosen = [compare.SURVEY_PEERS[name] for name in peers or PEERS]
+        run, tune_peer, more = compare.benchmark_survey, compare.tune_survey, {"meta": meta}
+    else:
+        from astrodeblend.blends import draw_blends
+
+        blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
+        chosen = [compare.PEERS[name]() for name in peers or PEERS]
+        run, tune_peer, more = compare.benchmark, compare.tune, {}
     if tune:
         click.echo(str(blends))
         for peer in chosen:
             if not peer.installed:
                 click.echo(f"\n{peer.hint}")
                 continue
-            table = compare.tune(peer, blends, slow_blends=scarlet2_blends, progress=True)
+            table = tune_peer(peer, blends, slow_blends=scarlet2_blends, progress=True)
             click.echo(f"\n{peer.name} {peer.version}, {table.meta['blends']} blends")
             click.echo(options.table_text(table))
         return
-    result = compare.benchmark(
+    models = models or _models("noise" if survey else "picture")
+    if not models:
+        click.echo("no model of the package takes linear flux; give one by --model", err=True)
+    result = run(
         blends,
-        models=[options.load_model(name, device) for name in models or _models()],
+        models=[options.load_model(name, device) for name in models],
         peers=chosen,
         slow_blends=scarlet2_blends,
         progress=True,
+        **more,
     )
     click.echo(str(result))
+    if card:
+        from astrodeblend.weights import read_card, write_card
+
+        write_card(models[0], result.on_card(read_card(models[0])))
+        click.echo(f"wrote the scores into the card of {models[0]}")
     if out is not None:
         result.write(out, overwrite=overwrite)
-        click.echo(f"wrote {', '.join(str(Path(out) / name) for name in compare.FILES)}")
+        click.echo(f"wrote {', '.join(str(Path(out) / name) for name in files)}")
 
 
-def _models():
-    """Name the models of the package for colour pictures."""
+def _survey_blends(survey, bands, data, split, number, seed):
+    """Simulate the blends of a survey, and say where they come from."""
+    from astrodeblend.simulate import cut_galaxies, find_images, get_survey, simulate_blends
+
+    survey = get_survey(survey)
+    names = [band.name for band in survey.bands if band.name != "u"]
+    meta, images = {"seed": seed}, None
+    if data is not None:
+        images = cut_galaxies(find_images(data, split=split), progress=True)
+        meta |= {"data": str(data), "split": split or "all"}
+    try:
+        blends = simulate_blends(
+            survey,
+            number,
+            bands=bands.split(",") if bands else names or None,
+            images=images,
+            rng=seed,
+            progress=True,
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    return blends, meta
+
+
+def _models(scaling):
+    """Name the models of the package for colour pictures, or for linear flux."""
     from astrodeblend.weights import list_models, read_card
 
     cards = [read_card(name) for name in list_models()]
-    return [card.name for card in cards if card.scaling == "picture" and len(card.bands) == 3]
+    cards = [card for card in cards if card.scaling == scaling]
+    return [card.name for card in cards if scaling != "picture" or len(card.bands) == 3]

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from . import options
 
@@ -12,13 +11,32 @@ from . import options
     epilog=options.examples(
         "astrodeblend simulate --images galaxies -n 100 --seed 1 -o blends.fits --plot",
         "astrodeblend simulate --images galaxies --split val --recipe sum -o blends.fits",
+        "astrodeblend simulate --survey lsst --bands g,r,i,z,y -n 100 -o blends.fits --plot",
+        "astrodeblend simulate --survey MY.yaml --images galaxies -o blends.fits",
     )
 )
 @click.option(
-    "--images", required=True, metavar="DIR", help="Folder of isolated galaxies, JPEG or PNG."
+    "--images",
+    metavar="DIR",
+    help="Folder of isolated galaxies, JPEG or PNG; for surveys colour pictures of SDSS. Without, "
+    "the galaxies of surveys are parametric alone.",
 )
 @click.option("--split", metavar="S", help="Part of them, by splits.csv in DIR. Default: all.")
 @options.recipe
+@click.option(
+    "--survey",
+    metavar="NAME|YAML",
+    help="Instead of a recipe: blends in linear flux as lsst, hsc, des or sdss sees them, or the "
+    "survey of a file.",
+)
+@click.option("--bands", metavar="B,B,...", help="Bands of the survey. Default: all.")
+@click.option(
+    "--sources",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="With --survey: how many sources a blend has.",
+)
 @click.option(
     "-n",
     "--number",
@@ -31,83 +49,82 @@ from . import options
 @click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
 @options.plot("the first blends with their galaxies")
 @options.overwrite
-def simulate(images, split, recipe, number, seed, out, plot, overwrite):
+@click.pass_context
+def simulate(
+    context, images, split, recipe, survey, bands, sources, number, seed, out, plot, overwrite
+):
     """Make blends with known truth.
 
     OUT gets BLEND (n, bands, y, x), ISOLATED (n, 2, bands, y, x; central first), both from 0
     to 1, and the table DRAW: which galaxies, and how each companion was perturbed. The same
     images, number and seed give the same blends, here and in 'astrodeblend evaluate'.
+
+    With --survey light is linear, in nJy, and adds; see the page on surveys. OUT gets BLEND,
+    ISOLATED (without noise), VARIANCE, NOISE (that of the sky in each band) and the table TRUTH.
+    It takes GalSim.
     """
     from astrodeblend.blends import draw_blends
 
+    other = ("bands", "sources") if survey is None else ("recipe",)
+    given = options.given(context, *other)
+    if given:
+        raise ValueError(
+            f"{given} does not go with{'out' * (survey is None)} --survey; leave it out"
+        )
+    if images is None and survey is None:
+        raise ValueError("--images is missing: a folder of galaxies; or give a --survey")
     with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
-        blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
-        blend, isolated = blends.write(fits_file, progress=True)
-        if picture:
-            _draw(blend[:8], isolated[:8], picture)
-    click.echo(str(blends))
+        if survey is not None:
+            text = _simulate_survey(
+                survey, images, split, bands, sources, number, seed, fits_file, picture
+            )
+        else:
+            blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
+            blend, isolated = blends.write(fits_file, progress=True)
+            text = str(blends)
+            if picture:
+                _draw(blend[:8], isolated[:8], picture)
+    click.echo(text)
     click.echo(written)
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend evaluate --model galaxyzoo --split test --data galaxies",
-        "astrodeblend evaluate --model run/model.safetensors --data galaxies -n 300 --out scores",
-        "astrodeblend evaluate --data galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
-        "astrodeblend evaluate --data galaxies --blends scores/blends.ecsv",
-    )
-)
-@options.model
-@click.option("--data", required=True, metavar="DIR", help="Folder of isolated galaxies.")
-@click.option(
-    "--split",
-    metavar="S",
-    help="Part of them, by splits.csv in DIR. Default: val if there is that table, else all.",
-)
-@click.option(
-    "--recipe",
-    "recipes",
-    type=click.Choice(options.RECIPES),
-    multiple=True,
-    default=("reiman2019",),
-    show_default=True,
-    help="What blends to make. May be given several times.",
-)
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    help="How many blends. Default: 3200, as in the paper; galaxies are used again, all as often, "
-    "if there are too few. Of fewer than 40 galaxies: each once.",
-)
-@options.seed
-@click.option(
-    "--blends",
-    "listed",
-    metavar="LIST",
-    help="Make the blends of this list, a blends.ecsv from --out, instead of drawing any.",
-)
-@click.option(
-    "--out", metavar="FOLDER", help="Also write there; with several recipes, a folder for each."
-)
-@click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
-@options.overwrite
-@options.device
-@click.pass_context
-def evaluate(
+def _simulate_survey(survey, images, split, bands, sources, number, seed, fits_file, picture):
+    """Write blends of a survey, and say what they are."""
+    import numpy as np
+
+    from astrodeblend.blends import write_survey_blends
+    from astrodeblend.plot import in_colour
+    from astrodeblend.simulate import cut_galaxies, find_images, get_survey, simulate_blends
+
+    survey = get_survey(survey)
+    galaxies = None
+    if images is not None:
+        galaxies = cut_galaxies(find_images(images, split=split), progress=True)
+    try:
+        blends = simulate_blends(
+            survey,
+            number,
+            sources=sources,
+            bands=None if bands is None else bands.split(","),
+            images=galaxies,
+            rng=seed,
+            progress=True,
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    write_survey_blends(blends, fits_file)
+    if picture:
+        wavelength = [band.wavelength for band in blends.survey.bands]
+        rows = np.concatenate([blends.blend[:8, None], blends.isolated[:8]], axis=1)
+        rows = in_colour(rows, blends.noise[:8], wavelength)
+        _draw(rows[:, 0], rows[:, 1:], picture)
+    return f"{blends}, seed {seed}"
+
+
+def _evaluate_blends(
     context, model, data, split, recipes, number, seed, listed, out, card, overwrite, device
 ):
-    """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019), and more.
-
-    Prints mean and its error, median, maximum, minimum, variance and 1st percentile (p1) of
-    PSNR (dB), of ssim_reiman2019 (the paper's lenient scale) and of ssim (the strict one),
-    over both components, for each branch and sub-folder of DIR, for the blend taken as it is,
-    and what the paper has; means by separation, flux ratio and overlap; and how rough
-    components are beside the truth.
-
-    --out writes all of it to FOLDER: tables and the list of blends (ECSV), scores.json, and
-    figures (PNG) of distributions, bins, power, successes and failures.
-    """
+    """Score a model on blends of two."""
     from astrodeblend.blends import draw_blends, read_blends
     from astrodeblend.evaluate import FILES
     from astrodeblend.evaluate import evaluate as score
@@ -117,10 +134,10 @@ def evaluate(
     if card and not model.endswith(".safetensors"):
         raise ValueError(f"--card writes beside the weights; give them as a file, not {model!r}")
     if listed is not None:
-        _refuse_beside_a_list(context)
-    if split is None and (Path(data) / "splits.csv").is_file():
-        split = "val"
-    recipes = tuple(dict.fromkeys(recipes))
+        given = options.given(context, "split", "recipes", "number", "seed")
+        if given:
+            raise ValueError(f"--blends says which blends to make; leave {given} out, or --blends")
+    recipes = _recipes(recipes, options.RECIPES) or ("reiman2019",)
     folders = _folders(out, recipes, FILES, overwrite=overwrite)
     deblender = options.load_model(model, device)
     if listed is not None:
@@ -150,18 +167,199 @@ def evaluate(
         click.echo(f"wrote the scores into the card of {model}")
 
 
-def _refuse_beside_a_list(context):
-    """Refuse options that say what a list of blends says already."""
-    given = [
-        parameter.opts[-1]
-        for parameter in context.command.params
-        if parameter.name in ("split", "recipes", "number", "seed")
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    ]
+def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, overwrite, device):
+    """Score a model on scenes of several galaxies."""
+    from astrodeblend.scene_scores import FILES, draw_scenes, score_scenes
+
+    recipes = _recipes(recipes, ("max", "sum", "both"))
+    if not recipes or "both" in recipes:
+        recipes = ("max", "sum")
+    folders = _folders(out, recipes, FILES, overwrite=overwrite)
+    deblender = options.load_model(model, device)
+    number = 200 if number is None else number
+    sets = [draw_scenes(data, split=split, mode=m, number=number, seed=seed) for m in recipes]
+    for scenes, folder in zip(sets, folders, strict=True):
+        scores = score_scenes(deblender, scenes, progress=True)
+        click.echo(str(scores))
+        if folder is not None:
+            folder.parent.mkdir(exist_ok=True)
+            scores.write(folder, overwrite=overwrite)
+            click.echo(f"wrote {', '.join(FILES)} to {folder}")
+        click.echo()
+
+
+def _evaluate_detection(context, model, data, split, number, seed, out, overwrite, device):
+    """Score how well a model tells blends from single galaxies."""
+    from astrodeblend.blend_detection import FILES, score_detection
+
+    if out is not None:
+        options.check_folder(out, FILES, overwrite=overwrite)
+    deblender = options.load_model(model, device)
+    number = 2000 if number is None else number
+    found = score_detection(deblender, data, split=split, number=number, seed=seed, progress=True)
+    click.echo(str(found))
+    if out is not None:
+        found.write(out, overwrite=overwrite)
+        click.echo(f"wrote {', '.join(FILES)} to {out}")
+
+
+def _evaluate_hsc(context, model, data, bands, peers, out, overwrite, device):
+    """Score a model on real blends with known peaks."""
+    from astrodeblend.scene_scores import real_files, score_real_blends
+
+    if out is not None:
+        options.check_folder(out, real_files(data), overwrite=overwrite)
+    peers = [_survey_peer(name) for name in dict.fromkeys(peers)]
+    deblender = options.load_model(model, device)
+    bands = None if bands is None else bands.replace(",", "")
+    scores = score_real_blends(deblender, data, bands=bands, peers=peers, progress=True)
+    click.echo(str(scores))
+    if out is not None:
+        scores.write(out, overwrite=overwrite)
+        click.echo(f"wrote peaks.ecsv, blends.ecsv and a picture of each blend to {out}")
+
+
+def _survey_peer(name):
+    """Return another deblender with its settings for surveys, or refuse it if it is missing."""
+    from astrodeblend.benchmark import SURVEY_PEERS
+
+    peer = SURVEY_PEERS[name]
+    if not peer.installed:
+        raise ValueError(f"--peer {name}: {peer.hint}")
+    return peer
+
+
+# What each task runs, and options that mean nothing to it.
+_TASKS = {
+    "blends": (_evaluate_blends, ("bands", "peers")),
+    "scenes": (_evaluate_scenes, ("listed", "card", "bands", "peers")),
+    "detection": (_evaluate_detection, ("recipes", "listed", "card", "bands", "peers")),
+    "hsc": (_evaluate_hsc, ("split", "recipes", "number", "seed", "listed", "card")),
+}
+
+
+@click.command(
+    epilog=options.examples(
+        "astrodeblend evaluate --model galaxyzoo --split test --data galaxies",
+        "astrodeblend evaluate --model run/model.safetensors --data galaxies -n 300 --out scores",
+        "astrodeblend evaluate --data galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
+        "astrodeblend evaluate --data galaxies --blends scores/blends.ecsv",
+        "astrodeblend evaluate --task scenes --data galaxies --split test -o scores",
+        "astrodeblend evaluate --task detection --data galaxies --split test -n 2000 -o scores",
+        "astrodeblend evaluate --task hsc --data blends --bands i,r,g",
+        "astrodeblend evaluate --task hsc --model survey --data blends --peer scarlet2 -o scores",
+    )
+)
+@click.option(
+    "--task",
+    type=click.Choice(list(_TASKS)),
+    default="blends",
+    show_default=True,
+    help="What to score on: blends of two; scenes of two to eight galaxies that overlap, "
+    "beside photutils; or, beside photutils too, telling blends from single galaxies; or real "
+    "blends with known peaks.",
+)
+@options.model
+@click.option("--data", required=True, metavar="DIR", help="Folder of isolated galaxies.")
+@click.option(
+    "--split",
+    metavar="S",
+    help="Part of them, by splits.csv in DIR. Default: val if there is that table, else all.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    type=click.Choice([*options.RECIPES, "max", "both"]),
+    multiple=True,
+    help="What to make. May be given several times. Default: reiman2019; for scenes, which are "
+    "made by max, sum or both, both.",
+)
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    help="How many blends. Default: 3200, as in the paper; galaxies are used again, all as often, "
+    "if there are too few. Of fewer than 40 galaxies: each once. Of scenes: 200. Of stamps "
+    "with one galaxy or two: 2000.",
+)
+@options.seed
+@click.option(
+    "--blends",
+    "listed",
+    metavar="LIST",
+    help="Make the blends of this list, a blends.ecsv from --out, instead of drawing any.",
+)
+@click.option(
+    "--bands",
+    metavar="B,B,...",
+    help="Of g, r, i, z, y, for --task hsc, in the order in which the model takes them. Default: "
+    "i,r,g for colour models, else all.",
+)
+@click.option(
+    "--peer",
+    "peers",
+    type=click.Choice(["scarlet2"]),
+    multiple=True,
+    help="For --task hsc: fit the same blends with it too, for what it leaves of the light.",
+)
+@click.option(
+    "-o",
+    "--out",
+    metavar="FOLDER",
+    help="Also write there; with several recipes, a folder for each.",
+)
+@click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
+@options.overwrite
+@options.device
+@click.pass_context
+def evaluate(context, task, **chosen):
+    """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019), and more.
+
+    Prints mean and its error, median, maximum, minimum, variance and 1st percentile (p1) of
+    PSNR (dB), of ssim_reiman2019 (the paper's lenient scale) and of ssim (the strict one),
+    over both components, for each branch and sub-folder of DIR, for the blend taken as it is,
+    and what the paper has; means by separation, flux ratio and overlap; and how rough
+    components are beside the truth.
+
+    With --task scenes: how many galaxies come back where the true positions are given, and
+    where they are detected; median and 90th percentile of the relative error of fluxes by
+    number of galaxies, separation and overlap, beside the segments of photutils; and how
+    often the truth is within the errors.
+
+    With --task detection: how many blends are found, by separation, at the same rate of false
+    alarms, by the model's blend score and by photutils; the area under the curve; and how
+    often stamps of a score are blends.
+
+    With --task hsc: DIR holds real blends in linear flux (.npz: images in grizy, weights and
+    peaks, and psfs for --peer). How many of the peaks with S/N above 5 are sources of the scene,
+    beside photutils, why the others are not, and what the components leave of the light: chi
+    square in their footprints, beside that of scarlet2 with --peer scarlet2, which takes a
+    minute or so for each blend.
+
+    --out writes all of it to FOLDER: tables and the list of blends or galaxies (ECSV),
+    scores.json, and figures (PNG); of real blends a picture of each.
+    """
+    run, foreign = _TASKS[task]
+    given = options.given(context, *foreign)
     if given:
-        raise ValueError(
-            f"--blends says which blends to make; leave {' and '.join(given)} out, or --blends"
-        )
+        raise ValueError(f"--task {task} knows no {given}; leave that out")
+    for name in foreign:
+        del chosen[name]
+    if (
+        "split" in chosen
+        and chosen["split"] is None
+        and (Path(chosen["data"]) / "splits.csv").is_file()
+    ):
+        chosen["split"] = "val"
+    run(context, **chosen)
+
+
+def _recipes(recipes, known):
+    """Return recipes, each once, or refuse those of another task."""
+    for recipe in recipes:
+        if recipe not in known:
+            raise ValueError(f"--recipe {recipe} is none of this --task: {', '.join(known)}")
+    return tuple(dict.fromkeys(recipes))
 
 
 def _folders(out, recipes, names, *, overwrite):
@@ -184,7 +382,7 @@ def _draw(blend, isolated, path):
     import numpy as np
     from PIL import Image
 
-    rows = np.stack([blend, isolated[:, 0], isolated[:, 1]])  # (rows, n, bands, y, x)
-    rows = rows.transpose(0, 3, 1, 4, 2)  # (rows, y, n, x, bands)
+    rows = np.concatenate([blend[:, None], isolated], axis=1)  # (n, rows, bands, y, x)
+    rows = rows.transpose(1, 3, 0, 4, 2)  # (rows, y, n, x, bands)
     pixels = rows.reshape(rows.shape[0] * rows.shape[1], -1, rows.shape[-1])
     Image.fromarray((255 * pixels).round().astype(np.uint8)).save(path)

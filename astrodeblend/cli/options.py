@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 # What options offer, so that help needs no import of torch; a test compares it with the code.
 RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
@@ -44,6 +45,16 @@ def plot(what):
 def examples(*lines):
     """Lay out the end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def given(context, *names):
+    """Return those of some options that are on the command line, in words."""
+    return " and ".join(
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    )
 
 
 def load_model(name, device):

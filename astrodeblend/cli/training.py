@@ -16,11 +16,15 @@ FIELDS = {
     "recipe": ("varied", options.RECIPES, "Blends to learn from."),
     "final_recipe": (None, options.RECIPES, "Blends to end on, while the trapezoid falls."),
     "validation_recipe": ("reiman2019", options.RECIPES, "Blends to be judged by."),
-    "network": ("unet", ("unet", "reiman2019"), "Our own, or the paper's."),
+    "network": (
+        "unet",
+        ("unet", "reiman2019", "band_unet"),
+        "Our own, or the paper's; for surveys band_unet.",
+    ),
     "steps": (16000, int, "Updates."),
     "batch": (16, int, "Blends per update, over all processes."),
     "seed": (1, int, "Everything random follows from it."),
-    "loss": ("log_mse", ("log_mse", "mse"), "Pixel loss."),
+    "loss": ("log_mse", ("log_mse", "mse", "flux"), "Pixel loss; for surveys flux."),
     "learning_rate": (6e-4, float, "The highest."),
     "plan": ("trapezoid", ("trapezoid", "cosine", "reiman2019"), "Learning rate over time."),
     "warmup": (500, int, "Updates over which the learning rate rises."),
@@ -39,7 +43,11 @@ FIELDS = {
     "vgg": (None, str, "VGG19 weights in torchvision's format, or torchvision to fetch its own."),
     "vgg_preprocess": ("torchvision", ("torchvision", "caffe"), "Scale of images for VGG19."),
     "std_weight": (0.1, float, "Weight of the loss from which standard deviations are learned."),
-    "precision": ("bfloat16", ("float32", "bfloat16"), "Arithmetic of the network."),
+    "precision": (
+        "auto",
+        ("auto", "float32", "bfloat16"),
+        "Arithmetic of the network. auto: bfloat16 on a GPU, float32 on a CPU.",
+    ),
     "validate_every": (1000, int, "Updates between validations."),
     "validation_blends": (256, int, "Blends of a validation."),
     "checkpoint_every": (500, int, "Updates between checkpoints."),
@@ -72,10 +80,28 @@ def _config_options(command):
         "astrodeblend train --out runs/try --resume",
         "astrodeblend train --paper --vgg vgg19.pth --images galaxies --out runs/paper",
         "astrodeblend train --from galaxyzoo --images galaxies --out runs/mine --steps 2000",
+        "astrodeblend train --survey lsst --survey MY.yaml --out runs/flux",
+        "astrodeblend train --from survey --survey MY.yaml --out runs/mine --steps 500",
+        "astrodeblend train --from survey --survey stamps --out runs/mine --steps 500",
         "torchrun --nproc-per-node 4 -m astrodeblend train --images galaxies --out runs/four",
     )
 )
-@click.option("--images", metavar="DIR", help="Folder of isolated galaxies, JPEG or PNG.")
+@click.option(
+    "--images",
+    metavar="DIR",
+    help="Folder of isolated galaxies, JPEG or PNG; for surveys colour pictures of SDSS, or an "
+    ".npz file of galaxies cut out of them (see the page on surveys). Without, blends of surveys "
+    "are of parametric galaxies alone.",
+)
+@click.option(
+    "--survey",
+    "surveys",
+    multiple=True,
+    metavar="NAME|YAML|FOLDER",
+    help="Learn from blends in linear flux as this survey sees them; may be given several times. "
+    "lsst, hsc, des, sdss, a file of your own, or, with --from, a folder of FITS stamps, each with "
+    "an isolated source of your survey in its middle.",
+)
 @click.option(
     "--split",
     metavar="S",
@@ -125,8 +151,10 @@ def train(out, resume, device, **given):
     """
     speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
     run = Path(out)
-    given = {
-        name: value for name, value in given.items() if value is not None and value is not False
+    given = {  # 0 is a choice, too
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and value != ()
     }
     if run.exists() and not run.is_dir():
         raise FileExistsError(f"{out!r} is a file; choose another name for the run's folder")
@@ -146,13 +174,11 @@ def train(out, resume, device, **given):
     if not started and "from" in given:
         record["from"] = given["from"]
     record["images"] |= {name: value for name, value in given.items() if name in IMAGES}
-    if "images" not in record["images"]:
-        raise ValueError("--images is missing; give the folder of galaxies to learn from")
 
     import torch
 
     from astrodeblend.networks import build
-    from astrodeblend.simulate import get_recipe, read_images
+    from astrodeblend.simulate import cut_galaxies, get_recipe, read_images
     from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
     from astrodeblend.training.start import load_parent
@@ -161,26 +187,45 @@ def train(out, resume, device, **given):
     # A run that has begun knows where from; asked again, it checks.
     start = given.get("from") if resume else record.get("from")
     config = _training_config(given, record["config"], start)
+    if "images" not in record["images"] and not config.surveys:
+        raise ValueError("--images is missing; give the folder of galaxies to learn from")
     if start is not None:
         load_parent(start, build(**config.network), weights=False)  # refused before the work
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
-    learn, judge = _training_images(**record["images"])
-    judged = f"judged by {len(judge)} others" if judge else "too few to be judged by others"
-    _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
+    own = any(Path(survey).is_dir() for survey in config.surveys)
+    cut = config.surveys and str(record["images"].get("images")).endswith(".npz")
+    if own:
+        learn, judge = galaxies, others = _stamps_of_ones_own(config, start, record["images"])
+    elif cut:
+        galaxies, others = _cut_before(**record["images"])
+        learn, judge = galaxies, () if others is None else others
+    else:
+        learn, judge = _training_images(**record["images"]) if record["images"] else ([], [])
+    if len(learn):
+        judged = f"judged by {len(judge)} others" if len(judge) else "judged by no others"
+        _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
+    source = config.surveys[0] if own else record["images"].get("images")
     card = Card(
         name=run.resolve().name,
-        description=f"a {config.network['kind']} trained on {len(learn)} galaxies",
+        description=f"a {config.network['kind']} trained on "
+        + (
+            f"blends of {', '.join(config.surveys)}" if config.surveys else f"{len(learn)} galaxies"
+        ),
         network=config.network,
         modes=tuple(dict.fromkeys(get_recipe(config.recipe).modes)),
         training={"command": record["command"]},
-        data=f"{len(learn)} images of the folder {Path(record['images']['images']).resolve().name}",
+        data=f"{len(learn)} images of {Path(source).resolve().name}"
+        if len(learn)
+        else "parametric galaxies",
     )
     if config.burn_in and config.vgg is None:
         _say("burn-in without --vgg: on the pixel loss alone, not on deep features", speaks)
-    galaxies = read_images(learn, progress=speaks)
-    others = read_images(judge, progress=speaks) if judge and speaks else None
-    for images in (galaxies, others):  # refused before there is a folder
+    if not (own or cut):
+        read = cut_galaxies if config.surveys else read_images
+        galaxies = read(learn, progress=speaks) if learn else None
+        others = read(judge, progress=speaks) if judge and speaks else None
+    for images in () if config.surveys else (galaxies, others):  # refused before there is a folder
         if images is not None:
             BlendStream(images, config.recipe, batch=config.batch, seed=config.seed)
     if speaks and not started:
@@ -203,6 +248,73 @@ def train(out, resume, device, **given):
         _say(f"stopped and saved; go on with: astrodeblend train --out {shlex.quote(out)} --resume")
         raise SystemExit(130)  # what shells have for Ctrl-C
     _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
+
+
+def _cut_before(images, split=None, validation_images=None, validation_split=None):
+    """Read real galaxies that were cut out before: those to learn from, those to be judged by."""
+    from astrodeblend.simulate import Morphologies
+
+    if split or validation_split:
+        raise ValueError(f"--images {images!r} has no splits; write a file for each of them")
+    return tuple(path and Morphologies.read(path) for path in (images, validation_images))
+
+
+def _stamps_of_ones_own(config, start, images):
+    """Read isolated sources: the light that the model to start from sees in each of them.
+
+    Every tenth is not learned from but judged by.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from astrodeblend import Deblender
+    from astrodeblend.simulate.survey_batches import STAMP
+    from astrodeblend.weights import find_model
+
+    (folder, *others) = config.surveys
+    if others or images or start is None:
+        raise ValueError(
+            f"--survey {folder!r} is a folder of stamps of your own: give no other --survey, no "
+            "--images, and a model to start from (--from survey)"
+        )
+    kinds = {".fits", ".fit", ".fts"}
+    paths = sorted(p for p in Path(folder).rglob("*") if kinds & set(p.suffixes))
+    if len(paths) < 20:
+        raise ValueError(f"--survey {folder!r} holds {len(paths)} FITS files; give at least 20")
+    deblender = Deblender.load(find_model(start), device="cpu")
+    light, bad = [], []
+    for path in tqdm(paths, "reading stamps", unit="stamp"):
+        try:
+            result = deblender(path)
+        except (ValueError, TypeError, OSError) as error:  # one of them does not spoil the rest
+            bad.append(f"{path}: {error}")
+            continue
+        sky, noise = (np.reshape(result.meta[k], (-1, 1, 1)) for k in ("background", "noise"))
+        both = result.central.data + result.companion.data
+        both = (both.reshape(-1, *both.shape[-2:]) - 2 * sky) / noise
+        if light and len(both) != len(light[0]):
+            raise ValueError(
+                f"{str(path)!r} has {len(both)} bands, and those before {len(light[0])}; give "
+                "stamps of the same bands"
+            )
+        light.append(_middle_of(both, STAMP))
+    for words in bad:
+        _say(f"left out {words}")
+    if len(light) < 20:
+        raise ValueError(f"--survey {folder!r}: {len(light)} stamps can be used; give at least 20")
+    light = np.array(light, np.float32)
+    judged = np.arange(len(light)) % 10 == 0
+    return light[~judged], light[judged]
+
+
+def _middle_of(values, width):
+    """Return the middle of an array (bands, y, x), zero where it ends before."""
+    import numpy as np
+
+    margin = [max(0, -(-(width - side) // 2)) for side in values.shape[1:]]
+    values = np.pad(values, [(0, 0), *((m, m) for m in margin)])
+    start = [(side - width) // 2 for side in values.shape[1:]]
+    return values[:, *(slice(s, s + width) for s in start)]
 
 
 def _say(text, aloud=True):
@@ -234,7 +346,10 @@ def _write_record(run, record):
 def _as_command(out, given):
     """Return the command that begins the run, as one line."""
     words = ["astrodeblend", "train"]
-    for name, value in {**given, "out": out}.items():
+    given = {**given, "out": out}
+    for survey in given.pop("surveys", ()):
+        words += ["--survey", survey]
+    for name, value in given.items():
         words.append(f"--{name.replace('_', '-')}")
         words += [] if value is True else [str(value)]
     return shlex.join(words)
@@ -253,10 +368,14 @@ def _training_config(given, choices, start=None):
             raise ValueError("--config and --paper both make all choices; give one of them")
         choices = _read_config(given["config"])
     choices = {**choices, **{name: value for name, value in given.items() if name in FIELDS}}
+    if "surveys" in given:
+        choices = {"loss": "flux", **choices, "surveys": given["surveys"]}
     if "network" in given:
         choices["network"] = {"kind": given["network"]}
     elif start is not None and "paper" not in given and "network" not in choices:
         choices["network"] = read_card(start).network
+    elif choices.get("surveys") and "network" not in choices:
+        choices["network"] = {"kind": "band_unet"}
     config = reiman2019(**choices) if "paper" in given else TrainingConfig(**choices)
     if config.vgg is not None:
         if not config.burn_in:

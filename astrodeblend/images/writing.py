@@ -1,5 +1,6 @@
 """Writing images as FITS that CCDData and DS9 open."""
 
+import gzip
 import warnings
 
 import numpy as np
@@ -96,7 +97,7 @@ def image_to_hdus(image, name):
     return hdus + tables
 
 
-def write_fits(hdus, path, *, overwrite=False):
+def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
     """Write HDUs to a FITS file that appears whole or not at all.
 
     Parameters
@@ -104,7 +105,14 @@ def write_fits(hdus, path, *, overwrite=False):
     hdus : `~astropy.io.fits.HDUList` or sequence of HDUs
         What to write; an empty primary HDU comes first if there is none.
     path : str or path-like
-        Where to.
+        Where to; ``.gz`` at its end compresses the file.
+    cutouts : sequence of `~astropy.nddata.NDData`, optional
+        Parts of one image, to follow as `image_to_hdus` turns them into HDUs, with their place
+        in the sequence, from 1, as EXTVER. ``meta["box"]`` says where in the image each is,
+        ((y, y), (x, x)); LTV1 and LTV2 say so in the file: physical coordinates in DS9 are
+        those of the image.
+    name : str, optional
+        Of their HDUs.
     overwrite : bool, optional
         Replace a file that is there already. By default that is refused.
 
@@ -120,6 +128,43 @@ def write_fits(hdus, path, *, overwrite=False):
         hdus.insert(0, fits.PrimaryHDU())
     with atomic_path(path, overwrite=overwrite) as temporary:
         fits.HDUList(hdus).writeto(temporary, output_verify="exception", checksum=True)
+        opened = gzip.open if temporary.suffix == ".gz" else open
+        with opened(temporary, "ab") as file:
+            file.writelines(_cutout_blocks(cutouts, name))
+
+
+def _cutout_blocks(cutouts, name):
+    """Yield headers and data of cutouts as bytes.
+
+    There may be thousands. What differs between their headers is little, and astropy takes
+    milliseconds for each new one: so those of the first serve all.
+    """
+    if not cutouts:
+        return
+    first = image_to_hdus(cutouts[0], name)
+    headers = [hdu.header for hdu in first]
+    for hdu, header in zip(first, headers, strict=True):
+        hdu.ver = 1  # also puts EXTVER into the header
+        header["LTV1"] = (0.0, "[pix] x of the image's first column in this one")
+        header["LTV2"] = (0.0, "[pix] y of the image's first row in this one")
+    for number, cutout in enumerate(cutouts, 1):
+        cutout = to_original_shape(cutout)
+        arrays = [np.asarray(cutout.data, ">f4")]
+        if cutout.mask is not None:
+            arrays.append(broadcast(cutout.mask, cutout.data.shape, "mask").astype(np.uint8))
+        deviation = standard_deviation(cutout)
+        if deviation is not None:
+            arrays.append(broadcast(deviation, cutout.data.shape, "uncertainty").astype(">f4"))
+        (top, _), (left, _) = cutout.meta["box"]
+        for header, array in zip(headers, arrays, strict=True):
+            header["EXTVER"] = number
+            header["NAXIS1"], header["NAXIS2"] = array.shape[:-3:-1]
+            header["LTV1"], header["LTV2"] = -float(left), -float(top)
+            if cutout.wcs is not None and "CRPIX1" in header:
+                header["CRPIX1"], header["CRPIX2"] = map(float, cutout.wcs.wcs.crpix)
+            yield header.tostring().encode("ascii")
+            content = array.tobytes()
+            yield content + bytes(-len(content) % 2880)
 
 
 def _big_endian(array):

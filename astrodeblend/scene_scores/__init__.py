@@ -1,0 +1,18 @@
+"""How well whole scenes with known truth are taken apart, beside photutils in the same run."""
+
+from .real import RealScores, real_files, score_real_blends
+from .result import FILES, SceneScores
+from .scoring import match_sources, score_scenes
+from .sets import SceneSet, draw_scenes
+
+__all__ = [
+    "FILES",
+    "RealScores",
+    "SceneScores",
+    "SceneSet",
+    "draw_scenes",
+    "match_sources",
+    "real_files",
+    "score_real_blends",
+    "score_scenes",
+]
