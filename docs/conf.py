@@ -67,7 +67,7 @@ numpydoc_validation_checks = {
 # A class that others make is described by its attributes.
 numpydoc_validation_overrides = {"PR01": [r"Attributes\n\s*-{10}"]}
 numpydoc_validation_exclude = {
-    *(r"\.Moments\b", r"\.Flag\b", r"\.Found\b"),  # tuples and an enum
+    *(r"\.Moments\b", r"\.Flag\b", r"\.Found\b", r"\.Conditions\b"),  # tuples and an enum
     r"benchmark\.(Photutils|SEP|Scarlet2)\.__call__",  # as documented on Peer
 }
 
