@@ -15,6 +15,7 @@ from astrodeblend.detect import (
 )
 from astrodeblend.results import Flag
 from astrodeblend.stamps import pixel_position, stamp_width
+from astrodeblend.templates import alike, hanging_together
 
 __all__ = [
     "Place",
@@ -269,20 +270,13 @@ def summed_light(local, background):
 
 
 def _symmetric_radius(light, hidden, x, y, radius):
-    """Return the Petrosian radius of the light that is alike on opposite sides of a galaxy.
-
-    What overlaps the galaxy is on one of its sides: the smaller of two opposite pixels is
-    the galaxy's own, or at least less of the other one's (as in the deblender of the SDSS).
-    """
-    light = light.copy()
+    """Return the Petrosian radius of the light that by its shape may be the galaxy's own."""
     rows, columns = np.indices(light.shape)
     # The centre is where it is brightest close to the position.
     close = np.hypot(columns - x, rows - y) <= max(radius / 4, 1)
     row, column = np.unravel_index(np.argmax(np.where(close, light, -np.inf)), light.shape)
-    opposite = (2 * row - rows, 2 * column - columns)
-    inside = [(at >= 0) & (at < n) for at, n in zip(opposite, light.shape, strict=True)]
-    both = inside[0] & inside[1]
-    light[both] = np.minimum(light[both], light[opposite[0][both], opposite[1][both]])
+    light = alike(light, (column, row))
+    light = light * hanging_together(light, (column, row))
     return petrosian_radius(light, (float(column), float(row)), mask=hidden)
 
 

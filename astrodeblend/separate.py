@@ -19,6 +19,7 @@ from astrodeblend.detect import data_and_mask
 from astrodeblend.places import full_scale_of
 from astrodeblend.results import Flag
 from astrodeblend.stretch import NoiseStretch
+from astrodeblend.templates import alike, hanging_together
 
 __all__ = ["separate"]
 
@@ -35,6 +36,7 @@ _WHITE = 0.97  # of full scale, above which a picture shows no more light
 # On simulated scenes of split val the excess of light where galaxies overlap is -0.03 to 0.10 of
 # the fainter one's under a maximum, and 0.15 to 2.7 under a sum.
 _ADDS = 0.12
+_PARTNER = 0.3  # widths of a stamp of a picture; in training companions were as far as 0.21
 _DAMPED = 2  # after so many rounds half of each change is taken, lest light goes to and fro
 
 
@@ -85,11 +87,18 @@ def separate(
     ]
     members = np.bincount(parents, minlength=1 + max(parents, default=0))
     blended = [k for k in range(len(places)) if members[parents[k]] > 1]
-    subtracted, kept = _neighbours(light, components, segmentation, parents, blended)
+    adds = full_scale_of(image) is None
+    farthest = np.inf if adds else _PARTNER
+    subtracted, kept = _neighbours(
+        light, components, places, segmentation, parents, blended, farthest
+    )
     boxes = {k: _box(places[k], data.shape[1:], _MARGIN) for k in blended}
     taken_out = {}  # of each stamp, when the network last saw it
-    adds = full_scale_of(image) is None
-    known = components
+    known, guesses = components, {}
+    if not adds:
+        smooth = ndimage.gaussian_filter(light, (0, _SMOOTH, _SMOOTH))
+        guesses = {k: _guess(smooth, components[k], places[k]) for k in blended}
+        known = [guesses.get(k, component) for k, component in enumerate(components)]
     scores = {}
     isolated = [k for k in range(len(places)) if members[parents[k]] == 1 and score is not None]
     for k, seen, flags in _judged(
@@ -107,9 +116,9 @@ def separate(
     while active and taken < rounds:
         stamps, fresh = {}, {}
         for count, k in enumerate(watch(active), 1):
-            if taken:
+            if taken or not adds:
                 taken_out[k] = take_out(k)
-            else:  # what their segments hold is not theirs alone
+            else:
                 taken_out[k] = np.zeros_like(light[:, *boxes[k]])
             try:
                 stamps[k] = _prepare(image, data, places[k], boxes[k], taken_out[k], size_rule)
@@ -132,7 +141,10 @@ def separate(
             components[k] = replace(component, change=change, blend_score=seen)
         if not taken and not adds:
             adds = _adds(light, components, places, full_scale_of(image) - level)
-        known = share_out(light, components) if adds else components
+        if adds:
+            known = share_out(light, components)
+        else:
+            known = _behind_others(components, guesses, subtracted, kept)
         taken += 1
         active = [
             k
@@ -151,6 +163,8 @@ def separate(
         ]
     for k in active:
         components[k] = replace(components[k], flags=components[k].flags | Flag.NOT_CONVERGED)
+    if not adds:
+        components = _behind_others(components, guesses, subtracted, kept)
     return components, taken, adds
 
 
@@ -167,6 +181,37 @@ def _judged(image, data, light, places, segmentation, chosen, size_rule, score):
                 blends[k] = stamp.blend
         if blends:
             yield from zip(blends, *score(np.stack(list(blends.values()))), strict=True)
+
+
+def _guess(light, component, place):
+    """Return a component with what of the image's light may be its own by its shape."""
+    at = _inside(place, component.box)
+    own = np.maximum(alike(light[:, *component.box], at), 0)
+    return replace(component, light=own * hanging_together(own, at))
+
+
+def _behind_others(components, guesses, subtracted, kept):
+    """Return components that have no more light behind brighter ones than their shape tells.
+
+    What is hidden is seen nowhere but on the opposite side. The network makes it up, and with many
+    galaxies in a stamp gives to one what it sees of another.
+    """
+    limited = list(components)
+    for k, guess in guesses.items():
+        component = components[k]
+        if component.flags & Flag.NOT_DEBLENDED:
+            continue
+        others = [*subtracted[k], *(kept[k] - {k})]
+        hidden = _brightest_of(components, others, component.box) > component.light
+        own = np.where(hidden, np.minimum(component.light, guess.light), component.light)
+        limited[k] = replace(component, light=own)
+    return limited
+
+
+def _inside(place, box):
+    """Return where a place is in a part of the image, (x, y)."""
+    x, y = place.position
+    return x - box[1].start, y - box[0].start
 
 
 def _sum_of(components, chosen, box):
@@ -230,13 +275,14 @@ def _rms(values):
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
-def _neighbours(light, components, segmentation, parents, blended):
+def _neighbours(light, components, places, segmentation, parents, blended, farthest):
     """Return, for each blended source, which others are taken out of its stamp, and who stays.
 
     All go that reach into it but its partner: of those that touch it, the one that gives most
-    light to the stamp.
+    light to the stamp, if it is no farther from the middle than so many widths of the stamp.
     """
     light = light.sum(axis=0)
+    positions = np.array([place.position for place in places])
     starts, ends = (
         np.array([[getattr(part, end) for part in c.box] for c in components])
         for end in ("start", "stop")
@@ -248,7 +294,9 @@ def _neighbours(light, components, segmentation, parents, blended):
         given = np.bincount(labels, light[box].ravel(), minlength=len(components) + 1)[1:]
         near = ((starts < ends[k]) & (starts[k] < ends)).all(axis=1)
         near[k] = False
-        given = np.where(near & (parents == parents[k]), given, 0)
+        away = np.abs(positions - positions[k]).max(axis=1)
+        partners = near & (parents == parents[k]) & (away <= farthest * places[k].width)
+        given = np.where(partners, given, 0)
         partner = np.argmax(given) if given.any() else k
         subtracted[k] = [j for j in np.flatnonzero(near) if j != partner]
         kept[k] = {k, partner}
@@ -320,7 +368,10 @@ def _component(prepared, corner, answer, std, flags, place):
     )
     noiseless = isinstance(prepared.stretch, NoiseStretch)
     footprint = _footprint(light, place, box, _SEEN * (_NOISELESS if noiseless else 1))
-    light, variance, deblending = (x * footprint for x in (light, variance, deblending))
+    if not noiseless:  # the network knows two galaxies in a stamp, and leaves it parts of others
+        footprint = footprint * hanging_together(light, _inside(place, box))
+    light = light * footprint
+    variance, deblending = (x * footprint**2 for x in (variance, deblending))
     return Component(box, light, variance, flags | prepared.flags, deblending=deblending)
 
 
