@@ -83,6 +83,23 @@ class TestCalibration:
             found = calibration.std(std, np.full(4, light), np.full(4, light))
             np.testing.assert_allclose(found, std * np.exp([0.4, 0.4, 0.6, 0.8]))
 
+    def test_one_more_factor_goes_with_the_peak(self):
+        plain = Calibration((-2.0, 2.0), (0.0, 1.0), ((0.2, 0.4), (-0.3, 0.8)), in_noise=True)
+        calibration = replace(plain, log_peak=(0.0, 2.0, 4.0), log_peak_factor=(0.1, -0.3, 0.5))
+        rng = np.random.default_rng(5)
+        components, std = rng.random((2, 4, 3, 6, 6))
+        peaks = np.exp(rng.uniform(-1, 5, (4, 3)))
+        components *= (peaks / components.max(axis=(2, 3)))[..., None, None]
+        found = calibration.std(std, components, components) / plain.std(
+            std, components, components
+        )
+        expected = np.exp(np.interp(np.log(peaks), (0, 2, 4), (0.1, -0.3, 0.5)))
+        np.testing.assert_allclose(found, np.broadcast_to(expected[..., None, None], found.shape))
+        with pytest.raises(
+            ValueError, match=r"log_peak_factor has 0 numbers; give 1, one for each"
+        ):
+            Calibration(log_peak=(0.0,))
+
     def test_they_scale_with_the_blend(self):
         calibration = Calibration(
             (-3.0, 0.0), (0.0, 1.0), ((0.1, 0.4), (-0.3, 0.8)),
@@ -371,6 +388,24 @@ class TestModel:
         )
         assert card.calibration["fit"]["surveys"] == ["own"]
         assert card.calibration["fit"]["bands"] == 1
+
+    def test_flux_is_held_at_every_brightness(self):
+        """The errors of bright galaxies are half of what their pixels tell."""
+        rng = np.random.default_rng(13)
+        light, _ = galaxies(120, rng)
+        light *= np.exp(rng.uniform(1, 6, (120, 1, 1, 1, 1)))
+        bright = light.max(axis=(3, 4), keepdims=True) > 30
+        std = 0.3 + 0.1 * light
+        components = light + np.where(bright, 0.5, 1.0) * std * rng.standard_normal(light.shape)
+        blend = light.sum(axis=1)
+        given = (a.astype(np.float32) for a in (blend, components, std, light))
+        calibration = fit_calibration(*given, noise=1.0)
+        off = np.abs(components - light) / calibration.std(std, components, blend[:, None])
+        footprint = np.broadcast_to(isophote(light)[:, :, None], std.shape)
+        peak = np.broadcast_to(light.max(axis=(3, 4), keepdims=True), std.shape)
+        for low, high in ((3, 15), (80, 400)):
+            some = footprint & (peak > low) & (peak < high)
+            assert (off[some] < 1).mean() == pytest.approx(0.683, abs=0.03)
 
     def test_what_is_measured_may_not_be_what_the_factor_depends_on(self):
         """Deviations stated of components before they are made to agree hold those after it."""

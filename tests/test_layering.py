@@ -45,6 +45,7 @@ LAYERS = [
     "stretch",
     "calibration",
     "joint",
+    "templates",
     "sky",
     "texture",
     "metrics",
@@ -70,6 +71,7 @@ WITHOUT_TORCH = [
     "sky",
     "stamps",
     "stretch",
+    "templates",
     "texture",
 ]
 WITHOUT_ASTROPY = [
@@ -81,6 +83,7 @@ WITHOUT_ASTROPY = [
     "simulate",
     "sky",
     "stretch",
+    "templates",
     "texture",
     "training",
     "weights",

@@ -1,7 +1,7 @@
 """Error bars: from the deviations that a network expects to intervals that hold the truth."""
 
 from .coverage import Coverage
-from .factors import Calibration, pixel_features
+from .factors import Calibration, log_peaks, pixel_features
 from .fluxes import Fluxes, measure_segment
 
-__all__ = ["Calibration", "Coverage", "Fluxes", "measure_segment", "pixel_features"]
+__all__ = ["Calibration", "Coverage", "Fluxes", "log_peaks", "measure_segment", "pixel_features"]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-__all__ = ["Calibration", "pixel_features"]
+__all__ = ["Calibration", "log_peaks", "pixel_features"]
 
 _HALF = 0.5  # of a galaxy's peak: where light is that bright, half of the deviation is coherent
 _DARK = 1e-4  # network values up to this do not tell whose light it is
@@ -29,6 +29,10 @@ class Calibration:
     log_factor : tuple of tuple of float
         The logarithm of the factor at each node of ``log_ratio`` and ``fraction``; bilinear
         between them, constant beyond.
+    log_peak, log_peak_factor : tuple of float
+        Nodes, ascending: the logarithm of a component's peak in a band, in units of the noise; and
+        of one more factor there, linear between them, for the errors of bright galaxies are other
+        than their pixels tell. Empty if there is none.
     coherent, independent, level : float
         Factors of the three parts of a flux's error: of the deviations of its pixels that add
         up, because errors of deblending go together (`coherent_std`); of those that add in
@@ -53,6 +57,8 @@ class Calibration:
     log_ratio: tuple[float, ...] = (0.0,)
     fraction: tuple[float, ...] = (0.0,)
     log_factor: tuple[tuple[float, ...], ...] = ((0.0,),)
+    log_peak: tuple[float, ...] = ()
+    log_peak_factor: tuple[float, ...] = ()
     coherent: float = 0.0
     independent: float = 1.0
     level: float = 0.0
@@ -68,6 +74,11 @@ class Calibration:
             raise ValueError(
                 f"log_factor has shape {table.shape}; give ({len(self.log_ratio)}, "
                 f"{len(self.fraction)}), a number for each node of log_ratio and fraction"
+            )
+        if len(self.log_peak) != len(self.log_peak_factor):
+            raise ValueError(
+                f"log_peak_factor has {len(self.log_peak_factor)} numbers; give "
+                f"{len(self.log_peak)}, one for each node of log_peak"
             )
 
     def to_dict(self):
@@ -90,7 +101,7 @@ class Calibration:
         ----------
         std, components, blend : numpy.ndarray
             What the network expects, its components, and the blend, in its own units; shapes
-            that broadcast to that of ``std``.
+            (..., y, x) that broadcast to that of ``std``.
 
         Returns
         -------
@@ -107,7 +118,10 @@ class Calibration:
             (1 - fraction) * table[r, column] + fraction * table[r, column + 1]
             for r in (row, row + 1)
         )
-        return (std * np.exp((1 - ratio) * low + ratio * high)).astype(std.dtype)
+        log_factor = (1 - ratio) * low + ratio * high
+        if self.log_peak:
+            log_factor += np.interp(log_peaks(components), self.log_peak, self.log_peak_factor)
+        return (std * np.exp(log_factor)).astype(std.dtype)
 
     def coherent_std(self, light, std, footprint):
         """Return the part of the deviations that adds up in a flux.
@@ -196,6 +210,11 @@ def pixel_features(std, components, blend, *, in_noise=False):
     light = np.maximum(blend, _DARK)
     ratio = np.maximum(std, np.finfo(np.float32).tiny) / (1 if in_noise else light)
     return np.log(ratio), components / light
+
+
+def log_peaks(components):
+    """Return the logarithm of the peak of each component in each band, (..., 1, 1)."""
+    return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), _DARK))
 
 
 def _between(values, nodes):

@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from ..calibration import Calibration, measure_segment, pixel_features
+from ..calibration import Calibration, log_peaks, measure_segment, pixel_features
 from ..joint import ask_in_turn, regained
 from ..metrics import isophote
 from ..networks.symmetries import symmetric_std
@@ -36,6 +36,7 @@ _68, _95 = 0.6827, 0.9545  # within one and two standard deviations of a Gaussia
 _LOG_RATIO = tuple(map(float, range(-6, 3)))
 _LOG_STD = tuple(map(float, range(-4, 6)))  # in units of the noise
 _FRACTION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
+_LOG_PEAK = tuple(map(float, range(-1, 7)))  # in units of the noise
 _FEWEST_PIXELS = 300  # for a node; those with fewer take the factor of the nearest one
 _FAINT = 0.04  # of its peak: down to there it looks as if there were a galaxy
 _MANY_PIXELS = 2_000_000  # are as good as more
@@ -50,8 +51,9 @@ def fit_calibration(
     """Fit error bars to blends with known truth.
 
     A pixel's factor is the one within which 68.3 % of the errors lie of pixels like it, those
-    with the same deviation and the same part of the light; then all are scaled so that it holds
-    in the footprints of the main blends. Fluxes are measured as in tables: above the sky of the
+    with the same deviation and the same part of the light; in linear flux one more makes it hold at
+    every brightness of a galaxy; then all are scaled so that it holds in the footprints of the main
+    blends. Fluxes are measured as in tables: above the sky of the
     component, in the segment that is detected in it, and in a larger one. The factors of their
     parts are those whose intervals score best (pinball loss of the logarithm of the errors;
     Koenker & Bassett 1978, Econometrica 46, 33), scaled so that they hold in the segments of the
@@ -104,6 +106,9 @@ def fit_calibration(
     parts = [slice(k, k + _BATCH) for k in range(0, len(std), _BATCH)]  # which saves memory
     std = [calibration.std(std[part], components[part], blend[part, None]) for part in parts]
     std = np.concatenate(std)
+    if noise is not None:
+        calibration, factor = _fit_peaks(calibration, components, error, std, held)
+        std *= factor
     by, beyond = np.quantile(error[held] / np.maximum(std[held], _TINY), (_68, _95))
     std *= by
 
@@ -143,6 +148,23 @@ def _fit_pixels(std, components, blend, error, *, in_noise):
         nearest = distance_transform_edt(unknown, return_distances=False, return_indices=True)
         table = table[tuple(nearest)]
     return Calibration(*nodes, in_noise=in_noise, log_factor=tuple(map(tuple, table.tolist())))
+
+
+def _fit_peaks(calibration, components, error, std, held):
+    """Return a calibration that holds at every brightness, and the factors that make it so."""
+    peaks = log_peaks(components)
+    nearest = np.rint(np.interp(peaks, _LOG_PEAK, range(len(_LOG_PEAK)))).astype(int)
+    nearest = np.broadcast_to(nearest, held.shape)[held]
+    off = np.log(error[held] / np.maximum(std[held], _TINY) + 1e-5)
+    groups = [off[nearest == node] for node in range(len(_LOG_PEAK))]
+    found = [np.quantile(g, _68) if len(g) >= _FEWEST_PIXELS else np.nan for g in groups]
+    known = np.isfinite(found)
+    if not known.any():
+        return calibration, std.dtype.type(1)
+    factors = np.interp(_LOG_PEAK, np.array(_LOG_PEAK)[known], np.array(found)[known])
+    factors = tuple(np.round(factors, 4).tolist())
+    calibration = replace(calibration, log_peak=_LOG_PEAK, log_peak_factor=factors)
+    return calibration, np.exp(np.interp(peaks, _LOG_PEAK, factors)).astype(std.dtype)
 
 
 def _fit_fluxes(components, std, isolated, main, noise):
