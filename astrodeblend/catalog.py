@@ -62,9 +62,9 @@ def measure_components(image, light, components, places, radii, parents, calibra
         ``flux_overlap_fraction``
             The part of the component's light that is where others together are brighter.
         ``blend_score``
-            The probability that the stamp around the source shows more than one galaxy; NaN for a
-            model that has none. Of an isolated source it is without others' segments, and the
-            flag ``POSSIBLE_BLEND`` says that it is high.
+            The probability that the stamp around the source shows more than one galaxy, the first
+            time the network was shown it; NaN for a model that has none. Of an isolated source it
+            is without others' segments, and the flag ``POSSIBLE_BLEND`` says that it is high.
         ``aperture_flux``, ``aperture_flux_err``
             In a circle of ``aperture_radius``, the other components taken away from the data.
             Masked pixels have no part in it.

@@ -15,7 +15,7 @@ from astrodeblend.detect import (
 )
 from astrodeblend.results import Flag
 from astrodeblend.stamps import pixel_position, stamp_width
-from astrodeblend.templates import alike, hanging_together
+from astrodeblend.templates import alike
 
 __all__ = [
     "Place",
@@ -270,13 +270,12 @@ def summed_light(local, background):
 
 
 def _symmetric_radius(light, hidden, x, y, radius):
-    """Return the Petrosian radius of the light that by its shape may be the galaxy's own."""
+    """Return the Petrosian radius of the light that is alike on opposite sides of a galaxy."""
     rows, columns = np.indices(light.shape)
     # The centre is where it is brightest close to the position.
     close = np.hypot(columns - x, rows - y) <= max(radius / 4, 1)
     row, column = np.unravel_index(np.argmax(np.where(close, light, -np.inf)), light.shape)
     light = alike(light, (column, row))
-    light = light * hanging_together(light, (column, row))
     return petrosian_radius(light, (float(column), float(row)), mask=hidden)
 
 

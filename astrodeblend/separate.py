@@ -2,8 +2,9 @@
 
 The recentring scheme of Reiman & Goehre (2019): the network is asked for the central galaxy of
 one stamp after the other. It knows blends of two, so of a source's neighbours all but the one
-that gives most light to its stamp are taken out, as well as they are known from the round before.
-Those whose stamps have changed since go again, until what is taken out changes no more.
+that gives most light to its stamp are taken out, as well as they are known from the round before;
+in pictures before the first one, by their shapes. Those whose stamps have changed since go again,
+until what is taken out changes no more.
 """
 
 from contextlib import suppress
@@ -19,7 +20,7 @@ from astrodeblend.detect import data_and_mask
 from astrodeblend.places import full_scale_of
 from astrodeblend.results import Flag
 from astrodeblend.stretch import NoiseStretch
-from astrodeblend.templates import alike, hanging_together
+from astrodeblend.templates import alike, filled, hanging_together
 
 __all__ = ["separate"]
 
@@ -37,6 +38,7 @@ _WHITE = 0.97  # of full scale, above which a picture shows no more light
 # the fainter one's under a maximum, and 0.15 to 2.7 under a sum.
 _ADDS = 0.12
 _PARTNER = 0.3  # widths of a stamp of a picture; in training companions were as far as 0.21
+_CORE = 1 / 30  # of a stamp's width, around a source's position: a sixth of a Petrosian radius
 _DAMPED = 2  # after so many rounds half of each change is taken, lest light goes to and fro
 
 
@@ -96,9 +98,21 @@ def separate(
     taken_out = {}  # of each stamp, when the network last saw it
     known, guesses = components, {}
     if not adds:
-        smooth = ndimage.gaussian_filter(light, (0, _SMOOTH, _SMOOTH))
+        smooth = ndimage.gaussian_filter(filled(light, hidden), (0, _SMOOTH, _SMOOTH))
         guesses = {k: _guess(smooth, components[k], places[k]) for k in blended}
         known = [guesses.get(k, component) for k, component in enumerate(components)]
+
+    def limited():
+        if not guesses:
+            return components
+        others = {k: [*subtracted[k], *(kept[k] - {k})] for k in blended}
+        return [
+            _limited(k, components, others[k], guesses[k], hidden, places[k], adds)
+            if k in guesses and not component.flags & Flag.NOT_DEBLENDED
+            else component
+            for k, component in enumerate(components)
+        ]
+
     scores = {}
     isolated = [k for k in range(len(places)) if members[parents[k]] == 1 and score is not None]
     for k, seen, flags in _judged(
@@ -127,7 +141,7 @@ def separate(
             if stamps and (len(stamps) == _AT_ONCE or count == len(active)):
                 answers = run(np.stack([prepared.blend for prepared, _ in stamps.values()]))
                 for (j, stamp), *answer, seen in zip(stamps.items(), *answers, strict=True):
-                    scores.setdefault(j, seen)  # the first time, with all its neighbours
+                    scores.setdefault(j, seen)  # the first time, with most of its neighbours
                     fresh[j] = _component(*stamp, *answer, places[j]) or _failed(components[j])
                 stamps = {}
         for k, component in fresh.items():
@@ -141,10 +155,7 @@ def separate(
             components[k] = replace(component, change=change, blend_score=seen)
         if not taken and not adds:
             adds = _adds(light, components, places, full_scale_of(image) - level)
-        if adds:
-            known = share_out(light, components)
-        else:
-            known = _behind_others(components, guesses, subtracted, kept)
+        known = share_out(light, limited()) if adds else limited()
         taken += 1
         active = [
             k
@@ -163,9 +174,7 @@ def separate(
         ]
     for k in active:
         components[k] = replace(components[k], flags=components[k].flags | Flag.NOT_CONVERGED)
-    if not adds:
-        components = _behind_others(components, guesses, subtracted, kept)
-    return components, taken, adds
+    return limited(), taken, adds
 
 
 def _judged(image, data, light, places, segmentation, chosen, size_rule, score):
@@ -187,25 +196,29 @@ def _guess(light, component, place):
     """Return a component with what of the image's light may be its own by its shape."""
     at = _inside(place, component.box)
     own = np.maximum(alike(light[:, *component.box], at), 0)
-    return replace(component, light=own * hanging_together(own, at))
+    return replace(component, light=own * hanging_together(own, at, reach=_reach(place)))
 
 
-def _behind_others(components, guesses, subtracted, kept):
-    """Return components that have no more light behind brighter ones than their shape tells.
+def _limited(k, components, others, guess, hidden, place, adds):
+    """Return a source of a picture with no more of what others claim than its shape tells.
 
-    What is hidden is seen nowhere but on the opposite side. The network makes it up, and with many
-    galaxies in a stamp gives to one what it sees of another.
+    With many galaxies in a stamp the network gives to one what it sees of another. So beyond a gap
+    it has no more than at the bottom of that; and where it is hidden, and made up therefore, no
+    more than on its opposite side. Its deviations stay: what was cut off is as uncertain as before.
     """
-    limited = list(components)
-    for k, guess in guesses.items():
-        component = components[k]
-        if component.flags & Flag.NOT_DEBLENDED:
-            continue
-        others = [*subtracted[k], *(kept[k] - {k})]
-        hidden = _brightest_of(components, others, component.box) > component.light
-        own = np.where(hidden, np.minimum(component.light, guess.light), component.light)
-        limited[k] = replace(component, light=own)
-    return limited
+    component = components[k]
+    box, own = component.box, component.light
+    rest = _brightest_of(components, others, box)
+    seen = filled(own, hidden[:, *box])
+    together = hanging_together(seen, _inside(place, box), reach=_reach(place))
+    own = np.where(rest > 0, own * together, own)
+    if not adds:
+        own = np.where(rest > own, np.minimum(own, guess.light), own)
+    return replace(component, light=own)
+
+
+def _reach(place):
+    return max(_CORE * place.width, 1.5)
 
 
 def _inside(place, box):
@@ -368,10 +381,7 @@ def _component(prepared, corner, answer, std, flags, place):
     )
     noiseless = isinstance(prepared.stretch, NoiseStretch)
     footprint = _footprint(light, place, box, _SEEN * (_NOISELESS if noiseless else 1))
-    if not noiseless:  # the network knows two galaxies in a stamp, and leaves it parts of others
-        footprint = footprint * hanging_together(light, _inside(place, box))
-    light = light * footprint
-    variance, deblending = (x * footprint**2 for x in (variance, deblending))
+    light, variance, deblending = (x * footprint for x in (light, variance, deblending))
     return Component(box, light, variance, flags | prepared.flags, deblending=deblending)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import reconstruction
 
-__all__ = ["alike", "hanging_together"]
+__all__ = ["alike", "filled", "hanging_together"]
 
 _SMOOTH = 1.0  # pixels, so that noise makes no gaps
 
@@ -27,18 +27,23 @@ def alike(light, position):
     Returns
     -------
     numpy.ndarray
-        The smaller of each two opposite pixels; where the opposite one is outside, as it was.
+        The smaller of each two opposite points, those between pixels interpolated linearly; where
+        the opposite one is outside, as it was.
     """
-    opposite, inside = [], []
-    for at, side in zip(position[::-1], light.shape[-2:], strict=True):
-        index = np.floor(2 * at - np.arange(side) + 0.5).astype(int)
-        inside.append((index >= 0) & (index < side))
-        opposite.append(index.clip(0, side - 1))
-    mirrored = light[..., *np.ix_(*opposite)]
-    return np.where(np.logical_and.outer(*inside), np.minimum(light, mirrored), light)
+    mirrored, inside = light, []
+    for axis, at in zip((-1, -2), position, strict=True):
+        side = light.shape[axis]
+        opposite = 2 * at - np.arange(side)
+        inside.append((opposite >= 0) & (opposite <= side - 1))
+        low = np.floor(opposite).astype(int)
+        part = (opposite - low).reshape(-1, *(1,) * (-1 - axis))
+        mirrored = (1 - part) * mirrored.take(low.clip(0, side - 1), axis) + part * mirrored.take(
+            (low + 1).clip(0, side - 1), axis
+        )
+    return np.where(np.logical_and.outer(*inside[::-1]), np.minimum(light, mirrored), light)
 
 
-def hanging_together(light, position):
+def hanging_together(light, position, *, reach=1.5):
     """Return which part of the light is not beyond a gap in it, seen from a position.
 
     Behind a gap there is no more than at its bottom: greyscale reconstruction (Vincent 1993, IEEE
@@ -50,6 +55,8 @@ def hanging_together(light, position):
         Above the sky.
     position : tuple of float
         (x, y) in pixels.
+    reach : float, optional
+        Pixels around the position that are the middle, gaps or none.
 
     Returns
     -------
@@ -59,12 +66,32 @@ def hanging_together(light, position):
     height, width = light.shape[-2:]
     summed = np.maximum(light, 0).reshape(-1, height, width).sum(axis=0)
     smooth = ndimage.gaussian_filter(summed, _SMOOTH)
-    x, y = (
-        int(np.clip(np.floor(at + 0.5), 0, side - 1))
-        for at, side in zip(position, (width, height), strict=True)
-    )
-    start = np.zeros_like(smooth)
-    near = np.s_[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-    start[near] = smooth[near]
-    reached = reconstruction(start, smooth)
+    x, y = np.clip(position, 0, (width - 1, height - 1))
+    rows, columns = np.ogrid[:height, :width]
+    middle = np.hypot(columns - x, rows - y) <= reach
+    reached = reconstruction(np.where(middle, smooth, 0), smooth)
     return np.divide(reached, smooth, out=np.zeros_like(smooth), where=smooth > 0)
+
+
+def filled(light, hidden):
+    """Return light with the nearest valid pixel's instead of each that is masked.
+
+    Parameters
+    ----------
+    light : numpy.ndarray, shape (bands, y, x)
+    hidden : numpy.ndarray of bool, shape (bands, y, x)
+        Which pixels are masked.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same as ``light`` in a band without a valid pixel.
+    """
+    result = light.copy()
+    for band, out in zip(result, hidden, strict=True):
+        if out.any() and not out.all():
+            nearest = ndimage.distance_transform_edt(
+                out, return_distances=False, return_indices=True
+            )
+            band[out] = band[tuple(index[out] for index in nearest)]
+    return result

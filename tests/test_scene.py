@@ -95,6 +95,79 @@ def even_handed(blends):
     return light, 0.1 * light + 1e-3, [Flag(0)] * len(blends), [np.nan] * len(blends)
 
 
+ROW = [  # three that touch, one after the other
+    (45.0, 60.0, 6.0, (30000, 24000, 20000)),
+    (67.0, 61.0, 5.0, (12000, 15000, 16000)),
+    (88.0, 59.0, 6.0, (26000, 26000, 21000)),
+]
+
+
+def picture(galaxies, shape=(121, 133)):
+    """Galaxies of which the brightest hides the others, in 8 bits: truths, and the picture."""
+    truths, _ = draw(galaxies, shape)
+    sky = 2 + np.random.default_rng(2).standard_normal((3, *shape))
+    return truths, np.clip(np.rint(truths.max(axis=0) + sky), 0, 255) / np.float32(255)
+
+
+def greedy(blends):
+    """Stand in for a network that gives everything to the galaxy in the middle."""
+    return blends, 0.1 * blends + 1e-3, [Flag(0)] * len(blends), [np.nan] * len(blends)
+
+
+class TestPictures:
+    """What the shapes of galaxies tell is enough where there are gaps between them."""
+
+    @pytest.fixture
+    def deblender(self, tiny):
+        deblender = copy(tiny)
+        deblender._central = greedy
+        return deblender
+
+    def test_a_greedy_network_keeps_to_its_galaxy(self, deblender):
+        truths, image = picture(ROW)
+        scene = deblender.deblend_scene(image, positions=[g[:2] for g in ROW], light="network")
+        assert not scene.meta["light_adds"]
+        for k in range(3):
+            component = 255 * scene.component(k + 1).data
+            for j, other in enumerate(truths):
+                core = other.sum(axis=0) > 0.5 * other.sum(axis=0).max()
+                share = component[:, core].sum() / other[:, core].sum()
+                # beyond a gap there is a fifth of a neighbour's peak: that is its bottom
+                assert share == pytest.approx(1, abs=0.1) if j == k else share < 0.3
+        total = whole(scene) + scene.residual.data
+        np.testing.assert_allclose(total, image, atol=1e-6)
+
+    def test_masked_pixels_are_no_gap(self, deblender):
+        _, image = picture(ROW)
+        mask = np.zeros(image.shape, bool)
+        mask[:, :, 40:43] = True  # through the first, beside its middle
+        positions = [g[:2] for g in ROW]
+        found = [
+            deblender.deblend_scene(NDData(image, mask=m), positions=positions, light="network")
+            for m in (None, mask)
+        ]
+        left = np.s_[:, 52:69, 33:40]
+        whole, masked = (scene.component(1).data[left].sum() for scene in found)
+        assert masked == pytest.approx(whole, rel=0.1)
+
+    @pytest.mark.parametrize("turns", [1, 2])
+    def test_turning_the_picture_turns_the_components(self, tiny, turns):
+        deblender = copy(tiny)
+        deblender._central = even_handed
+        _, image = picture(ROW, shape=(121, 121))
+        turned = np.rot90(image, turns, axes=(1, 2)).copy()
+        positions = np.array([g[:2] for g in ROW])
+        x, y = positions.T
+        moved = (y, 120 - x) if turns == 1 else (120 - x, 120 - y)
+        scenes = [
+            deblender.deblend_scene(picture, positions=at, light="network")
+            for picture, at in ((image, positions), (turned, np.transpose(moved)))
+        ]
+        for k in range(1, 4):
+            straight, other = (scene.component(k).data for scene in scenes)
+            np.testing.assert_allclose(other, np.rot90(straight, turns, axes=(1, 2)), atol=2e-3)
+
+
 @pytest.mark.parametrize("adds", [True, False])
 def test_whether_light_adds_is_read_off_the_picture(adds):
     truths, _ = draw(GALAXIES[:3], shape=(110, 120))

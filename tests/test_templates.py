@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
-from astrodeblend.templates import alike, hanging_together
+from astrodeblend.templates import alike, filled, hanging_together
 
 images = arrays(np.float64, (2, 7, 9), elements=st.floats(-1, 10, width=32))
-places = st.tuples(st.integers(0, 16).map(lambda k: k / 2), st.integers(0, 12).map(lambda k: k / 2))
+places = st.tuples(st.floats(0, 8, width=32), st.floats(0, 6, width=32))
 
 
 def gaussian(x, y, sigma=3.0, peak=100.0, shape=(41, 61)):
@@ -39,36 +39,54 @@ def widest_paths(light, start):
 
 
 @given(images, places)
-def test_alike_is_the_smaller_of_opposite_pixels(light, position):
-    found = alike(light, position)
-    for row in range(7):
-        for column in range(9):
-            opposite = round(2 * position[1] - row), round(2 * position[0] - column)
-            inside = 0 <= opposite[0] < 7 and 0 <= opposite[1] < 9
-            other = light[:, *opposite] if inside else light[:, row, column]
-            assert_array_equal(found[:, row, column], np.minimum(light[:, row, column], other))
+def test_alike_is_the_smaller_of_opposite_points(light, position):
+    x, y = position
+    rows, columns = np.indices((7, 9))
+    opposite = 2 * y - rows, 2 * x - columns
+    inside = np.all(
+        [(at >= 0) & (at <= end) for at, end in zip(opposite, (6, 8), strict=True)], axis=0
+    )
+    for band, found in zip(light, alike(light, position), strict=True):
+        mirrored = map_coordinates(band, opposite, order=1, mode="nearest")
+        assert_allclose(found, np.where(inside, np.minimum(band, mirrored), band), atol=1e-6)
 
 
-@given(images, places)
-def test_hanging_together_is_the_widest_path(light, position):
-    at = min(int(position[1] + 0.5), 6), min(int(position[0] + 0.5), 8)
+@given(images, places, st.floats(1.5, 3))
+def test_hanging_together_is_the_widest_path(light, position, reach):
+    x, y = position
     smooth = gaussian_filter(np.maximum(light, 0).sum(axis=0), 1.0)
-    # it starts from the pixels around the position as well
-    around = [
-        (y, x)
-        for y in range(max(at[0] - 1, 0), min(at[0] + 2, 7))
-        for x in range(max(at[1] - 1, 0), min(at[1] + 2, 9))
+    middle = [
+        (row, column) for row, column in np.ndindex(7, 9) if np.hypot(row - y, column - x) <= reach
     ]
-    expected = np.max([widest_paths(smooth, start) for start in around], axis=0)
-    found = hanging_together(light, position)
+    expected = np.max([widest_paths(smooth, start) for start in middle], axis=0)
+    found = hanging_together(light, position, reach=reach)
     assert found.shape == (7, 9)
     assert_allclose(found * smooth, expected, atol=1e-9)
+
+
+def test_masked_pixels_take_the_nearest_valid_one():
+    light = np.arange(24.0).reshape(2, 3, 4)
+    hidden = np.zeros(light.shape, bool)
+    hidden[0, :, 2:] = True
+    hidden[1] = True
+    found = filled(light, hidden)
+    assert_array_equal(found[0], np.arange(12.0).reshape(3, 4)[:, [0, 1, 1, 1]])
+    assert_array_equal(found[1], light[1])
+    assert_array_equal(light, np.arange(24.0).reshape(2, 3, 4))
 
 
 def test_a_galaxy_alone_is_all_its_own():
     light = np.stack([gaussian(30, 20), 2 * gaussian(30, 20)])
     assert_allclose(alike(light, (30, 20)), light)
     assert_allclose(hanging_together(light, (30, 20)), 1.0)
+
+
+@pytest.mark.parametrize("offset", [(2, 0), (-1, 2)])
+def test_a_peak_within_reach_is_the_middle(offset):
+    light = gaussian(30, 20)[None]
+    position = 30 + offset[0], 20 + offset[1]
+    assert_allclose(hanging_together(light, position, reach=3), 1.0)
+    assert hanging_together(light, position, reach=0.8).min() < 0.97
 
 
 def test_a_neighbour_is_on_one_side_and_beyond_a_gap():
@@ -88,6 +106,6 @@ def test_where_there_is_no_light_nothing_hangs_together():
 
 @pytest.mark.parametrize("position", [(-0.5, -0.5), (8.5, 6.5), (4.0, 6.49)])
 def test_positions_at_the_edge(position):
-    light = np.ones((1, 7, 9))
-    assert_allclose(alike(light, position), light)
+    light = gaussian(*position, shape=(7, 9))[None]
+    assert_allclose(alike(light, position), light, rtol=0.05)
     assert_allclose(hanging_together(light, position), 1.0)

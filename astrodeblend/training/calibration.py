@@ -37,6 +37,7 @@ _LOG_RATIO = tuple(map(float, range(-6, 3)))
 _LOG_STD = tuple(map(float, range(-4, 6)))  # in units of the noise
 _FRACTION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
 _LOG_PEAK = tuple(map(float, range(-1, 7)))  # in units of the noise
+_FEWEST_GALAXIES = 30  # for one of these
 _FEWEST_PIXELS = 300  # for a node; those with fewer take the factor of the nearest one
 _FAINT = 0.04  # of its peak: down to there it looks as if there were a galaxy
 _MANY_PIXELS = 2_000_000  # are as good as more
@@ -154,11 +155,14 @@ def _fit_peaks(calibration, components, error, std, held):
     """Return a calibration that holds at every brightness, and the factors that make it so."""
     peaks = log_peaks(components)
     nearest = np.rint(np.interp(peaks, _LOG_PEAK, range(len(_LOG_PEAK)))).astype(int)
+    galaxies = nearest[held.any(axis=(-2, -1))].ravel()
+    known = np.bincount(galaxies, minlength=len(_LOG_PEAK)) >= _FEWEST_GALAXIES
     nearest = np.broadcast_to(nearest, held.shape)[held]
     off = np.log(error[held] / np.maximum(std[held], _TINY) + 1e-5)
-    groups = [off[nearest == node] for node in range(len(_LOG_PEAK))]
-    found = [np.quantile(g, _68) if len(g) >= _FEWEST_PIXELS else np.nan for g in groups]
-    known = np.isfinite(found)
+    found = [
+        np.quantile(off[nearest == node], _68) if enough else np.nan
+        for node, enough in enumerate(known)
+    ]
     if not known.any():
         return calibration, std.dtype.type(1)
     factors = np.interp(_LOG_PEAK, np.array(_LOG_PEAK)[known], np.array(found)[known])
