@@ -213,7 +213,16 @@ def pixel_features(std, components, blend, *, in_noise=False):
 
 
 def log_peaks(components):
-    """Return the logarithm of the peak of each component in each band, (..., 1, 1)."""
+    """Return the logarithm of the peak of each component in each band.
+
+    Parameters
+    ----------
+    components : numpy.ndarray, shape (..., y, x)
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., 1, 1)
+    """
     return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), _DARK))
 
 
