@@ -209,7 +209,8 @@ def test_brightness_of_an_even_sky_stays(x, y, width, pixels, level):
     image = NDData(np.full((1, 101, 101), level), unit=u.MJy / u.sr)
     stamp = cut_stamp(image, (x, y), width=width, pixels=pixels)
     assert stamp.brightness
-    np.testing.assert_allclose(stamp.image.data, level, rtol=1e-9)
+    # numbers with fewer digits than most are no flux
+    np.testing.assert_allclose(stamp.image.data, level, rtol=1e-9, atol=1e-300)
 
 
 @settings(max_examples=30, deadline=None)
