@@ -102,16 +102,17 @@ def separate(
         guesses = {k: _guess(smooth, components[k], places[k]) for k in blended}
         known = [guesses.get(k, component) for k, component in enumerate(components)]
 
+    others = {k: [*subtracted[k], *(kept[k] - {k})] for k in guesses}
+    made = {}  # of each source: what it was made of, and what came out
+
     def limited():
-        if not guesses:
-            return components
-        others = {k: [*subtracted[k], *(kept[k] - {k})] for k in blended}
-        return [
-            _limited(k, components, others[k], guesses[k], hidden, places[k], adds)
-            if k in guesses and not component.flags & Flag.NOT_DEBLENDED
-            else component
-            for k, component in enumerate(components)
-        ]
+        for k in guesses:
+            of = [adds, *(components[j] for j in (k, *others[k]))]
+            if k not in made or any(a is not b for a, b in zip(made[k][0], of, strict=True)):
+                given = components, others[k], guesses[k], hidden, places[k], adds
+                failed = components[k].flags & Flag.NOT_DEBLENDED
+                made[k] = of, components[k] if failed else _limited(k, *given)
+        return [made[k][1] if k in made else c for k, c in enumerate(components)]
 
     scores = {}
     isolated = [k for k in range(len(places)) if members[parents[k]] == 1 and score is not None]
