@@ -38,9 +38,7 @@ _WHITE = 0.97  # of full scale, above which a picture shows no more light
 # the fainter one's under a maximum, and 0.15 to 2.7 under a sum.
 _ADDS = 0.12
 _PARTNER = 0.3  # widths of a stamp of a picture; in training companions were as far as 0.21
-_CORE = (
-    1 / 30
-)  # of a stamp's width, around a source's position: about a fifth of a Petrosian radius
+_CORE = 1 / 30  # of a stamp's width around a position, a fifth of a Petrosian radius, is no gap
 _DAMPED = 2  # after so many rounds half of each change is taken, lest light goes to and fro
 
 
