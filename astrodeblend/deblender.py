@@ -44,9 +44,10 @@ class Deblender:
     device : str or torch.device, optional
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default a GPU when there is one.
     dtype : {'float32', 'bfloat16'} or torch.dtype, optional
-        Arithmetic of the network; float32 by default. bfloat16 is several times as fast on
-        GPUs, and on CPUs that have instructions for it; it changes components by about a
-        thousandth of the blend, far less than they are wrong by.
+        Arithmetic of the network. By default bfloat16 for pictures on GPUs, and on CPUs that
+        multiply it (AMX), several times as fast there: it changes components by about a
+        thousandth of the blend, far less than they are wrong by. Otherwise float32; the light
+        of bright stars in linear flux takes its digits.
     batch_size : int or 'auto', optional
         Stamps that go through the network at a time; by default as many as suit their size.
 
@@ -59,7 +60,7 @@ class Deblender:
 
     def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
         self._device = _find_device(device)
-        self._dtype = _find_dtype(dtype)
+        self._dtype = _find_dtype(dtype, self._device, card)
         self._batch_size = _check_batch_size(batch_size)
         branches = card.network.get("branches", 2)
         if branches != 2:
@@ -350,13 +351,13 @@ class Deblender:
             )
 
     def _central(self, blends):
-        """Return central components, their deviations, flags and blend scores, for a scene."""
-        components, std, familiarity, scores = self._answer(blends, self._of_scenes)
-        central, std = components[:, 0], std[:, 0]
+        """Return components, deviations of the central ones, flags and blend scores, for a scene."""
+        answer = self._answer(blends, self._of_scenes, judged=slice(0, 1))
+        components, std, familiarity, scores = answer
         if blends.shape[1] < components.shape[2]:  # as in _result
-            central, std = (a.mean(axis=1, keepdims=True) for a in (central, std))
+            components, std = (a.mean(axis=2, keepdims=True) for a in (components, std))
         scores = [np.nan if score is None else score for score in scores]
-        return central, std, [_unfamiliar(each) for each in familiarity], scores
+        return components, std[:, 0], [_unfamiliar(each) for each in familiarity], scores
 
     def _scores(self, blends):
         """Return blend scores and flags of stamps with one source each, for a scene."""
@@ -595,11 +596,11 @@ class Deblender:
                 results[k] = self._result(cut, *answer)
         return [results[k] for k in range(len(cuts))]
 
-    def _answer(self, blends, calibration):
+    def _answer(self, blends, calibration, judged=slice(None)):
         """Ask the network about stamps (bands, y, x), of one band or all.
 
-        Returns components and standard deviations, (n, 2, bands, y, x) each, and of each stamp
-        how familiar it is and its blend score, or None.
+        Returns components (n, 2, bands, y, x), the standard deviations of those that are judged,
+        and of each stamp how familiar it is and its blend score, or None.
         """
         batch = self._stacked(blends)
         components, std, distance, scores = self._run(batch, bare=False)
@@ -610,8 +611,8 @@ class Deblender:
             threshold = float(self._network.familiarity.threshold)
             familiarity = [{"distance": d, "threshold": threshold} for d in distance.tolist()]
         scores = [None] * len(blends) if scores is None else scores.tolist()
-        components = components.numpy()
-        std = calibration.std(std.numpy(), components, batch.numpy()[:, None])
+        components, std = components.numpy(), std.numpy()[:, judged]
+        std = calibration.std(std, components[:, judged], batch.numpy()[:, None])
         return components, std, familiarity, scores
 
     def _stacked(self, blends):
@@ -706,12 +707,13 @@ def _find_device(device):
     return found
 
 
-def _find_dtype(dtype):
+def _find_dtype(dtype, device, card):
+    if dtype is None:
+        multiplies = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+        return torch.bfloat16 if multiplies and card.scaling != "noise" else torch.float32
     for name, found in _DTYPES.items():
         if dtype in (name, found):
             return found
-    if dtype is None:
-        return torch.float32
     raise ValueError(f"dtype={dtype!r} is not offered; choose {' or '.join(_DTYPES)}")
 
 

@@ -74,7 +74,7 @@ class Evaluation:
     cost : dict
         Of one stamp: ``gmac``, 10^9 multiply-accumulates, and ``parameters`` of the network.
     versions : dict of str
-        Of ``astrodeblend`` and ``torch``.
+        Of ``astrodeblend`` and ``torch``; and the ``arithmetic`` of the network.
     blends : BlendSet
         What it was tried on.
     scores : dict of str to numpy.ndarray
@@ -399,7 +399,11 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
         model=card.name,
         sha256=card.sha256,
         cost=_cost(deblender, blends.recipe.stamp),
-        versions={"astrodeblend": __version__, "torch": torch.__version__},
+        versions={
+            "astrodeblend": __version__,
+            "torch": torch.__version__,
+            "arithmetic": str(deblender.dtype).removeprefix("torch."),
+        },
         blends=blends,
         scores=scores,
         blend_scores=blend_scores,

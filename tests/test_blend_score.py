@@ -246,7 +246,7 @@ class TestModel:
         network, _ = load_model(scoring_model)
         with torch.inference_mode():
             expected = network.blend_score(network.blend_features(doubles.picture[:40]))
-        deblender = Deblender.load(scoring_model, device="cpu")
+        deblender = Deblender.load(scoring_model, device="cpu", dtype="float32")
         found = deblender.blend_scores(doubles.picture[:40])
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         assert deblender.blend_threshold == pytest.approx(network.blend_score.threshold.item())

@@ -3,6 +3,7 @@
 import re
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,12 +57,12 @@ def constant(*fractions, std):
 
 @pytest.fixture(scope="module")
 def deblender(weights):
-    return Deblender.load(weights["any"], device="cpu")
+    return Deblender.load(weights["any"], device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def quarters(weights):
-    return Deblender.load(weights["quarters"], device="cpu")
+    return Deblender.load(weights["quarters"], device="cpu", dtype="float32")
 
 
 def tan_wcs():
@@ -194,6 +195,22 @@ def test_an_arithmetic_that_is_not_offered_is_refused(weights, dtype):
 def test_a_batch_size_that_is_none_is_refused(weights, batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size!r}: .*'auto'"):
         Deblender.load(weights["any"], batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "multiplies", "expected"),
+    [
+        ("picture", True, torch.bfloat16),
+        ("picture", False, torch.float32),
+        ("noise", True, torch.float32),
+    ],
+)
+def test_the_arithmetic_by_default(weights, monkeypatch, scaling, multiplies, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": multiplies})
+    network, card = load_model(weights["any"])
+    card = replace(card, scaling=scaling)
+    assert Deblender(network, card, device="cpu").dtype is expected
+    assert Deblender(network, card, device="cpu", dtype="float32").dtype is torch.float32
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
@@ -476,7 +493,8 @@ def mixed():
 
 @pytest.mark.parametrize("batch_size", ["auto", 1, 2, 100])
 def test_many_are_each_as_if_alone(weights, deblender, batch_size):
-    many = Deblender.load(weights["any"], device="cpu", batch_size=batch_size)
+    options = {"device": "cpu", "dtype": "float32", "batch_size": batch_size}
+    many = Deblender.load(weights["any"], **options)
     results = many.deblend_stamps(mixed())
     assert isinstance(results, list)
     for result, image in zip(results, mixed(), strict=True):
@@ -558,7 +576,8 @@ def features_of(network, pictures):
 
 @pytest.mark.parametrize("batch_size", ["auto", 2])
 def test_a_stamp_unlike_training_is_flagged(judging, batch_size):
-    judging = Deblender(judging._network, judging.card, device="cpu", batch_size=batch_size)
+    options = {"device": "cpu", "dtype": "float32", "batch_size": batch_size}
+    judging = Deblender(judging._network, judging.card, **options)
     results = judging.deblend_stamps(three())
     flagged = [bool(result.flags & Flag.OUT_OF_DISTRIBUTION) for result in results]
     assert flagged == [False, True, False]
@@ -622,7 +641,8 @@ def test_arrays_are_what_the_network_says(deblender, weights):
     with torch.no_grad():
         expected, _ = deblender._network(torch.from_numpy(batch))
     np.testing.assert_allclose(deblender.deblend_arrays(batch), expected, rtol=1e-5, atol=1e-6)
-    in_parts = Deblender.load(weights["any"], device="cpu", batch_size=2).deblend_arrays(batch)
+    options = {"device": "cpu", "dtype": "float32", "batch_size": 2}
+    in_parts = Deblender.load(weights["any"], **options).deblend_arrays(batch)
     np.testing.assert_allclose(in_parts, expected, rtol=1e-5, atol=1e-6)
 
 

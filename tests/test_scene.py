@@ -15,11 +15,13 @@ from astropy.wcs import WCS
 from regions import EllipseSkyRegion, PointPixelRegion, Regions
 
 from astrodeblend import Deblender
+from astrodeblend.apportion import prepare
 from astrodeblend.components import Component, flag_lost_light, share_out, trimmed
+from astrodeblend.images import read_image
 from astrodeblend.places import Place
 from astrodeblend.plot import scene_panels
 from astrodeblend.results import Flag, decode_flags
-from astrodeblend.separate import _adds, _hiding
+from astrodeblend.separate import _excess, _hiding
 
 GALAXIES = [  # x, y, radius, flux per band
     (60.0, 50.0, 5.0, (900, 700, 500)),
@@ -92,7 +94,8 @@ def even_handed(blends):
     share = np.exp(-np.hypot(row, column) / 15).astype(np.float32)
     opposite = np.minimum(blends, blends[..., ::-1, ::-1])
     light = share * opposite + (1 - share) * blends * share
-    return light, 0.1 * light + 1e-3, [Flag(0)] * len(blends), [np.nan] * len(blends)
+    both = np.stack([light, np.zeros_like(light)], axis=1)
+    return both, 0.1 * light + 1e-3, [Flag(0)] * len(blends), [np.nan] * len(blends)
 
 
 ROW = [  # three that touch, one after the other
@@ -111,7 +114,8 @@ def picture(galaxies, shape=(121, 133)):
 
 def greedy(blends):
     """Stand in for a network that gives everything to the galaxy in the middle."""
-    return blends, 0.1 * blends + 1e-3, [Flag(0)] * len(blends), [np.nan] * len(blends)
+    both = np.stack([blends, np.zeros_like(blends)], axis=1)
+    return both, 0.1 * blends + 1e-3, [Flag(0)] * len(blends), [np.nan] * len(blends)
 
 
 class TestPictures:
@@ -168,16 +172,20 @@ class TestPictures:
             np.testing.assert_allclose(other, np.rot90(straight, turns, axes=(1, 2)), atol=2e-3)
 
 
-@pytest.mark.parametrize("adds", [True, False])
-def test_whether_light_adds_is_read_off_the_picture(adds):
-    truths, _ = draw(GALAXIES[:3], shape=(110, 120))
-    box = (slice(0, 110), slice(0, 120))
-    known = [Component(box, light, np.zeros_like(light), Flag(0)) for light in truths]
-    places = 3 * [
-        Place((60.0, 50.0), 60.0, np.zeros((3, 1, 1)), np.full((3, 1, 1), 0.05), Flag(0), 255)
-    ]
-    light = truths.sum(axis=0) if adds else truths.max(axis=0)
-    assert _adds(light, known, places, 255) == adds
+@pytest.mark.parametrize("mode", ["sum", "max", "max_sum"])
+def test_whether_light_adds_is_read_off_the_components(mode):
+    sky = 0.05
+    pair = [(34.0, 40.0, 7.0, (150, 120, 100)), (47.0, 41.0, 6.0, (100, 90, 110))]
+    truths, _ = draw(pair, shape=(80, 80))
+    total, most = truths.sum(axis=0), truths.max(axis=0)
+    blend = sky + {"sum": total, "max": most, "max_sum": (total + most) / 2}[mode]
+    place = Place(
+        *((39.5, 39.5), 80.0, np.full((3, 1, 1), sky), np.full((3, 1, 1), 0.005), Flag(0), 1.0)
+    )
+    size_rule = {"petrosian_radii": 5.8, "pixels": 80}
+    prepared = prepare(read_image(blend), place, size_rule)
+    excess, of = _excess(prepared, truths + sky)
+    assert excess / of == pytest.approx({"sum": 1, "max": 0, "max_sum": 0.5}[mode], abs=1e-3)
 
 
 class TestScene:

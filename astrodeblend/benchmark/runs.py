@@ -249,6 +249,7 @@ def model_timing(deblender, deblend, number):
     finally:
         torch.set_num_threads(threads)
     where = "on the GPU" if deblender.device.type == "cuda" else "in one thread"
+    where += f", {str(deblender.dtype).removeprefix('torch.')}"
     how = f"{where}, median of {_REPEATS} batches of {number}, after one to warm up"
     return 1000 * float(np.median(seconds[1:])) / number, how
 

@@ -8,6 +8,7 @@ of deblending have longer tails than Gaussian ones, so a factor for 95.4 % goes 
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from scipy import ndimage
 
 __all__ = ["Calibration", "log_peaks", "pixel_features"]
 
@@ -110,15 +111,13 @@ class Calibration:
         """
         if len(self.log_ratio) == len(self.fraction) == 1:
             return std * std.dtype.type(np.exp(self.log_factor[0][0]))
-        ratio, fraction = pixel_features(std, components, blend, in_noise=self.in_noise)
-        ratio, row = _between(ratio, self.log_ratio)
-        fraction, column = _between(fraction, self.fraction)
-        table = np.asarray(self.log_factor)
-        low, high = (
-            (1 - fraction) * table[r, column] + fraction * table[r, column + 1]
-            for r in (row, row + 1)
-        )
-        log_factor = (1 - ratio) * low + ratio * high
+        values = pixel_features(std, components, blend, in_noise=self.in_noise)
+        places = [
+            np.interp(value, nodes, np.arange(len(nodes)))
+            for value, nodes in zip(values, (self.log_ratio, self.fraction), strict=True)
+        ]
+        table = np.asarray(self.log_factor, float)
+        log_factor = ndimage.map_coordinates(table, places, order=1, mode="nearest")
         if self.log_peak:
             log_factor += np.interp(log_peaks(components), self.log_peak, self.log_peak_factor)
         return (std * np.exp(log_factor)).astype(std.dtype)
@@ -224,10 +223,3 @@ def log_peaks(components):
     numpy.ndarray, shape (..., 1, 1)
     """
     return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), _DARK))
-
-
-def _between(values, nodes):
-    """Return where values are between nodes: how far from one to the next, and after which."""
-    place = np.interp(values, nodes, np.arange(len(nodes)))
-    before = np.minimum(place.astype(np.intp), max(len(nodes) - 2, 0))
-    return place - before, before

@@ -85,11 +85,11 @@ PEERS = ("photutils", "sep", "scarlet2")
     help="With --survey and one --model, a file: also write its scores into its card.",
 )
 @options.overwrite
-@options.device
+@options.how
 @click.pass_context
 def benchmark(
     context, data, split, recipe, survey, bands, number, seed, models, peers, scarlet2_blends,
-    tune, out, card, overwrite, device,
+    tune, out, card, overwrite, how,
 ):  # fmt: skip
     """Compare deblenders on the same simulated blends.
 
@@ -158,7 +158,7 @@ def benchmark(
         click.echo("no model of the package takes linear flux; give one by --model", err=True)
     result = run(
         blends,
-        models=[options.load_model(name, device) for name in models],
+        models=[options.load_model(name, **how) for name in models],
         peers=chosen,
         slow_blends=scarlet2_blends,
         progress=True,

@@ -122,7 +122,7 @@ def _simulate_survey(survey, images, split, bands, sources, number, seed, fits_f
 
 
 def _evaluate_blends(
-    context, model, data, split, recipes, number, seed, listed, out, card, overwrite, device
+    context, model, data, split, recipes, number, seed, listed, out, card, overwrite, how
 ):
     """Score a model on blends of two."""
     from astrodeblend.blends import draw_blends, read_blends
@@ -139,7 +139,7 @@ def _evaluate_blends(
             raise ValueError(f"--blends says which blends to make; leave {given} out, or --blends")
     recipes = _recipes(recipes, options.RECIPES) or ("reiman2019",)
     folders = _folders(out, recipes, FILES, overwrite=overwrite)
-    deblender = options.load_model(model, device)
+    deblender = options.load_model(model, **how)
     if listed is not None:
         sets = [read_blends(listed, data)]
     else:
@@ -167,7 +167,7 @@ def _evaluate_blends(
         click.echo(f"wrote the scores into the card of {model}")
 
 
-def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, overwrite, device):
+def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, overwrite, how):
     """Score a model on scenes of several galaxies."""
     from astrodeblend.scene_scores import FILES, draw_scenes, score_scenes
 
@@ -175,7 +175,7 @@ def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, ov
     if not recipes or "both" in recipes:
         recipes = ("max", "sum")
     folders = _folders(out, recipes, FILES, overwrite=overwrite)
-    deblender = options.load_model(model, device)
+    deblender = options.load_model(model, **how)
     number = 200 if number is None else number
     sets = [draw_scenes(data, split=split, mode=m, number=number, seed=seed) for m in recipes]
     for scenes, folder in zip(sets, folders, strict=True):
@@ -188,13 +188,13 @@ def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, ov
         click.echo()
 
 
-def _evaluate_detection(context, model, data, split, number, seed, out, overwrite, device):
+def _evaluate_detection(context, model, data, split, number, seed, out, overwrite, how):
     """Score how well a model tells blends from single galaxies."""
     from astrodeblend.blend_detection import FILES, score_detection
 
     if out is not None:
         options.check_folder(out, FILES, overwrite=overwrite)
-    deblender = options.load_model(model, device)
+    deblender = options.load_model(model, **how)
     number = 2000 if number is None else number
     found = score_detection(deblender, data, split=split, number=number, seed=seed, progress=True)
     click.echo(str(found))
@@ -203,14 +203,14 @@ def _evaluate_detection(context, model, data, split, number, seed, out, overwrit
         click.echo(f"wrote {', '.join(FILES)} to {out}")
 
 
-def _evaluate_hsc(context, model, data, bands, peers, out, overwrite, device):
+def _evaluate_hsc(context, model, data, bands, peers, out, overwrite, how):
     """Score a model on real blends with known peaks."""
     from astrodeblend.scene_scores import real_files, score_real_blends
 
     if out is not None:
         options.check_folder(out, real_files(data), overwrite=overwrite)
     peers = [_survey_peer(name) for name in dict.fromkeys(peers)]
-    deblender = options.load_model(model, device)
+    deblender = options.load_model(model, **how)
     bands = None if bands is None else bands.replace(",", "")
     scores = score_real_blends(deblender, data, bands=bands, peers=peers, progress=True)
     click.echo(str(scores))
@@ -310,7 +310,7 @@ _TASKS = {
 )
 @click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
 @options.overwrite
-@options.device
+@options.how
 @click.pass_context
 def evaluate(context, task, **chosen):
     """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019), and more.

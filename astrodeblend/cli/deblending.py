@@ -45,8 +45,8 @@ SHORT = (
 )
 @options.plot("what went in, the components and what is left")
 @options.overwrite
-@options.device
-def deblend(images, out, model, position, scene, plot, overwrite, device):
+@options.how
+def deblend(images, out, model, position, scene, plot, overwrite, how):
     """Take the galaxy at a position and the one that overlaps it apart.
 
     IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
@@ -61,7 +61,7 @@ def deblend(images, out, model, position, scene, plot, overwrite, device):
         raise ValueError(f"--position {position!r} is for one blend; leave it out with --scene")
     place = _parse_position(position)
     with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
-        deblender = options.load_model(model, device)
+        deblender = options.load_model(model, **how)
         image = images[0] if len(images) == 1 else list(images)
         if scene:
             result = deblender.deblend_scene(image, progress=True)
@@ -154,9 +154,9 @@ def models(name, as_json):
 @options.seed
 @options.model
 @options.overwrite
-@options.device
+@options.how
 @click.pass_context
-def demo(context, out, data, split, number, seed, model, overwrite, device):
+def demo(context, out, data, split, number, seed, model, overwrite, how):
     """Deblend the clearest blends of the Hubble Deep Field.
 
     The picture comes with scikit-image: real light, in colour, full of overlaps. Detects its
@@ -175,7 +175,7 @@ def demo(context, out, data, split, number, seed, model, overwrite, device):
         split = "test"
     files = FILES if data is None else PAGE
     options.check_folder(out, files, overwrite=overwrite)
-    deblender = options.load_model(model, device)
+    deblender = options.load_model(model, **how)
     common = {"overwrite": overwrite, "say": click.echo}
     if data is None:
         from skimage.data import hubble_deep_field

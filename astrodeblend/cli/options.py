@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
 
 import click
@@ -16,9 +17,6 @@ model = click.option(
     show_default=True,
     metavar="NAME|PATH",
     help="A model of the package (see 'astrodeblend models') or a .safetensors file.",
-)
-device = click.option(
-    "--device", metavar="D", help="cpu, cuda or cuda:1. Default: a GPU when there is one."
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 seed = click.option(
@@ -35,6 +33,25 @@ recipe = click.option(
     show_default=True,
     help="What blends to make.",
 )
+
+
+def how(command):
+    """Add --device and --dtype to a command, which takes both as ``how``, for `load_model`."""
+
+    @click.option(
+        "--device", metavar="D", help="cpu, cuda or cuda:1. Default: a GPU when there is one."
+    )
+    @click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16"]),
+        help="Arithmetic of the network. Default: bfloat16 for pictures on GPUs, and on CPUs that "
+        "multiply it; else float32.",
+    )
+    @wraps(command)
+    def with_both(*arguments, device, dtype, **chosen):
+        return command(*arguments, how={"device": device, "dtype": dtype}, **chosen)
+
+    return with_both
 
 
 def plot(what):
@@ -57,19 +74,19 @@ def given(context, *names):
     )
 
 
-def load_model(name, device):
-    """Load a model of the package or out of a file."""
+def load_model(name, **how):
+    """Load a model of the package or out of a file, on a device and with an arithmetic."""
     from astrodeblend import Deblender
     from astrodeblend.weights import list_models
 
     if name.endswith(".safetensors"):
-        return Deblender.load(name, device=device)
+        return Deblender.load(name, **how)
     if name not in list_models():
         raise ValueError(
             f"--model {name!r} is not a model; choose one of {', '.join(list_models())}, or give a "
             ".safetensors file"
         )
-    return Deblender.from_pretrained(name, device=device)
+    return Deblender.from_pretrained(name, **how)
 
 
 @contextmanager
