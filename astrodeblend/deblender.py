@@ -351,7 +351,7 @@ class Deblender:
             )
 
     def _central(self, blends):
-        """Return components, deviations of the central ones, flags and blend scores, for a scene."""
+        """Return components, deviations of the central, flags and blend scores, for a scene."""
         answer = self._answer(blends, self._of_scenes, judged=slice(0, 1))
         components, std, familiarity, scores = answer
         if blends.shape[1] < components.shape[2]:  # as in _result
