@@ -165,7 +165,7 @@ class BlendSet:
         meta = {"folder": str(self.folder), "width": self.width, "definition": definition}
         table = QTable(meta=self.meta | meta)
         for name, values in vars(self.draw).items():
-            if values is None:
+            if values is None or name == "further":
                 continue
             if name in BRANCHES:
                 values = names[values]
@@ -247,6 +247,11 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
         If there is no such folder, split or recipe, or fewer than two images.
     """
     recipe = get_recipe(recipe)
+    if len(recipe.companions) > 1:
+        raise ValueError(
+            f"recipe={recipe.name!r} is to learn from: its blends are of more than two galaxies; "
+            "choose another one"
+        )
     paths = find_images(folder, split=split)
     if len(paths) < 2:
         raise ValueError(f"{str(folder)!r} holds 1 image; a blend takes two galaxies")

@@ -93,6 +93,11 @@ class TestDrawBlends:
         with pytest.raises(ValueError, match="number=0"):
             draw_blends(galaxies, number=0)
 
+    @pytest.mark.parametrize("recipe", ["crowded", "mostly_max"])
+    def test_blends_of_more_than_two_are_to_learn_from(self, galaxies, recipe):
+        with pytest.raises(ValueError, match=rf"recipe='{recipe}' is to learn from.*choose"):
+            draw_blends(galaxies, recipe=recipe)
+
     def test_the_table_says_all_there_is_to_know(self, galaxies, tmp_path):
         """What the table has makes the very blends again, by the plain path."""
         blends = draw_blends(galaxies, recipe="max_sum", seed=5)

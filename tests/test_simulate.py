@@ -134,6 +134,8 @@ DRAWS = {
     "max_sum": "7eaa431ab2cd2006",
     "varied": "2b16afca019db36e",
     "mostly_reiman2019": "c5a2c25f0145e7f9",
+    "crowded": "324d4ec91ed7c1f7",
+    "mostly_max": "b4d4321764e7899e",
     "rerendered": "e0737153aa378d69",
 }
 
@@ -142,11 +144,38 @@ DRAWS = {
 def test_draws_stay_what_they_were(name):
     draw = RECIPES[name].draw(np.random.default_rng(1), 16, 100)
     content = hashlib.sha256()
-    for field, values in vars(draw).items():
-        if values is not None and values.dtype.kind == "f":
-            values = values.round(9)  # processors differ in the last digit of an exponential
-        content.update(f"{field} {None if values is None else values.tolist()}\n".encode())
+    for each in (draw, *draw.further):
+        for field, values in vars(each).items():
+            if field == "further":
+                continue
+            if values is not None and values.dtype.kind == "f":
+                values = values.round(9)  # processors differ in the last digit of an exponential
+            content.update(f"{field} {None if values is None else values.tolist()}\n".encode())
     assert content.hexdigest()[:16] == DRAWS[name]
+
+
+def test_all_companions_are_one_component():
+    rng = np.random.default_rng(5)
+    images = rng.uniform(0, 0.05, (40, 3, 30, 30))
+    recipe = Recipe("few", "", ("sum",), crop=30, displacement=(2, 6), companions=(0.2, 0.3, 0.5))
+    draw = recipe.draw(np.random.default_rng(6), 3000, len(images))
+    assert [np.mean(more.companion >= 0) for more in draw.further] == pytest.approx(
+        [0.8, 0.5], abs=0.03
+    )
+    # each is displaced from one of the galaxies before it
+    first, second, third = (each.shift for each in (draw, *draw.further))
+    from_first = (np.abs(second - first) <= 6).all(axis=1)
+    from_middle = (np.abs(second) <= 6).all(axis=1)
+    assert (from_first | from_middle).all()
+    assert np.abs(third).max() > 12
+    _, isolated = Simulator(images, recipe)(draw[:50])
+    expected = 0
+    for each in (draw[:50], *draw[:50].further):
+        there = each.companion >= 0
+        each = dataclasses.replace(each, companion=np.where(there, each.companion, 0), further=())
+        alone = Simulator(images, recipe)(each)[1][:, 1].numpy()
+        expected = expected + alone * there[:, None, None, None]
+    np.testing.assert_allclose(isolated[:, 1], expected, atol=1e-6)
 
 
 def test_the_documentation_states_the_ranges_of_rerendered():
@@ -166,7 +195,7 @@ def test_rerendered_is_reiman2019_shown_by_another_survey(images):
         recipe.draw(np.random.default_rng(4), 2000, len(images)) for recipe in (plain, rendered)
     ]
     for field, values in vars(draws[0]).items():
-        if values is not None:
+        if values is not None and field != "further":
             np.testing.assert_array_equal(getattr(draws[1], field), values)
     assert (draws[1].gain != 1).all()
     assert (draws[1].exponent != 1).all()
@@ -184,7 +213,9 @@ def test_both_paths_make_the_same_blends(images, name):
     draw = recipe.draw(np.random.default_rng(7), 12, len(images))
     if recipe.rendering:  # the two draw their noise, and JPEG libraries round, differently
         same = np.ones(len(draw))
-        draw = dataclasses.replace(draw, noise=0 * same, quality=100 * same)
+        neutral = {"noise": 0 * same, "quality": 100 * same}
+        further = tuple(dataclasses.replace(more, **neutral) for more in draw.further)
+        draw = dataclasses.replace(draw, further=further, **neutral)
     blend, isolated = Simulator(images, recipe)(draw)
     for k in range(len(draw)):
         plain_blend, plain_isolated = blend_pair(images, draw[k : k + 1], recipe)

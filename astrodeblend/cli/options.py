@@ -9,7 +9,10 @@ import click
 from click.core import ParameterSource
 
 # What options offer, so that help needs no import of torch; a test compares it with the code.
-RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
+RECIPES = (
+    *("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019"),
+    *("crowded", "mostly_max", "rerendered"),
+)
 
 model = click.option(
     "--model",

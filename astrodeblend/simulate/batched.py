@@ -84,8 +84,20 @@ class Simulator:
         -------
         blend, isolated : torch.Tensor
             Shapes (n, bands, s, s) and (n, 2, bands, s, s), float32 from 0 to 1; ``isolated``
-            holds the truth, central first.
+            holds the truth, central first, then all companions together.
         """
+        isolated, sky = self._isolated(draw)
+        for more in draw.further:
+            chosen = (more.companion >= 0).nonzero()[0]
+            if len(chosen):
+                more, where = more[chosen], torch.as_tensor(chosen, device=self.device)
+                alone, _ = self._isolated(more)
+                both = torch.stack([isolated[where, 1], alone[:, 1]], dim=1)
+                isolated[where, 1] = self._blend(both, more.mode, sky[where])
+        return self._blend(isolated, draw.mode, sky), isolated
+
+    def _isolated(self, draw):
+        """Return central galaxies and companions (n, 2, bands, s, s), and the sky's level."""
         matrices = draw.matrices(self.size)
         isolated = torch.stack(
             [
@@ -97,7 +109,7 @@ class Simulator:
         sky = isolated.new_zeros(len(draw), 1, 1, 1)
         if draw.seeing is not None:
             isolated, sky = self._render(isolated, draw)
-        return self._blend(isolated, draw.mode, sky), isolated
+        return isolated, sky
 
     def _tensor(self, values):
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)

@@ -99,9 +99,20 @@ def blend_pair(images, draw, recipe="reiman2019"):
     -------
     blend, isolated : numpy.ndarray
         Shapes (bands, s, s) and (2, bands, s, s), from 0 to 1; ``isolated`` holds the truth,
-        central first.
+        central first, then all companions together.
     """
     recipe = get_recipe(recipe)
+    isolated, sky = _isolated(images, draw, recipe)
+    how = {"mode": recipe.modes[draw.mode[0]], "sky": sky}
+    for more in draw.further:
+        if more.companion[0] >= 0:
+            (_, companion), _ = _isolated(images, more, recipe)
+            isolated[1] = blend_images(isolated[1], companion, **how)
+    return blend_images(*isolated, **how), np.array(isolated)
+
+
+def _isolated(images, draw, recipe):
+    """Return the central galaxy and the companion, and the level of their sky."""
     images = np.asarray(images)
     full_scale = 255.0 if images.dtype == np.uint8 else 1.0
     rng = np.random.default_rng(draw.noise_seed[0])
@@ -118,8 +129,7 @@ def blend_pair(images, draw, recipe="reiman2019"):
         gain = draw.gain[0][:, None, None]
         isolated = [_render(image, draw, gain, rng) for image in isolated]
         sky = np.minimum(gain * draw.pedestal[0], 1)
-    blend = blend_images(*isolated, mode=recipe.modes[draw.mode[0]], sky=sky)
-    return blend, np.array(isolated)
+    return isolated, sky
 
 
 def _render(image, draw, gain, rng):

@@ -59,7 +59,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete description of simulated blends of two galaxies.
+    """A complete description of simulated blends.
 
     The defaults are those of the data that Reiman & Goehre (2019) published.
 
@@ -83,6 +83,9 @@ class Recipe:
         Turn and flip both galaxies together by one of the eight symmetries of the square.
     rendering : Rendering or None
         Re-render the pictures, so as to learn what other surveys look like.
+    companions : tuple of float
+        Chances of one, two, three, ... companions, each displaced from one of the galaxies before
+        it. All of them together, blended as the blend is, are the second component.
     """
 
     name: str = "reiman2019"
@@ -94,6 +97,7 @@ class Recipe:
     scale: tuple[float, float] = (math.exp(-1), math.exp(0.5))
     symmetries: bool = False
     rendering: Rendering | None = None
+    companions: tuple[float, ...] = (1.0,)
 
     def __post_init__(self):
         wrong = [mode for mode in self.modes if mode not in BLENDING_MODES]
@@ -101,6 +105,8 @@ class Recipe:
             raise ValueError(f"modes={self.modes!r}: choose from {', '.join(BLENDING_MODES)}")
         if self.crop % self.factor:
             raise ValueError(f"crop={self.crop} is not a multiple of factor={self.factor}")
+        if min(self.companions, default=-1) < 0 or not math.isclose(sum(self.companions), 1):
+            raise ValueError(f"companions={self.companions!r}: give chances, whose sum is 1")
 
     @property
     def stamp(self):
@@ -126,6 +132,22 @@ class Recipe:
         """
         if sources < 2:
             raise ValueError(f"sources={sources}: a blend takes two galaxies, give at least 2")
+        drawn = self._draw_pairs(rng, number, sources)
+        if len(self.companions) == 1:
+            return drawn
+        count = rng.choice(len(self.companions), size=number, p=self.companions)
+        shifts, further = [np.zeros((number, 2)), drawn.shift], []
+        for k in range(1, len(self.companions)):
+            more = self._draw_pairs(rng, number, sources)
+            before = rng.integers(len(shifts), size=number)
+            shifts.append(np.stack(shifts)[before, np.arange(number)] + more.shift)
+            companion = np.where(count >= k, more.companion, -1)
+            shared = {name: getattr(drawn, name) for name in _SHARED}
+            further.append(replace(more, companion=companion, shift=shifts[-1], **shared))
+        return replace(drawn, further=tuple(further))
+
+    def _draw_pairs(self, rng, number, sources):
+        """Draw the random part of blends of two."""
         central = rng.integers(sources, size=number)
         companion = (central + rng.integers(1, sources, size=number)) % sources
         signs = rng.choice([-1.0, 1.0], size=(number, 2))
@@ -171,6 +193,9 @@ class Draw:
     seeing, zoom, gain, saturation, exponent, pedestal, noise, quality : numpy.ndarray or None
         Re-rendering (see `Rendering`); ``gain`` has the shape (n, 3), one per band. Seeing 0,
         zoom 1, quality 100, ... leave a picture as it is. None: nothing is re-rendered.
+    further : tuple of Draw
+        Of the same blends with further companions, a draw for each; ``companion`` is -1 where
+        there is none.
     """
 
     central: np.ndarray
@@ -191,6 +216,7 @@ class Draw:
     pedestal: np.ndarray | None = None
     noise: np.ndarray | None = None
     quality: np.ndarray | None = None
+    further: tuple = ()
 
     def __len__(self):
         return len(self.central)
@@ -198,7 +224,9 @@ class Draw:
     def __getitem__(self, key):
         """Select some of the blends by a slice or an index array."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Draw(**{k: v if v is None else v[key] for k, v in values.items()})
+        further = tuple(each[key] for each in values.pop("further"))
+        parts = {k: v if v is None else v[key] for k, v in values.items()}
+        return Draw(**parts, further=further)
 
     @property
     def sky(self):
@@ -295,6 +323,14 @@ def _symmetry(code):
     return np.array([*table, *(mirror @ m for m in table)])[code]
 
 
+# What of a draw is about the whole blend, and the same for all its companions.
+_SHARED = (
+    "central",
+    "mode",
+    "symmetry",
+    *("seeing", "zoom", "gain", "saturation", "exponent", "pedestal", "noise", "quality"),
+)
+
 #: The recipes by name.
 RECIPES = {
     recipe.name: recipe
@@ -319,6 +355,22 @@ RECIPES = {
             (*6 * ("max",), "sum", "max_sum"),
             symmetries=True,
             rendering=Rendering(fraction=0.2),
+        ),
+        Recipe(
+            "crowded",
+            "as varied, but half of the blends have two or three companions, which come as one",
+            ("max", "max", "sum", "max_sum"),
+            symmetries=True,
+            rendering=Rendering(),
+            companions=(0.5, 0.25, 0.25),
+        ),
+        Recipe(
+            "mostly_max",
+            "as crowded, but three in four blends are of mode max, and four in five as they were",
+            (*6 * ("max",), "sum", "max_sum"),
+            symmetries=True,
+            rendering=Rendering(fraction=0.2),
+            companions=(0.5, 0.25, 0.25),
         ),
         Recipe(
             "rerendered",
