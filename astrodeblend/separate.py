@@ -37,10 +37,7 @@ _WHITE = 0.97  # of full scale, above which a picture shows no more light
 # On 40 simulated scenes of split val the excess of light where galaxies overlap is 0.01 to 0.21
 # of the fainter one's under a maximum, and 0.09 to 1.1 under a sum: two of those are misread.
 _ADDS = 0.22
-_FARTHEST = 0.3  # widths of a stamp of a picture, that a partner is from its middle
-# How many neighbours stay in a stamp, by whether light adds: to subtract is to know them well
-# enough, but what is hidden cannot be brought back by taking away what hides it.
-_PARTNERS = {True: 1, False: 3}
+_PARTNER = 0.3  # widths of a stamp of a picture; in training companions were as far as 0.21
 _CORE = 1 / 30  # of a stamp's width around a position, a fifth of a Petrosian radius, is no gap
 _DAMPED = 2  # after so many rounds half of each change is taken, lest light goes to and fro
 
@@ -94,13 +91,10 @@ def separate(
     members = np.bincount(parents, minlength=1 + max(parents, default=0))
     blended = [k for k in range(len(places)) if members[parents[k]] > 1]
     adds = full_scale_of(image) is None
-    farthest = np.inf if adds else _FARTHEST
-
-    def neighbours():
-        sources = components, places, segmentation, parents, blended
-        return _neighbours(light, *sources, farthest, partners=_PARTNERS[adds])
-
-    subtracted, kept = neighbours()
+    farthest = np.inf if adds else _PARTNER
+    subtracted, kept = _neighbours(
+        light, components, places, segmentation, parents, blended, farthest
+    )
     boxes = {k: _box(places[k], data.shape[1:], _MARGIN) for k in blended}
     taken_out = {}  # of each stamp, when the network last saw it
     known, guesses = components, {}
@@ -166,8 +160,6 @@ def separate(
             components[k] = replace(component, change=change, blend_score=seen)
         if not taken and not adds:
             adds = bool(excess[0] > _ADDS * excess[1])
-            if adds:
-                subtracted, kept = neighbours()
         known = share_out(light, limited()) if adds else limited()
         taken += 1
         active = [
@@ -297,11 +289,11 @@ def _rms(values):
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
-def _neighbours(light, components, places, segmentation, parents, blended, farthest, *, partners):
+def _neighbours(light, components, places, segmentation, parents, blended, farthest):
     """Return, for each blended source, which others are taken out of its stamp, and who stays.
 
-    All go that reach into it but its partners: of those that touch it and are no farther from the
-    middle than so many widths of the stamp, the few that give most light to it.
+    All go that reach into it but its partner: of those that touch it, the one that gives most
+    light to the stamp, if it is no farther from the middle than so many widths of the stamp.
     """
     light = light.sum(axis=0)
     positions = np.array([place.position for place in places])
@@ -317,11 +309,11 @@ def _neighbours(light, components, places, segmentation, parents, blended, farth
         near = ((starts < ends[k]) & (starts[k] < ends)).all(axis=1)
         near[k] = False
         away = np.abs(positions - positions[k]).max(axis=1)
-        touching = near & (parents == parents[k]) & (away <= farthest * places[k].width)
-        given = np.where(touching, given, 0)
-        most = np.argsort(-given, kind="stable")[:partners]
-        kept[k] = {k, *most[given[most] > 0]}
-        subtracted[k] = [j for j in np.flatnonzero(near) if j not in kept[k]]
+        partners = near & (parents == parents[k]) & (away <= farthest * places[k].width)
+        given = np.where(partners, given, 0)
+        partner = np.argmax(given) if given.any() else k
+        subtracted[k] = [j for j in np.flatnonzero(near) if j != partner]
+        kept[k] = {k, partner}
     return subtracted, kept
 
 
