@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.transform import warp
 
+from astrodeblend import Deblender
 from astrodeblend.cli import main
 from astrodeblend.detect import find_sources
-from astrodeblend.scene_scores import FILES, draw_scenes, match_sources, score_scenes
+from astrodeblend.scene_scores import (
+    FILES,
+    add_scene_calibration,
+    draw_scenes,
+    match_sources,
+    score_scenes,
+)
 from astrodeblend.simulate import blend_pair, reduce_image, simulate_scene
+from astrodeblend.weights import read_card
 
 
 def disc(radius, width=424, sky=0.0, colour=(0.5, 0.4, 0.3)):
@@ -344,6 +352,53 @@ class TestScores:
         assert content["coverage"] == wrong.to_dict()["coverage"]
         with pytest.raises(FileExistsError, match="sources"):
             wrong.write(tmp_path / "scores")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model, folder, tmp_path_factory):
+    """Return the path of a model with error bars for scenes."""
+    model = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    for suffix in (".safetensors", ".json"):
+        model.with_suffix(suffix).write_bytes(tiny_model.with_suffix(suffix).read_bytes())
+    add_scene_calibration(model, folder, scenes=3, seed=4, progress=False)
+    return model
+
+
+class TestErrorBars:
+    """Fitted to some scenes, they hold there, and nothing else changes."""
+
+    def test_they_hold(self, model, folder):
+        deblender, off = Deblender.load(model, device="cpu"), []
+        for mode in ("max", "sum"):
+            for scene in draw_scenes(folder, split="val", mode=mode, number=3, seed=4):
+                found = deblender.deblend_scene(
+                    scene.blend, positions=scene.positions, light="network"
+                )
+                for k, (image, at) in enumerate(zip(scene.isolated, scene.positions, strict=True)):
+                    _, segments = find_sources(NDData(image), positions=[at], threshold=3.0)
+                    flux = (scene.light[k] * (segments > 0)).sum(axis=(1, 2))
+                    row = found.catalog[k]
+                    off.append(np.abs(row["segment_flux"] - flux) / row["segment_flux_err"])
+        assert np.mean(np.array(off) < 1) == pytest.approx(0.683, abs=0.05)
+        interval = read_card(model).calibration["in_scenes"]["interval_95"]["flux"]
+        assert np.mean(np.array(off) < interval) == pytest.approx(0.954, abs=0.05)
+
+    def test_those_of_single_blends_stay(self, model, tiny_model):
+        before, after = (dict(read_card(path).calibration) for path in (tiny_model, model))
+        scenes = after.pop("in_scenes")
+        before.pop("in_scenes", None)
+        for name, value in before.items():
+            assert after[name] == value
+        assert scenes["fit"] == {
+            "scenes": 3,
+            "recipes": ["max", "sum"],
+            "split": "val",
+            "seed": 4,
+        }
+
+    def test_another_kind_of_model(self, folder):
+        with pytest.raises(ValueError, match=r"model 'survey' works on .*choose a model for R, G"):
+            add_scene_calibration("survey", folder)
 
 
 def run(*arguments, code=0):

@@ -83,7 +83,7 @@ def score_scenes(deblender, scenes, *, progress=False):
     sources, detections = [], []
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
     for k, scene in enumerate(bar):
-        truth, once = _truth(scene), _with_memory(deblender)
+        truth, once = measure_truth(scene), _with_memory(deblender)
         rows = {
             "scene": np.full(len(truth.flux), k),
             "galaxy": scenes.names(k),
@@ -136,7 +136,7 @@ def _stacked(tables):
     return QTable(columns)
 
 
-def _truth(scene):
+def measure_truth(scene):
     """Measure the galaxies of a scene, each alone."""
     footprints, seen = [], []
     for image, position in zip(scene.isolated, scene.positions, strict=True):
