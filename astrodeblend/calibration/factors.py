@@ -50,9 +50,9 @@ class Calibration:
         Whether values are in units of the sky's noise, so that they are what they are: then
         ``log_ratio`` is of the deviation itself.
     in_scenes : dict
-        The same, in plain values, of components that were asked for one by one and made to agree
-        (`astrodeblend.joint`): they are better than those of one stamp. Empty if that makes no
-        difference.
+        The same, in plain values, of components of whole scenes, asked for one by one and made to
+        agree: in linear flux they are better than those of one stamp; among many galaxies of a
+        picture more goes wrong. Empty if that makes no difference.
     """
 
     log_ratio: tuple[float, ...] = (0.0,)
