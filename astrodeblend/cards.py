@@ -127,6 +127,8 @@ def _calibration(calibration):
         about.append("of " + ", ".join(f"{n} {name}" for name, n in fit["recipes"].items()))
     widths = calibration.get("interval_95", {})
     about += [f"95.4 % of {name} within {w:.2f} errors" for name, w in widths.items()]
+    if widths := calibration.get("in_scenes", {}).get("interval_95", {}):
+        about += [f"in scenes of {name} within {w:.2f}" for name, w in widths.items()]
     return "calibrated: " + ", ".join(about)
 
 

@@ -66,7 +66,8 @@ def flag_lost_light(light, components, places, *, adds):
     -------
     list of Component
     """
-    together = np.zeros(light.shape)
+    # where the brightest shows, it may be negative by noise
+    together = np.full(light.shape, 0.0 if adds else -np.inf)
     for component in components:
         part = together[:, *component.box]
         (np.add if adds else np.maximum)(part, component.light, out=part)

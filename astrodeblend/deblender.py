@@ -1,5 +1,6 @@
 """`Deblender`: an image in, its galaxies out, one by one."""
 
+import numbers
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,10 +45,11 @@ class Deblender:
     device : str or torch.device, optional
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default a GPU when there is one.
     dtype : {'float32', 'bfloat16'} or torch.dtype, optional
-        Arithmetic of the network. By default bfloat16 for pictures on GPUs, and on CPUs that
-        multiply it (AMX), several times as fast there: it changes components by about a
-        thousandth of the blend, far less than they are wrong by. Otherwise float32; the light
-        of bright stars in linear flux takes its digits.
+        Arithmetic of the network. By default bfloat16 for models of pictures on GPUs, and on
+        CPUs that multiply it (AMX), several times as fast there: it changes components of a
+        picture by about a thousandth of the blend, and fluxes of scenes by a few thousandths,
+        far less than they are wrong by. Otherwise float32, which a model of linear flux needs,
+        and flux that is shown to one of pictures is better off with.
     batch_size : int or 'auto', optional
         Stamps that go through the network at a time; by default as many as suit their size.
 
@@ -317,7 +319,7 @@ class Deblender:
         """
         if light not in LIGHTS:
             raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
-        if not isinstance(rounds, int) or rounds < 1:
+        if not isinstance(rounds, numbers.Integral) or isinstance(rounds, bool) or rounds < 1:
             raise ValueError(f"rounds={rounds!r}: give an integer of at least 1")
         image = self._read(image)
         if positions is not None:
@@ -553,7 +555,14 @@ class Deblender:
 
     def _cut(self, image, position):
         """Read an image and prepare its stamp."""
-        return prepare(self._read(image), position, self._size_rule)
+        image = self._read(image)
+        valid = image.data if image.mask is None else image.data[~image.mask]
+        if valid.min() == valid.max():
+            raise ValueError(
+                f"image is {valid.min():.4g} in every valid pixel: there is no light in it to take "
+                "apart; give another one"
+            )
+        return prepare(image, position, self._size_rule)
 
     def _read(self, image):
         """Read an image, or refuse it."""
@@ -570,12 +579,6 @@ class Deblender:
             raise ValueError(
                 f"image has {bands} bands; the model {self._card.name!r} takes {len(names)}, in "
                 f"the order {', '.join(names)}, or a single one, which is repeated"
-            )
-        valid = image.data if image.mask is None else image.data[~image.mask]
-        if valid.min() == valid.max():
-            raise ValueError(
-                f"image is {valid.min():.4g} in every valid pixel: there is no light in it to take "
-                "apart; give another one"
             )
         return image
 
@@ -709,7 +712,8 @@ def _find_device(device):
 
 def _find_dtype(dtype, device, card):
     if dtype is None:
-        multiplies = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in all versions
+        multiplies = device.type == "cuda" or capabilities().get("amx_bf16", False)
         return torch.bfloat16 if multiplies and card.scaling != "noise" else torch.float32
     for name, found in _DTYPES.items():
         if dtype in (name, found):

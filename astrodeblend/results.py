@@ -46,7 +46,7 @@ _WORDS = {
     Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
     Flag.OUT_OF_DISTRIBUTION: "the stamp is unlike anything the model was trained on",
     Flag.NOT_DEBLENDED: "deblending failed: the source keeps its light from before, or its segment",
-    Flag.NOT_CONVERGED: "the light of its neighbours still changed in the last round",
+    Flag.NOT_CONVERGED: "its light or that of its neighbours still changed in the last round",
     Flag.POSSIBLE_BLEND: "detected as one source, but its blend score says more than one galaxy",
     Flag.FLUX_NOT_CONSERVED: "the network's components have over a tenth less or more light than "
     "the image in its footprint",

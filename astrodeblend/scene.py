@@ -49,8 +49,9 @@ class Scene:
         Version, model and its hash, and settings, as plain values; ``background`` and ``noise`` of
         the sky in each band, of maps the median; how many ``rounds`` it took,
         ``largest_change`` of a component when it was last asked for (rms over its footprint, in
-        units of the noise), how many sources have ``not_converged``, and whether
-        ``light_adds`` where sources overlap, or the brighter one hides the other.
+        units of the noise; NaN if all were asked for once), how many sources have
+        ``not_converged``, and whether ``light_adds`` where sources overlap, or the brighter one
+        hides the other.
     """
 
     image: NDData
@@ -249,7 +250,9 @@ def separate_scene(
         for name, values in (("background", level), ("noise", noise))
     }
     meta["light_adds"] = bool(adds)
-    meta["largest_change"] = max((c.change for c in found if np.isfinite(c.change)), default=0.0)
+    changes = [c.change for c in found if np.isfinite(c.change)]
+    known = any(changes) or len(changes) == len(found)  # isolated sources do not change
+    meta["largest_change"] = max(changes, default=0.0) if known else np.nan
     meta["not_converged"] = sum(bool(c.flags & Flag.NOT_CONVERGED) for c in found)
     catalog.meta = dict(meta)
     return Scene(

@@ -311,7 +311,7 @@ def _neighbours(light, components, places, segmentation, parents, blended, farth
         away = np.abs(positions - positions[k]).max(axis=1)
         partners = near & (parents == parents[k]) & (away <= farthest * places[k].width)
         given = np.where(partners, given, 0)
-        partner = np.argmax(given) if given.any() else k
+        partner = np.argmax(given) if given.max() > 0 else k
         subtracted[k] = [j for j in np.flatnonzero(near) if j != partner]
         kept[k] = {k, partner}
     return subtracted, kept

@@ -93,7 +93,7 @@ class TestDrawBlends:
         with pytest.raises(ValueError, match="number=0"):
             draw_blends(galaxies, number=0)
 
-    @pytest.mark.parametrize("recipe", ["crowded", "mostly_max"])
+    @pytest.mark.parametrize("recipe", ["crowded", "crowded_max"])
     def test_blends_of_more_than_two_are_to_learn_from(self, galaxies, recipe):
         with pytest.raises(ValueError, match=rf"recipe='{recipe}' is to learn from.*choose"):
             draw_blends(galaxies, recipe=recipe)

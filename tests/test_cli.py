@@ -25,7 +25,7 @@ from PIL import Image
 
 from astrodeblend.cli import main
 from astrodeblend.cli.deblending import _parse_position
-from astrodeblend.cli.options import RECIPES
+from astrodeblend.cli.options import LEARNING, RECIPES
 from astrodeblend.cli.training import FIELDS
 
 
@@ -108,7 +108,8 @@ class TestHelp:
     def test_recipes_are_all_offered(self):
         from astrodeblend.simulate import RECIPES as KNOWN
 
-        assert tuple(KNOWN) == RECIPES
+        assert tuple(KNOWN) == LEARNING
+        assert tuple(n for n, r in KNOWN.items() if r.companions == (1.0,)) == RECIPES
 
     def test_no_option_without_help(self):
         for command in main.commands.values():

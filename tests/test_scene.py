@@ -303,6 +303,7 @@ class TestScene:
 
     def test_an_image_without_sources(self, tiny, scene):
         sky = np.random.default_rng(5).standard_normal((3, 90, 120)).astype(np.float32)
+        assert len(tiny.deblend_scene(np.zeros((3, 60, 70))).catalog) == 0
         empty = tiny.deblend_scene(NDData(sky, unit=u.nJy))
         assert len(empty.catalog) == 0
         expected = [name for name in scene.catalog.colnames if name != "sky_centroid"]
@@ -580,6 +581,18 @@ def test_light_that_components_do_not_make_up_is_flagged(adds):
     assert flagged(0.5)[0]
     assert flagged(1.5)[0]
     assert "light than the image" in decode_flags(Flag.FLUX_NOT_CONSERVED)[0]
+
+
+def test_a_source_that_keeps_its_light_has_lost_none():
+    """Noise below the sky is light that is there, even where the brightest hides the others."""
+    rng = np.random.default_rng(3)
+    light = rng.normal(0, 1, (3, 60, 60))
+    place = Place((30.0, 30.0), 40.0, np.zeros((3, 1, 1)), np.full((3, 1, 1), 0.1), Flag(0), None)
+    box = (slice(10, 50), slice(10, 50))
+    own = Component(box, light[:, *box], np.zeros((3, 40, 40)), Flag(0))
+    for adds in (True, False):
+        (found,) = flag_lost_light(light, [own], [place], adds=adds)
+        assert not found.flags
 
 
 def test_trimming_loses_nothing():

@@ -135,7 +135,7 @@ DRAWS = {
     "varied": "2b16afca019db36e",
     "mostly_reiman2019": "c5a2c25f0145e7f9",
     "crowded": "324d4ec91ed7c1f7",
-    "mostly_max": "b4d4321764e7899e",
+    "crowded_max": "b4d4321764e7899e",
     "rerendered": "e0737153aa378d69",
 }
 

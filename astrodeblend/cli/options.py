@@ -9,10 +9,8 @@ import click
 from click.core import ParameterSource
 
 # What options offer, so that help needs no import of torch; a test compares it with the code.
-RECIPES = (
-    *("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019"),
-    *("crowded", "mostly_max", "rerendered"),
-)
+RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
+LEARNING = (*RECIPES, "crowded", "crowded_max")  # of more than two galaxies, to learn from
 
 model = click.option(
     "--model",

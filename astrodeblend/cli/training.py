@@ -13,8 +13,8 @@ from . import options
 # here too, so that help needs no import of torch; a test compares it with the code. Shapes of
 # networks are not options: they come through --config.
 FIELDS = {
-    "recipe": ("varied", options.RECIPES, "Blends to learn from."),
-    "final_recipe": (None, options.RECIPES, "Blends to end on, while the trapezoid falls."),
+    "recipe": ("varied", options.LEARNING, "Blends to learn from."),
+    "final_recipe": (None, options.LEARNING, "Blends to end on, while the trapezoid falls."),
     "validation_recipe": ("reiman2019", options.RECIPES, "Blends to be judged by."),
     "network": (
         "unet",

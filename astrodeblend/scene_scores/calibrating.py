@@ -11,7 +11,8 @@ from astrodeblend.deblender import Deblender
 from astrodeblend.simulate import SCENE_MODES
 from astrodeblend.weights import load_model, write_card
 
-from .scoring import measure_truth
+from .result import LIGHTS
+from .scoring import check_card, measure_truth, pixel_errors, with_memory
 from .sets import draw_scenes
 
 __all__ = ["add_scene_calibration"]
@@ -27,8 +28,9 @@ def add_scene_calibration(model, folder, *, split="val", scenes=60, seed=2, prog
     Among many galaxies more goes wrong than in blends of two, which the model's error bars were
     fitted to (`astrodeblend.training.add_calibration`, which comes first). So deviations by
     deblending are scaled for scenes, those of pixels and those of fluxes, until they hold in scenes
-    of two to eight galaxies (`draw_scenes`): of pixels in the true footprints, of fluxes in each
-    source and band, true positions given. The card is written anew; the weights stay as they are.
+    of two to eight galaxies (`draw_scenes`), over both kinds of light: of pixels in the true
+    footprints, where a component has any, of fluxes in each source and band, true positions given.
+    The card is written anew; the weights stay as they are.
 
     Parameters
     ----------
@@ -59,19 +61,16 @@ def add_scene_calibration(model, folder, *, split="val", scenes=60, seed=2, prog
         has any light.
     """
     network, card = load_model(model)
-    if card.scaling != "picture" or len(card.bands) != 3:
-        raise ValueError(
-            f"model {card.name!r} works on {', '.join(card.bands)} ({card.scaling}); scenes are "
-            "colour pictures, choose a model for R, G, B"
-        )
+    check_card(card)
     options = {"split": split, "number": scenes, "seed": seed}
     sets = [draw_scenes(folder, mode=mode, **options) for mode in SCENE_MODES]
-    calibration = Calibration(**card.calibration)
-    fitted = calibration.of_scenes()
+    calibration = replace(Calibration(**card.calibration), in_scenes={})
+    fitted = calibration
     total = _PASSES * sum(map(len, sets))
     with tqdm(total=total, desc="scenes", unit="scene", disable=not progress) as bar:
         for _ in range(_PASSES):
-            deblender = Deblender(network, replace(card, calibration=_with(calibration, fitted)))
+            so_far = replace(card, calibration=_with(calibration, fitted))
+            deblender = Deblender(network, so_far, dtype="float32")
             pixels, fluxes = [], []
             for scene in chain(*sets):
                 of_pixels, of_fluxes = _errors(deblender, scene)
@@ -91,19 +90,15 @@ def _with(calibration, in_scenes):
 
 def _errors(deblender, scene):
     """Return errors of a scene's pixels and fluxes, in the deviations that are stated of them."""
-    truth = measure_truth(scene)
-    found = deblender.deblend_scene(scene.blend, positions=truth.positions, light="network")
-    pixels = []
-    for label, light, footprint in zip(
-        found.catalog["label"], truth.light, truth.footprints, strict=True
-    ):
-        component = found.component(label)
-        error = np.abs(component.data - light)[:, footprint].ravel()
-        deviation = component.uncertainty.array[:, footprint].ravel()
-        pixels.append((error[deviation > 0] / deviation[deviation > 0])[::_THIN])
-    error = np.abs(found.catalog["segment_flux"] - truth.flux)
-    deviation = np.asarray(found.catalog["segment_flux_err"])
-    return np.concatenate(pixels), error[deviation > 0] / deviation[deviation > 0]
+    truth, once = measure_truth(scene), with_memory(deblender)
+    pixels, fluxes = [], []
+    for light in LIGHTS:
+        found = once.deblend_scene(scene.blend, positions=truth.positions, light=light)
+        pixels += [(error / std)[::_THIN] for error, std in pixel_errors(found, truth)]
+        error = np.abs(found.catalog["segment_flux"] - truth.flux)
+        deviation = np.asarray(found.catalog["segment_flux_err"])
+        fluxes.append(error[deviation > 0] / deviation[deviation > 0])
+    return np.concatenate(pixels), np.concatenate(fluxes)
 
 
 def _scaled(calibration, pixels, fluxes):

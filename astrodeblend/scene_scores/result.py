@@ -40,7 +40,6 @@ BINS = {
 POSITIONS = {"given": "true positions given", "detected": "positions detected"}
 _BANDS = ("R", "G", "B")
 _RESAMPLES = 200  # of the bootstrap: errors to 5 %
-_SHARES = {1: 0.6827, 2: 0.9545}  # of a normal distribution within so many standard deviations
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +54,11 @@ class SceneScores:
         The model's name and the hash of its weights.
     version : str
         Of this package.
+    arithmetic : str
+        Of the network.
+    interval_95 : dict of float
+        How many standard deviations are to hold 95.4 % of the truths, of a ``pixel`` and of a
+        ``flux``.
     scenes : SceneSet
         What it was tried on.
     sources : `~astropy.table.QTable`
@@ -65,8 +69,9 @@ class SceneScores:
         ``footprint_area`` in pixels, ``true_flux`` per band. Then for each method
         (``apportioned``, ``network``, ``photutils``) with positions ``given`` or ``detected``,
         as in ``flux_network_given``: ``come_back``, ``flux`` per band; of ours ``flux_err``
-        and ``flags``; with positions given ``pixels_within_1`` and ``pixels_within_2``, the
-        share of the footprint's pixels in which the truth is within so many errors. Fluxes
+        and ``flags``; with positions given ``pixels``, those of the footprint (in all bands) that
+        the component has an error in, and in how many the truth is within it and within the
+        wider interval, ``pixels_within_68`` and ``pixels_within_95``. Fluxes
         are sums of the picture's values, from 0 to 1, above the sky; not proportional to
         light.
     detections : `~astropy.table.QTable`
@@ -77,6 +82,8 @@ class SceneScores:
     model: str
     sha256: str
     version: str
+    arithmetic: str
+    interval_95: dict[str, float]
     scenes: SceneSet
     sources: QTable
     detections: QTable
@@ -144,27 +151,29 @@ class SceneScores:
         `~astropy.table.QTable`
             A row for both kinds of ``light`` and for what the errors are ``of``: ``flux`` of
             the catalogue (galaxies and bands; ``segment_flux_err``) and ``pixels`` of the
-            components in the true footprints. ``within_1`` and ``within_2`` are the shares of
-            truths within one and two errors, with their errors by bootstrap over scenes, and
-            ``number`` how many truths there are. True positions are given.
+            components in the true footprints, where they have one. ``within_68`` is the share
+            of truths within one error, ``within_95`` within the interval that is to hold 95.4 %,
+            with their errors by bootstrap over scenes; ``interval_95`` that interval in errors,
+            and ``number`` how many truths there are. True positions are given.
         """
         rows = []
         for light in LIGHTS:
             off = np.abs(self.sources[f"flux_{light}_given"] - self.sources["true_flux"])
             error = self.sources[f"flux_err_{light}_given"]
-            weight = {"flux": np.full(len(off), off.shape[1])}
-            weight["pixels"] = self.sources["footprint_area"] * off.shape[1]
-            for of, total in weight.items():
-                row = {"light": light, "of": of, "number": int(total.sum())}
-                for times in _SHARES:
-                    if of == "flux":
-                        share = np.mean(off <= times * error, axis=1)
-                    else:
-                        share = np.nan_to_num(self.sources[f"pixels_within_{times}_{light}_given"])
-                    sums = np.stack([share * total, total], axis=1)
-                    sums = np.stack([s.sum(axis=0) for s in self._by_scene(sums)])
-                    row[f"within_{times}"] = _ratio_of_sums(sums)
-                    row[f"within_{times}_error"] = _error(sums, _ratio_of_sums)
+            pixels = [
+                self.sources[f"{name}_{light}_given"]
+                for name in ("pixels", "pixels_within_68", "pixels_within_95")
+            ]
+            limits = (np.inf, 1, self.interval_95["flux"])
+            fluxes = [np.sum(off <= limit * error, axis=1) for limit in limits]
+            for of, (total, *within) in (("flux", fluxes), ("pixels", pixels)):
+                row = {"light": light, "of": of, "number": int(np.sum(total))}
+                for share, inside in zip(("68", "95"), within, strict=True):
+                    sums = self._by_scene(np.stack([inside, total], axis=1))
+                    sums = np.stack([each.sum(axis=0) for each in sums])
+                    row[f"within_{share}"] = _ratio_of_sums(sums)
+                    row[f"within_{share}_error"] = _error(sums, _ratio_of_sums)
+                row["interval_95"] = self.interval_95[of.removesuffix("s")]
                 rows.append(row)
         return QTable(rows, meta=self._meta())
 
@@ -218,8 +227,9 @@ class SceneScores:
             )
 
     def __str__(self):
+        made_by = f"{self.arithmetic}, astrodeblend {self.version}"
         lines = [
-            f"model {self.model} (sha256 {self.sha256[:12]}), astrodeblend {self.version}",
+            f"model {self.model} (sha256 {self.sha256[:12]}), {made_by}",
             str(self.scenes),
             "",
             "true positions given: "
@@ -241,17 +251,17 @@ class SceneScores:
         for positions, words in POSITIONS.items():
             lines += ["", f"abs(dF / F), {words}"]
             lines += _table_lines(table[table["positions"] == positions])
-        lines += ["", "truth within 1 and 2 errors, true positions given (%)"]
-        lines.append(f"{'':24}{'number':>10}{'within 1':>16}{'within 2':>16}")
+        lines += ["", "truths within the error bars, true positions given (%)"]
+        head = ("within 68.3 %", "within 95.4 %", "which is")
+        lines.append(f"{'':24}{'number':>10}" + "".join(f"{words:>17}" for words in head))
         for row in self.to_coverage_table():
             shares = "".join(
-                f"{100 * row[f'within_{k}']:9.1f} ± {100 * row[f'within_{k}_error']:.1f}  "
-                for k in _SHARES
+                f"{100 * row[f'within_{k}']:.1f} ± {100 * row[f'within_{k}_error']:.1f}".rjust(17)
+                for k in ("68", "95")
             )
-            lines.append(f"  {row['light'] + ', ' + row['of']:22}{row['number']:10}{shares}")
-        share = "".join(f"{100 * share:9.1f}{'':7}" for share in _SHARES.values())
-        lines += [f"  {'a normal distribution':32}{share}".rstrip(), "", *_NOTES]
-        return "\n".join(lines)
+            name, wide = f"{row['light']}, {row['of']}", f"± {row['interval_95']:.2f} errors"
+            lines.append(f"  {name:22}{row['number']:10}{shares}{wide:>17}")
+        return "\n".join([*lines, "", *_NOTES])
 
     def _groups(self):
         """Yield names and members of the groups that errors are compared in."""
@@ -302,7 +312,8 @@ class SceneScores:
         return found
 
     def _meta(self):
-        meta = {"model": self.model, "sha256": self.sha256, "scenes": len(self.scenes)}
+        meta = {"model": self.model, "sha256": self.sha256, "arithmetic": self.arithmetic}
+        meta["scenes"] = len(self.scenes)
         return meta | self.scenes.meta
 
 

@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from astrodeblend import __version__
+from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
 
 from .result import METHODS, SceneScores
@@ -75,15 +76,12 @@ def score_scenes(deblender, scenes, *, progress=False):
         If the model is not one for colour pictures.
     """
     card = deblender.card
-    if card.scaling != "picture" or len(card.bands) != 3:
-        raise ValueError(
-            f"model {card.name!r} works on {', '.join(card.bands)} ({card.scaling}); these scenes "
-            "are colour pictures, choose a model for R, G, B"
-        )
+    check_card(card)
+    interval_95 = Calibration(**card.calibration).of_scenes().interval_95
     sources, detections = [], []
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
     for k, scene in enumerate(bar):
-        truth, once = measure_truth(scene), _with_memory(deblender)
+        truth, once = measure_truth(scene), with_memory(deblender)
         rows = {
             "scene": np.full(len(truth.flux), k),
             "galaxy": scenes.names(k),
@@ -98,7 +96,7 @@ def score_scenes(deblender, scenes, *, progress=False):
         }
         for given in (True, False):
             for method in METHODS:
-                found, counts = _try(once, scene.blend, truth, method, given=given)
+                found, counts = _try(once, scene.blend, truth, method, interval_95, given=given)
                 suffix = f"{method}_{'given' if given else 'detected'}"
                 rows |= {f"{name}_{suffix}": values for name, values in found.items()}
                 if not given:
@@ -108,13 +106,24 @@ def score_scenes(deblender, scenes, *, progress=False):
         model=card.name,
         sha256=card.sha256,
         version=__version__,
+        arithmetic=str(deblender.dtype).removeprefix("torch."),
+        interval_95=interval_95,
         scenes=scenes,
         sources=_stacked(sources),
         detections=QTable(detections),
     )
 
 
-def _with_memory(deblender):
+def check_card(card):
+    """Refuse a model that is not for colour pictures."""
+    if card.scaling != "picture" or len(card.bands) != 3:
+        raise ValueError(
+            f"model {card.name!r} works on {', '.join(card.bands)} ({card.scaling}); these scenes "
+            "are colour pictures, choose a model for R, G, B"
+        )
+
+
+def with_memory(deblender):
     """Return a copy that remembers what the network said: both kinds of light ask the same."""
     remembering, known = copy(deblender), {}
 
@@ -170,7 +179,7 @@ def _peaks(image, segments, labels):
     return peaks[:, ::-1].astype(float)
 
 
-def _try(deblender, blend, truth, method, *, given):
+def _try(deblender, blend, truth, method, interval_95, *, given):
     """Take a scene apart one way; return what became of the galaxies, and what was detected."""
     positions = truth.positions if given else None
     scene = None
@@ -195,7 +204,7 @@ def _try(deblender, blend, truth, method, *, given):
         flags[come_back] = sources["flags"][rows]
         found["flags"] = flags
         if given:
-            found |= _coverage(scene, truth)
+            found |= _coverage(scene, truth, interval_95["pixel"])
     known = np.concatenate([truth.positions, truth.seen])
     pure = (cdist(places, known) <= _RADIUS).any(axis=1)
     counts = {"detected": len(sources), "pure": int(pure.sum())}
@@ -236,15 +245,23 @@ def _peak(component):
     return tuple(_peaks(light, np.ones(light.shape[1:], int), [1])[0])
 
 
-def _coverage(scene, truth):
-    """Return the part of a footprint's pixels in which the truth is within 1 and 2 errors."""
-    shares = {f"pixels_within_{k}": np.full(len(truth.flux), np.nan) for k in (1, 2)}
-    for k, (light, footprint) in enumerate(zip(truth.light, truth.footprints, strict=True)):
-        if k >= len(scene.components):
-            break
-        component = scene.component(k + 1)
-        apart = np.abs(component.data - light)[:, footprint]
-        error = component.uncertainty.array[:, footprint]
-        for times in (1, 2):
-            shares[f"pixels_within_{times}"][k] = np.mean(apart <= times * error)
-    return shares
+def pixel_errors(scene, truth):
+    """Yield the errors in each true footprint, where a deviation is stated, and that deviation."""
+    for label, light, footprint in zip(
+        scene.catalog["label"], truth.light, truth.footprints, strict=True
+    ):
+        component = scene.component(label)
+        deviation = component.uncertainty.array[:, footprint]
+        stated = deviation > 0  # a component ends somewhere, and nothing is said beyond
+        yield np.abs(component.data - light)[:, footprint][stated], deviation[stated]
+
+
+def _coverage(scene, truth, wide):
+    """Return in how many of a footprint's pixels the truth is within the error bars."""
+    counts = np.array(
+        [
+            (len(error), np.sum(error <= deviation), np.sum(error <= wide * deviation))
+            for error, deviation in pixel_errors(scene, truth)
+        ]
+    )
+    return dict(zip(("pixels", "pixels_within_68", "pixels_within_95"), counts.T, strict=True))

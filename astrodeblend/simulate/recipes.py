@@ -16,6 +16,15 @@ BLENDING_MODES = ("max", "sum", "max_sum")
 DENSE = (0.2, 0.6)
 
 
+# What of a draw is about the whole blend, and the same for all its companions.
+_SHARED = (
+    "central",
+    "mode",
+    "symmetry",
+    *("seeing", "zoom", "gain", "saturation", "exponent", "pedestal", "noise", "quality"),
+)
+
+
 @dataclass(frozen=True)
 class Rendering:
     """How far a picture may be re-rendered: the same galaxies as another survey shows them.
@@ -323,14 +332,6 @@ def _symmetry(code):
     return np.array([*table, *(mirror @ m for m in table)])[code]
 
 
-# What of a draw is about the whole blend, and the same for all its companions.
-_SHARED = (
-    "central",
-    "mode",
-    "symmetry",
-    *("seeing", "zoom", "gain", "saturation", "exponent", "pedestal", "noise", "quality"),
-)
-
 #: The recipes by name.
 RECIPES = {
     recipe.name: recipe
@@ -357,22 +358,6 @@ RECIPES = {
             rendering=Rendering(fraction=0.2),
         ),
         Recipe(
-            "crowded",
-            "as varied, but half of the blends have two or three companions, which come as one",
-            ("max", "max", "sum", "max_sum"),
-            symmetries=True,
-            rendering=Rendering(),
-            companions=(0.5, 0.25, 0.25),
-        ),
-        Recipe(
-            "mostly_max",
-            "as crowded, but three in four blends are of mode max, and four in five as they were",
-            (*6 * ("max",), "sum", "max_sum"),
-            symmetries=True,
-            rendering=Rendering(fraction=0.2),
-            companions=(0.5, 0.25, 0.25),
-        ),
-        Recipe(
             "rerendered",
             "as reiman2019, but every blend re-rendered as another survey would show it",
             rendering=Rendering(
@@ -387,6 +372,22 @@ RECIPES = {
                 noise=(0.0, 0.02),
                 quality=(100.0, 100.0),
             ),
+        ),
+        Recipe(
+            "crowded",
+            "as varied, but half of the blends have two or three companions, which come as one",
+            ("max", "max", "sum", "max_sum"),
+            symmetries=True,
+            rendering=Rendering(),
+            companions=(0.5, 0.25, 0.25),
+        ),
+        Recipe(
+            "crowded_max",
+            "as crowded, but three in four blends are of mode max, and four in five as they were",
+            (*6 * ("max",), "sum", "max_sum"),
+            symmetries=True,
+            rendering=Rendering(fraction=0.2),
+            companions=(0.5, 0.25, 0.25),
         ),
     )
 }
