@@ -52,6 +52,8 @@ class BlendDetection:
         The model's name and the hash of its weights.
     version : str
         Of this package.
+    arithmetic : str
+        Of the network.
     threshold : float
         The blend score above which the model calls a source a blend.
     folder : pathlib.Path
@@ -75,6 +77,7 @@ class BlendDetection:
     model: str
     sha256: str
     version: str
+    arithmetic: str
     threshold: float
     folder: Path
     split: str | None
@@ -216,7 +219,8 @@ class BlendDetection:
         return np.asarray(self.stamps["score" if method == "score" else "second"], float)
 
     def _meta(self):
-        meta = {"model": self.model, "sha256": self.sha256, "stamps": len(self.stamps)}
+        meta = {"model": self.model, "sha256": self.sha256, "arithmetic": self.arithmetic}
+        meta["stamps"] = len(self.stamps)
         return meta | {"split": self.split or "all", "seed": self.seed}
 
     def _words(self):
@@ -228,8 +232,9 @@ class BlendDetection:
 
     def __str__(self):
         table = self.to_table()
+        made_by = f"{self.arithmetic}, astrodeblend {self.version}"
         lines = [
-            f"model {self.model} (sha256 {self.sha256[:12]}), astrodeblend {self.version}",
+            f"model {self.model} (sha256 {self.sha256[:12]}), {made_by}",
             self._words(),
             "",
             f"{'completeness (%) by separation (stamp pixels)':58}false",
@@ -335,6 +340,7 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
         model=card.name,
         sha256=card.sha256,
         version=__version__,
+        arithmetic=str(deblender.dtype).removeprefix("torch."),
         threshold=deblender.blend_threshold,
         folder=Path(folder),
         split=split,

@@ -25,7 +25,8 @@ def known(score, second, blended, separation):
         }
     )
     return BlendDetection(
-        *("tiny", "0" * 64, "0", 0.9, "FOLDER", None, 1, 10, stamps), np.array([0.1, 0.95])
+        *("tiny", "0" * 64, "0", "float32", 0.9, "FOLDER", None, 1, 10, stamps),
+        np.array([0.1, 0.95]),
     )
 
 

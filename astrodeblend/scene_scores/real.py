@@ -43,6 +43,8 @@ class RealScores:
         The model's name and the hash of its weights.
     version : str
         Of this package.
+    arithmetic : str
+        Of the network.
     folder : str
         Where the blends are.
     bands : str
@@ -74,6 +76,7 @@ class RealScores:
     model: str
     sha256: str
     version: str
+    arithmetic: str
     folder: str
     bands: str
     peaks: QTable
@@ -125,7 +128,7 @@ class RealScores:
             Replace files that are there already.
         """
         meta = {"model": self.model, "sha256": self.sha256, "bands": self.bands}
-        meta |= {"version": self.version, "peers": self.peers}
+        meta |= {"version": self.version, "arithmetic": self.arithmetic, "peers": self.peers}
         names = [*_TABLES, *(f"{name}.png" for name in self.scenes)]
         with atomic_paths(folder, names, overwrite=overwrite) as paths:
             for path, table in zip(paths, (self.peaks, self.blends), strict=False):
@@ -136,8 +139,9 @@ class RealScores:
                 scene_panels(scene, alone=_ALONE).savefig(path, dpi=75)
 
     def __str__(self):
+        made_by = f"{self.arithmetic}, astrodeblend {self.version}"
         lines = [
-            f"model {self.model} (sha256 {self.sha256[:12]}), astrodeblend {self.version}",
+            f"model {self.model} (sha256 {self.sha256[:12]}), {made_by}",
             f"real blends of {self.folder}, bands {', '.join(self.bands)}",
             f"{len(self.blends)} taken apart, {len(self.failures)} failed",
             *(f"  {name}: {words}" for name, words in self.failures.items()),
@@ -308,6 +312,7 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
         model=deblender.card.name,
         sha256=deblender.card.sha256,
         version=__version__,
+        arithmetic=str(deblender.dtype).removeprefix("torch."),
         folder=str(folder),
         bands=bands,
         peaks=QTable({n: np.concatenate([p[n] for p in peaks]) for n in peaks[0].colnames}),
