@@ -22,15 +22,15 @@ _68, _95 = 0.6827, 0.9545  # within one and two standard deviations of a Gaussia
 _THIN = 7  # so many pixels are as good as one: neighbours go wrong together
 
 
-def add_scene_calibration(model, folder, *, split="val", scenes=60, seed=2, progress=True):
+def add_scene_calibration(model, folder, *, split="val", scenes=40, seed=2, progress=True):
     """Make the error bars of scenes hold 68.3 % of the truths.
 
     Among many galaxies more goes wrong than in blends of two, which the model's error bars were
     fitted to (`astrodeblend.training.add_calibration`, which comes first). So deviations by
     deblending are scaled for scenes, those of pixels and those of fluxes, until they hold in scenes
-    of two to eight galaxies (`draw_scenes`), over both kinds of light: of pixels in the true
-    footprints, where a component has any, of fluxes in each source and band, true positions given.
-    The card is written anew; the weights stay as they are.
+    of two to eight galaxies (`draw_scenes`), true positions given: of the pixels of the network's
+    components in the true footprints, and of fluxes in each source and band, of both kinds of
+    light. The card is written anew; the weights stay as they are.
 
     Parameters
     ----------
@@ -91,10 +91,11 @@ def _with(calibration, in_scenes):
 def _errors(deblender, scene):
     """Return errors of a scene's pixels and fluxes, in the deviations that are stated of them."""
     truth, once = measure_truth(scene), with_memory(deblender)
-    pixels, fluxes = [], []
+    fluxes = []
     for light in LIGHTS:
         found = once.deblend_scene(scene.blend, positions=truth.positions, light=light)
-        pixels += [(error / std)[::_THIN] for error, std in pixel_errors(found, truth)]
+        if light == "network":
+            pixels = [(error / std)[::_THIN] for error, std in pixel_errors(found, truth)]
         error = np.abs(found.catalog["segment_flux"] - truth.flux)
         deviation = np.asarray(found.catalog["segment_flux_err"])
         fluxes.append(error[deviation > 0] / deviation[deviation > 0])
