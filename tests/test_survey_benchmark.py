@@ -83,7 +83,9 @@ def oracle(blends, kind=Oracle, **settings):
 def model(answer, **card):
     """Return what passes for a Deblender."""
     card = Card("mine", "made for a test", {}, bands=(), scaling="noise", **card)
-    return SimpleNamespace(card=card, device=torch.device("cpu"), deblend_arrays=answer)
+    return SimpleNamespace(
+        card=card, device=torch.device("cpu"), dtype=torch.float32, deblend_arrays=answer
+    )
 
 
 def run(blends, *, models=(), peers=(), **options):
