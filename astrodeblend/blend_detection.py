@@ -340,7 +340,7 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
         model=card.name,
         sha256=card.sha256,
         version=__version__,
-        arithmetic=str(deblender.dtype).removeprefix("torch."),
+        arithmetic=deblender.arithmetic,
         threshold=deblender.blend_threshold,
         folder=Path(folder),
         split=split,

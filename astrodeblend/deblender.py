@@ -179,10 +179,14 @@ class Deblender:
         """Arithmetic of the network, a `torch.dtype`."""
         return self._dtype
 
+    @property
+    def arithmetic(self):
+        """The name of that, such as ``"float32"``."""
+        return str(self._dtype).removeprefix("torch.")
+
     def __repr__(self):
-        dtype = str(self._dtype).removeprefix("torch.")
         bands = ", ".join(self._card.bands) or "any bands"
-        return f"<Deblender {self._card.name!r} ({bands}) on {self._device}, {dtype}>"
+        return f"<Deblender {self._card.name!r} ({bands}) on {self._device}, {self.arithmetic}>"
 
     def __call__(self, image, position=None):
         """Take the galaxy at a position and the one that overlaps it apart.
@@ -336,7 +340,7 @@ class Deblender:
             "version": __version__,
             "model": self._card.name,
             "sha256": self._card.sha256,
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": self.arithmetic,
             "device": self._device.type,
             "positions": "detected" if positions is None else "given",
             "noise_from": self._noise_from(image),
@@ -648,7 +652,7 @@ class Deblender:
             "background": cut.level.ravel().tolist(),
             "noise": cut.noise.ravel().tolist(),
             "noise_from": self._noise_from(cut.image),
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": self.arithmetic,
             "device": self._device.type,
             "familiarity": familiarity,
             "blend_score": score,

@@ -74,7 +74,9 @@ class Evaluation:
     cost : dict
         Of one stamp: ``gmac``, 10^9 multiply-accumulates, and ``parameters`` of the network.
     versions : dict of str
-        Of ``astrodeblend`` and ``torch``; and the ``arithmetic`` of the network.
+        Of ``astrodeblend`` and ``torch``.
+    arithmetic : str
+        Of the network.
     blends : BlendSet
         What it was tried on.
     scores : dict of str to numpy.ndarray
@@ -99,6 +101,7 @@ class Evaluation:
     sha256: str
     cost: dict[str, float]
     versions: dict[str, str]
+    arithmetic: str
     blends: BlendSet
     scores: dict[str, np.ndarray]
     blend_scores: dict[str, np.ndarray]
@@ -242,6 +245,7 @@ class Evaluation:
             "folder": str(self.blends.folder),
             **self.blends.meta,
             "versions": self.versions,
+            "arithmetic": self.arithmetic,
             "published": PUBLISHED,
             "frequencies": tables["texture"].meta["frequencies"],
         }
@@ -399,11 +403,8 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
         model=card.name,
         sha256=card.sha256,
         cost=_cost(deblender, blends.recipe.stamp),
-        versions={
-            "astrodeblend": __version__,
-            "torch": torch.__version__,
-            "arithmetic": str(deblender.dtype).removeprefix("torch."),
-        },
+        versions={"astrodeblend": __version__, "torch": torch.__version__},
+        arithmetic=deblender.arithmetic,
         blends=blends,
         scores=scores,
         blend_scores=blend_scores,

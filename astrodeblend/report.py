@@ -43,9 +43,10 @@ def text_of(evaluation):
     """
     cost = evaluation.cost
     bins = evaluation.to_bin_table()
+    size = f"{cost['parameters'] / 1e6:.2f} million parameters"
     lines = [
         f"model {evaluation.model} (sha256 {evaluation.sha256[:12]})",
-        f"{cost['parameters'] / 1e6:.2f} million parameters; {cost['gmac']:.2f} GMAC a stamp",
+        f"{size}; {cost['gmac']:.2f} GMAC a stamp, {evaluation.arithmetic}",
         str(evaluation.blends),
         f"(the paper: {PAPER_BLENDS} blends of {2 * PAPER_BLENDS} galaxies, each once)",
         ", ".join(f"{name} {version}" for name, version in evaluation.versions.items()),

@@ -84,7 +84,7 @@ def model(answer, **card):
     """Return what passes for a Deblender."""
     card = Card("mine", "made for a test", {}, bands=(), scaling="noise", **card)
     return SimpleNamespace(
-        card=card, device=torch.device("cpu"), dtype=torch.float32, deblend_arrays=answer
+        card=card, device=torch.device("cpu"), arithmetic="float32", deblend_arrays=answer
     )
 
 

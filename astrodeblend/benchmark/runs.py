@@ -249,8 +249,8 @@ def model_timing(deblender, deblend, number):
     finally:
         torch.set_num_threads(threads)
     where = "on the GPU" if deblender.device.type == "cuda" else "in one thread"
-    where += f", {str(deblender.dtype).removeprefix('torch.')}"
-    how = f"{where}, median of {_REPEATS} batches of {number}, after one to warm up"
+    batches = f"median of {_REPEATS} batches of {number}, after one to warm up"
+    how = f"{where}, {deblender.arithmetic}, {batches}"
     return 1000 * float(np.median(seconds[1:])) / number, how
 
 

@@ -45,8 +45,8 @@ def how(command):
     @click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16"]),
-        help="Arithmetic of the network. Default: bfloat16 for pictures on GPUs, and on CPUs that "
-        "multiply it; else float32.",
+        help="Arithmetic of the network. Default: bfloat16 for models of pictures on GPUs, "
+        "and on CPUs that multiply it; else float32.",
     )
     @wraps(command)
     def with_both(*arguments, device, dtype, **chosen):

@@ -312,7 +312,7 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
         model=deblender.card.name,
         sha256=deblender.card.sha256,
         version=__version__,
-        arithmetic=str(deblender.dtype).removeprefix("torch."),
+        arithmetic=deblender.arithmetic,
         folder=str(folder),
         bands=bands,
         peaks=QTable({n: np.concatenate([p[n] for p in peaks]) for n in peaks[0].colnames}),
