@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from astrodeblend.networks import build
+from astrodeblend.networks import BranchedGenerator, Discriminator, build
 from astrodeblend.simulate import Recipe, Simulator
 from astrodeblend.training import (
     BlendStream,
@@ -495,6 +495,25 @@ def test_two_processes_train_as_one(images, tmp_path):
     difference = (changes["two"] - changes["one"]).norm() / changes["one"].norm()
     assert changes["one"].norm() > 0
     assert difference < 0.02
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_compiled_networks_learn_the_same(images, tmp_path, monkeypatch):
+    compiled, compile_it = [], torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda self, **options: compiled.append(type(self)) or compile_it(self, **options),
+    )
+    config = replace(CONFIG, **TINY_GAN, adversarial="nonsaturating", steps=3)
+    weights = [
+        load_file(train(replace(config, compile=choice), images, tmp_path / name, progress=False))
+        for name, choice in (("eager", False), ("compiled", True))
+    ]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
+    assert compiled == [BranchedGenerator, Discriminator]
 
 
 def test_a_cpu_does_not_emulate_bfloat16_unless_it_is_told_to():

@@ -48,6 +48,11 @@ FIELDS = {
         ("auto", "float32", "bfloat16"),
         "Arithmetic of the network. auto: bfloat16 on a GPU, float32 on a CPU.",
     ),
+    "compile": (
+        False,
+        bool,
+        "Have torch compile the networks: slower to start, then faster. Takes a C++ compiler.",
+    ),
     "validate_every": (1000, int, "Updates between validations."),
     "validation_blends": (256, int, "Blends of a validation."),
     "checkpoint_every": (500, int, "Updates between checkpoints."),
@@ -67,9 +72,10 @@ def _config_options(command):
     for name, (default, kind, text) in reversed(FIELDS.items()):
         command = click.option(
             f"--{name.replace('_', '-')}",
+            is_flag=kind is bool,
             type=click.Choice(kind) if isinstance(kind, tuple) else kind,
             metavar={int: "N", float: "X", str: "PATH"}.get(kind),
-            help=text if default is None else f"{text}  [default: {default}]",
+            help=text if default in (None, False) else f"{text}  [default: {default}]",
         )(command)
     return command
 

@@ -89,6 +89,9 @@ class TrainingConfig:
     precision : {'auto', 'float32', 'bfloat16'}
         Arithmetic of the network (weights and losses stay float32). ``auto`` is bfloat16 on a
         GPU, and float32 on a CPU, most of which have to emulate it, many times slower.
+    compile : bool
+        Have torch write code of its own for the networks, by `torch.compile`: a minute at the
+        start, then faster updates. Takes a C++ compiler, or Triton on a GPU.
     seed : int
         Everything random follows from it.
     validate_every, checkpoint_every, log_every : int
@@ -126,6 +129,7 @@ class TrainingConfig:
     vgg_preprocess: str = "torchvision"
     std_weight: float = 0.1
     precision: str = "auto"
+    compile: bool = False
     seed: int = 1
     validate_every: int = 1000
     checkpoint_every: int = 500

@@ -115,6 +115,8 @@ def train(
         parent = None if start is None else load_parent(start, network, weights=not resume)
         network = network.to(device, memory_format=torch.channels_last)
         average = copy.deepcopy(network).requires_grad_(False)
+        if config.compile:
+            network.compile(dynamic=False)
         modules = {"network": network, "average": average}
         optimizers = {"optimizer": _optimizer(config, network)}
         discriminator = features = None
@@ -125,6 +127,8 @@ def train(
                 **config.discriminator,
             )
             discriminator = Discriminator(shape).to(device)
+            if config.compile:
+                discriminator.compile(dynamic=False)
             modules["discriminator"] = discriminator
             optimizers["discriminator_optimizer"] = _optimizer(config, discriminator)
         if config.vgg and config.burn_in:
