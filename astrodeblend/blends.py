@@ -22,6 +22,7 @@ from astrodeblend.simulate import (
     image_width,
     read_images,
 )
+from astrodeblend.simulate.sources import blended_images
 from astrodeblend.texture import occluded
 
 __all__ = [
@@ -112,6 +113,16 @@ class BlendSet:
         names = [path.relative_to(self.folder).parts for path in self.paths]
         names = np.array([parts[0] if len(parts) > 1 else "" for parts in names])
         return names[np.stack([self.draw.central, self.draw.companion], axis=1)]
+
+    @property
+    def isolated(self):
+        """Whether each picture shows one galaxy alone, by ``splits.csv``, shape (n, 2).
+
+        All are taken to if that table, or its column ``isolated``, is missing.
+        """
+        blended = blended_images(self.folder)
+        alone = np.array([path not in blended for path in self.paths])
+        return alone[np.stack([self.draw.central, self.draw.companion], axis=1)]
 
     def __str__(self):
         part = "all images" if self.split is None else f"split {self.split!r}"

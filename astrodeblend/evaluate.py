@@ -118,8 +118,9 @@ class Evaluation:
         -------
         `~astropy.table.QTable`
             A row per ``metric`` and what it is ``of``: both components together, each branch,
-            the components whose galaxies come from each sub-folder (if there are several), the
-            blend itself. Columns: their ``number``; ``mean``, the ``error`` of the mean,
+            the components whose galaxies come from each sub-folder (if there are several), those
+            of blends of two pictures that ``splits.csv`` says are isolated (if there are others),
+            the blend itself. Columns: their ``number``; ``mean``, the ``error`` of the mean,
             ``median``, ``max``, ``min``, ``variance``, and ``p1``, the 1st percentile. PSNR is
             in dB, of images from 0 to 1; ``ssim_reiman2019`` is the lenient scale of the paper,
             ``ssim`` the strict one. The error is by bootstrap over blends (both components of a
@@ -128,7 +129,7 @@ class Evaluation:
         rows = [
             {"metric": metric, "of": of, **_statistics(values)}
             for metric in self.scores
-            for of, values in self._parts(metric, subfolders=True).items()
+            for of, values in self._parts(metric, sources=True).items()
         ]
         return QTable(rows, meta=self._meta())["metric", "of", "number", *STATISTICS]
 
@@ -326,17 +327,20 @@ class Evaluation:
         meta = {"model": self.model, "sha256": self.sha256, "blends": len(self.blends)}
         return meta | self.blends.meta
 
-    def _parts(self, metric, *, subfolders=False):
+    def _parts(self, metric, *, sources=False):
         """Return scores (blends, 2) of what tables list, NaN for components that are not of it."""
         scores = self.scores[metric]
         parts = {"components": scores}
         for k, branch in enumerate(BRANCHES):
             parts[branch] = np.where(np.arange(2) == k, scores, np.nan)
-        folders = self.blends.subfolders
-        names = np.unique(folders)
-        if subfolders and len(names) > 1:
-            for name in names:
+        if sources:
+            folders = self.blends.subfolders
+            names = np.unique(folders)
+            for name in names if len(names) > 1 else ():
                 parts[name or "(no sub-folder)"] = np.where(folders == name, scores, np.nan)
+            both = self.blends.isolated.all(axis=1)
+            if both.any() and not both.all():
+                parts["both isolated"] = np.where(both[:, None], scores, np.nan)
         return parts | {"blend itself": self.blend_scores[metric]}
 
 

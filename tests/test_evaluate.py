@@ -108,6 +108,27 @@ class TestEvaluate:
             assert row["mean"] == pytest.approx(np.mean(scores))
         assert "  two  " in str(evaluation)
 
+    def test_blends_of_pictures_with_nothing_else_in_them_have_a_row(
+        self, deblender, galaxies, tmp_path
+    ):
+        shutil.copytree(galaxies, tmp_path, dirs_exist_ok=True)
+        names = sorted(path.name for path in tmp_path.iterdir())
+        alone = dict(zip(names, "11101110", strict=True))
+        rows = [f"{name},{flag}" for name, flag in alone.items()]
+        (tmp_path / "splits.csv").write_text("\n".join(["file,isolated", *rows]) + "\n")
+        evaluation = evaluate(deblender, draw_blends(tmp_path, number=12), examples=1)
+        expected = [
+            row[f"psnr_{branch}"]
+            for row in evaluation.to_blend_table()
+            for branch in ("central", "companion")
+            if alone[row["central"]] == alone[row["companion"]] == "1"
+        ]
+        table = evaluation.to_table()
+        (row,) = table[(table["metric"] == "psnr") & (table["of"] == "both isolated")]
+        assert 0 < row["number"] == len(expected) < 24
+        assert row["mean"] == pytest.approx(np.mean(expected))
+        assert row["p1"] == pytest.approx(np.percentile(expected, 1))
+
     def test_bins(self, evaluation):
         table = evaluation.to_bin_table()
         listed = evaluation.to_blend_table()

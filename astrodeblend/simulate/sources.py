@@ -50,9 +50,7 @@ def find_images(folder, *, split=None, isolated=False):
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not paths:
             raise ValueError(f"images={str(folder)!r} holds no JPEG or PNG images")
-        if isolated and (folder / "splits.csv").is_file():
-            paths = _isolated(paths, folder, _read_splits(folder))
-        return paths
+        return _isolated(paths, folder) if isolated else paths
     table = folder / "splits.csv"
     if not table.is_file():
         raise FileNotFoundError(
@@ -66,7 +64,17 @@ def find_images(folder, *, split=None, isolated=False):
     if not paths:
         known = ", ".join(sorted({row["split"] for row in rows}))
         raise ValueError(f"split={split!r} is not in {str(table)!r}; it has {known}")
-    return _isolated(paths, folder, rows) if isolated else paths
+    return _isolated(paths, folder) if isolated else paths
+
+
+def blended_images(folder):
+    """Return the set of images with 0 in the column ``isolated`` of a folder's ``splits.csv``.
+
+    It is empty where there is no such table or column.
+    """
+    folder = Path(folder)
+    rows = _read_splits(folder) if (folder / "splits.csv").is_file() else []
+    return {folder / row["file"] for row in rows if row.get("isolated") == "0"}
 
 
 def _read_splits(folder):
@@ -75,9 +83,9 @@ def _read_splits(folder):
         return list(csv.DictReader(file))
 
 
-def _isolated(paths, folder, rows):
+def _isolated(paths, folder):
     """Leave out pictures that the folder's table says are not isolated."""
-    blended = {folder / row["file"] for row in rows if row.get("isolated") == "0"}
+    blended = blended_images(folder)
     alone = [path for path in paths if path not in blended]
     if not alone:
         raise ValueError(f"isolated: the table in {str(folder)!r} has none that is")
