@@ -9,6 +9,7 @@ until what is taken out changes no more.
 
 from contextlib import suppress
 from dataclasses import replace
+from operator import is_
 
 import numpy as np
 from astropy.nddata import NDData
@@ -81,120 +82,179 @@ def separate(
     adds : bool
         Whether light adds where sources overlap; otherwise the brightest one hides the others.
     """
-    data, hidden = data_and_mask(image)
-    light = np.where(hidden, 0, data - level)
-    distance = ndimage.distance_transform_edt(segmentation == 0)
-    components = [
-        _whole(image, data, hidden, place, segmentation, distance, k)
-        for k, place in enumerate(places, 1)
-    ]
-    members = np.bincount(parents, minlength=1 + max(parents, default=0))
-    blended = [k for k in range(len(places)) if members[parents[k]] > 1]
-    adds = full_scale_of(image) is None
-    farthest = np.inf if adds else _PARTNER
-    subtracted, kept = _neighbours(
-        light, components, places, segmentation, parents, blended, farthest
-    )
-    boxes = {k: _box(places[k], data.shape[1:], _MARGIN) for k in blended}
-    taken_out = {}  # of each stamp, when the network last saw it
-    known, guesses = components, {}
-    if not adds:
-        smooth = ndimage.gaussian_filter(filled(light, hidden), (0, _SMOOTH, _SMOOTH))
-        guesses = {k: _guess(smooth, components[k], places[k]) for k in blended}
-        known = [guesses.get(k, component) for k, component in enumerate(components)]
-
-    others = {k: [*subtracted[k], *(kept[k] - {k})] for k in guesses}
-    made = {}  # of each source: what it was made of, and what came out
-
-    def limited():
-        for k in guesses:
-            of = [adds, *(components[j] for j in (k, *others[k]))]
-            if k not in made or any(a is not b for a, b in zip(made[k][0], of, strict=True)):
-                given = components, others[k], guesses[k], hidden, places[k], adds
-                failed = components[k].flags & Flag.NOT_DEBLENDED
-                made[k] = of, components[k] if failed else _limited(k, *given)
-        return [made[k][1] if k in made else c for k, c in enumerate(components)]
-
-    scores = {}
-    isolated = [k for k in range(len(places)) if members[parents[k]] == 1 and score is not None]
-    for k, seen, flags in _judged(
-        image, data, light, places, segmentation, isolated, size_rule, score
-    ):
-        flags |= components[k].flags
-        components[k] = replace(components[k], flags=flags, blend_score=seen)
-
-    def take_out(k):
-        if adds:
-            return _sum_of(known, subtracted[k], boxes[k])
-        return _hiding(light, known, subtracted[k], kept[k], boxes[k], places[k])
-
-    active, taken, excess = blended, 0, np.zeros(2)
+    sources = _Sources(image, level, places, segmentation, parents, size_rule)
+    if score is not None:
+        sources.judge_isolated(score)
+    taken, active = 0, sources.blended
     while active and taken < rounds:
-        stamps, fresh = {}, {}
-        for count, k in enumerate(watch(active), 1):
-            if taken or not adds:
-                taken_out[k] = take_out(k)
-            else:
-                taken_out[k] = np.zeros_like(light[:, *boxes[k]])
+        answers = sources.ask(active, run, first=not taken, watch=watch)
+        sources.update(answers, taken)
+        taken += 1
+        active = [k for k in sources.blended if sources.unsettled(k, taken)]
+    for k in active:
+        sources.flag(k, Flag.NOT_CONVERGED)
+    return sources.limited(), taken, sources.adds
+
+
+class _Sources:
+    """What is known of the sources of an image, from round to round.
+
+    Attributes
+    ----------
+    components : list of Component
+        Of each source; of a blended one as the network drew it.
+    blended : list of int
+        The sources that touch others.
+    adds : bool
+        Whether light adds where they do.
+    """
+
+    def __init__(self, image, level, places, segmentation, parents, size_rule):
+        self._image, self._size_rule = image, size_rule
+        self._places, self._segmentation = places, segmentation
+        self._data, self._hidden = data_and_mask(image)
+        self._light = np.where(self._hidden, 0, self._data - level)
+        distance = ndimage.distance_transform_edt(segmentation == 0)
+        self.components = [
+            _whole(image, self._data, self._hidden, place, segmentation, distance, k)
+            for k, place in enumerate(places, 1)
+        ]
+        members = np.bincount(parents, minlength=1 + max(parents, default=0))
+        self.blended = [k for k in range(len(places)) if members[parents[k]] > 1]
+        self._isolated = [k for k in range(len(places)) if members[parents[k]] == 1]
+        self._boxes = [_box(place, segmentation.shape, _MARGIN) for place in places]
+        self.adds = full_scale_of(image) is None
+        self._subtracted, self._kept = _neighbours(
+            self._light,
+            self.components,
+            places,
+            segmentation,
+            parents,
+            self.blended,
+            farthest=np.inf if self.adds else _PARTNER,
+        )
+        # Pictures: what shapes tell, before the network has seen any.
+        self._guesses = {}
+        if not self.adds:
+            seen = filled(self._light, self._hidden)
+            smooth = ndimage.gaussian_filter(seen, (0, _SMOOTH, _SMOOTH))
+            self._guesses = {k: _guess(smooth, self.components[k], places[k]) for k in self.blended}
+        # What neighbours are taken to be.
+        self._known = [self._guesses.get(k, c) for k, c in enumerate(self.components)]
+        self._taken_out = {}  # of each stamp, when the network last saw it
+        self._made = {}  # of each limited component: what it was made of, and what came out
+
+    def flag(self, k, flags):
+        """Add flags to a source."""
+        component = self.components[k]
+        self.components[k] = replace(component, flags=component.flags | flags)
+
+    def judge_isolated(self, score):
+        """Give sources that touch no other their blend scores, the segments of others taken out."""
+        for start in range(0, len(self._isolated), _AT_ONCE):
+            blends = {}
+            for k in self._isolated[start : start + _AT_ONCE]:
+                segments = self._segmentation[self._boxes[k]]
+                others = self._light[:, *self._boxes[k]] * ((segments != 0) & (segments != k + 1))
+                with suppress(ValueError):  # such as a band without a valid pixel
+                    blends[k] = self._stamp(k, others)[0].blend
+            if blends:
+                scores = score(np.stack(list(blends.values())))
+                for k, seen, flags in zip(blends, *scores, strict=True):
+                    self.flag(k, flags)
+                    self.components[k] = replace(self.components[k], blend_score=seen)
+
+    def ask(self, chosen, run, *, first, watch=iter):
+        """Return what the network makes of some sources' stamps, as a dict of components.
+
+        In the first round where light adds, stamps go as they are; in that of a picture the
+        answers tell whether it does.
+        """
+        answers, stamps, excess = {}, {}, np.zeros(2)
+        for k in watch(chosen):
+            others = self._others_in(k)
+            self._taken_out[k] = np.zeros_like(others) if first and self.adds else others
             try:
-                stamps[k] = _prepare(image, data, places[k], boxes[k], taken_out[k], size_rule)
+                stamps[k] = self._stamp(k, self._taken_out[k])
             except ValueError:  # such as a band without a valid pixel
-                fresh[k] = _failed(components[k])
-            if stamps and (len(stamps) == _AT_ONCE or count == len(active)):
-                answers = run(np.stack([prepared.blend for prepared, _ in stamps.values()]))
-                for (j, stamp), both, *answer, seen in zip(stamps.items(), *answers, strict=True):
-                    scores.setdefault(j, seen)  # the first time, with most of its neighbours
-                    if not (taken or adds):
+                answers[k] = _failed(self.components[k])
+            if stamps and (len(stamps) == _AT_ONCE or k == chosen[-1]):
+                drawn = run(np.stack([prepared.blend for prepared, _ in stamps.values()]))
+                for (j, stamp), both, std, flags, seen in zip(stamps.items(), *drawn, strict=True):
+                    if first and not self.adds:
                         excess += _excess(stamp[0], both)
-                    answer = both[0], *answer, places[j]
-                    fresh[j] = _component(*stamp, *answer) or _failed(components[j])
+                    component = _component(*stamp, both[0], std, flags, self._places[j])
+                    component = component or _failed(self.components[j])
+                    # The score of the first round, with most of its neighbours.
+                    seen = seen if first else self.components[j].blend_score
+                    answers[j] = replace(component, blend_score=seen)
                 stamps = {}
-        for k, component in fresh.items():
-            if component.flags & Flag.NOT_DEBLENDED:
+        if first and not self.adds:
+            self.adds = bool(excess[0] > _ADDS * excess[1])
+        return answers
+
+    def update(self, answers, taken):
+        """Take over what the network makes of some sources after so many rounds."""
+        for k, new in answers.items():
+            if new.flags & Flag.NOT_DEBLENDED:
                 change = 0.0
             elif not taken:
                 change = np.nan
             else:
-                component, change = _moved(components[k], component, places[k], taken >= _DAMPED)
-            seen = scores.get(k, np.nan)
-            components[k] = replace(component, change=change, blend_score=seen)
-        if not taken and not adds:
-            adds = bool(excess[0] > _ADDS * excess[1])
-        known = share_out(light, limited()) if adds else limited()
-        taken += 1
-        active = [
-            k
-            for k in blended
-            if not components[k].flags & Flag.NOT_DEBLENDED
-            and (
-                (taken > _DAMPED and components[k].change > _AGREED)
-                or _disturbed(
-                    components[k],
-                    places[k],
-                    taken_out[k],
-                    take_out(k),
-                    boxes[k],
-                )
-            )
-        ]
-    for k in active:
-        components[k] = replace(components[k], flags=components[k].flags | Flag.NOT_CONVERGED)
-    return limited(), taken, adds
+                damped = taken >= _DAMPED
+                new, change = _moved(self.components[k], new, self._places[k], damped)
+            self.components[k] = replace(new, change=change)
+        limited = self.limited()
+        self._known = share_out(self._light, limited) if self.adds else limited
 
+    def unsettled(self, k, taken):
+        """Whether a source's stamp has to be looked at again after so many rounds."""
+        component = self.components[k]
+        if component.flags & Flag.NOT_DEBLENDED:
+            return False
+        if taken > _DAMPED and component.change > _AGREED:
+            return True
+        change = (self._others_in(k) - self._taken_out[k]) / self._places[k].noise
+        inner, _ = _shared(self._boxes[k], component.box)
+        footprint = (component.light != 0).any(axis=0)
+        change = change[:, *inner]
+        return _rms(change[:, footprint] if footprint.any() else change) > _AGREED
 
-def _judged(image, data, light, places, segmentation, chosen, size_rule, score):
-    """Yield sources with their blend scores and flags, the segments of others taken out."""
-    for start in range(0, len(chosen), _AT_ONCE):
-        blends = {}
-        for k in chosen[start : start + _AT_ONCE]:
-            box = _box(places[k], data.shape[1:], _MARGIN)
-            others = (segmentation[box] != 0) & (segmentation[box] != k + 1)
-            with suppress(ValueError):  # such as a band without a valid pixel
-                taken_out = light[:, *box] * others
-                stamp, _ = _prepare(image, data, places[k], box, taken_out, size_rule)
-                blends[k] = stamp.blend
-        if blends:
-            yield from zip(blends, *score(np.stack(list(blends.values()))), strict=True)
+    def limited(self):
+        """Return the components, in pictures with no more than their shapes tell of each."""
+        limited = list(self.components)
+        for k, guess in self._guesses.items():
+            others = [*self._subtracted[k], *(self._kept[k] - {k})]
+            of = [self.adds, *(self.components[j] for j in (k, *others))]
+            if k not in self._made or not all(map(is_, self._made[k][0], of)):
+                made = self.components[k]
+                if not made.flags & Flag.NOT_DEBLENDED:
+                    given = self.components, others, guess, self._hidden, self._places[k]
+                    made = _limited(k, *given, self.adds)
+                self._made[k] = of, made
+            limited[k] = self._made[k][1]
+        return limited
+
+    def _others_in(self, k):
+        """Return the light of neighbours that is taken out of a source's stamp."""
+        box = self._boxes[k]
+        if self.adds:
+            return _sum_of(self._known, self._subtracted[k], box)
+        others = self._subtracted[k], self._kept[k]
+        return _hiding(self._light, self._known, *others, box, self._places[k])
+
+    def _stamp(self, k, others):
+        """Prepare a source's stamp with the light of others taken out; and where its corner is."""
+        image, place, box = self._image, self._places[k], self._boxes[k]
+        corner = tuple(part.start for part in box)
+        local = (self._data[:, *box] - others).astype(np.float32)
+        mask = None if image.mask is None else image.mask[:, *box]
+        local = NDData(local, mask=mask, unit=image.unit, meta=image.meta)
+        if image.uncertainty is not None:
+            local.uncertainty = image.uncertainty[:, *box]
+        x, y = place.position
+        moved = replace(place, position=(x - corner[1], y - corner[0]))
+        return prepare(local, moved, self._size_rule), corner
 
 
 def _guess(light, component, place):
@@ -277,14 +337,6 @@ def _brightest_of(components, chosen, box):
     return brightest
 
 
-def _disturbed(component, place, before, now, box):
-    """Whether what is taken out has changed in a source's footprint since it was asked for."""
-    inner, _ = _shared(box, component.box)
-    change = ((now - before) / place.noise)[:, *inner]
-    footprint = (component.light != 0).any(axis=0)
-    return _rms(change[:, footprint] if footprint.any() else change) > _AGREED
-
-
 def _rms(values):
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
@@ -345,19 +397,6 @@ def _variance(image, place, box):
     if image.uncertainty is None:
         return np.broadcast_to(place.noise**2, (len(image.data), *(s.stop - s.start for s in box)))
     return image.uncertainty.array[:, *box].astype(float) ** 2
-
-
-def _prepare(image, data, place, box, others, size_rule):
-    """Prepare a source's stamp with the light of others taken out; and where its corner is."""
-    corner = tuple(part.start for part in box)
-    local = (data[:, *box] - others).astype(np.float32)
-    mask = None if image.mask is None else image.mask[:, *box]
-    local = NDData(local, mask=mask, unit=image.unit, meta=image.meta)
-    if image.uncertainty is not None:
-        local.uncertainty = image.uncertainty[:, *box]
-    x, y = place.position
-    moved = replace(place, position=(x - corner[1], y - corner[0]))
-    return prepare(local, moved, size_rule), corner
 
 
 def _shared(a, b):
