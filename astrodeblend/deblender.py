@@ -1,7 +1,6 @@
 """`Deblender`: an image in, its galaxies out, one by one."""
 
 import numbers
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from astrodeblend.apportion import prepare
 from astrodeblend.calibration import Calibration
 from astrodeblend.images import read_image, to_original_shape
 from astrodeblend.images.errors import restated
-from astrodeblend.networks.symmetries import symmetric_std
+from astrodeblend.inference import Inference, find_device
 from astrodeblend.results import Deblended, Flag
 from astrodeblend.scene import LIGHTS, separate_scene
 from astrodeblend.stamps import pixel_position
@@ -23,11 +22,6 @@ from astrodeblend.weights import list_models, load_model, read_card
 
 __all__ = ["Deblender"]
 
-_SMALLEST = 16  # pixels along y and x
-_ROUNDING = 1e-5  # by so much values may lie outside of [0, 1]
-# Stamp pixels to a batch, by kind of device: enough to keep it busy, few enough to stay in cache.
-_BATCH_PIXELS = {"cpu": 8 * 80 * 80, "cuda": 512 * 80 * 80}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DEVIATIONS = ("calibrated", "predicted", "symmetries")
 
 
@@ -61,9 +55,6 @@ class Deblender:
     """
 
     def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
-        self._device = _find_device(device)
-        self._dtype = _find_dtype(dtype, self._device, card)
-        self._batch_size = _check_batch_size(batch_size)
         branches = card.network.get("branches", 2)
         if branches != 2:
             raise ValueError(
@@ -76,8 +67,8 @@ class Deblender:
         # A model of linear flux sees the image's own pixels, in units of their noise.
         self._linear = card.scaling == "noise"
         self._size_rule = {**card.size_rule, "native": self._linear}
-        network = network.to(self._device, memory_format=torch.channels_last).eval()
-        self._network = network.requires_grad_(False)
+        options = {"device": device, "dtype": dtype, "batch_size": batch_size}
+        self._inference = Inference(network, card, **options)
 
     @classmethod
     def from_pretrained(cls, name, *, device=None, dtype=None, batch_size="auto"):
@@ -140,7 +131,7 @@ class Deblender:
 
     @classmethod
     def _from(cls, model, *, device, **options):
-        device = _find_device(device)
+        device = find_device(device)  # refused before the work
         network, card = load_model(model)
         return cls(network, card, device=device, **options)
 
@@ -172,21 +163,21 @@ class Deblender:
     @property
     def device(self):
         """Where the network runs, a `torch.device`."""
-        return self._device
+        return self._inference.device
 
     @property
     def dtype(self):
         """Arithmetic of the network, a `torch.dtype`."""
-        return self._dtype
+        return self._inference.dtype
 
     @property
     def arithmetic(self):
         """The name of that, such as ``"float32"``."""
-        return str(self._dtype).removeprefix("torch.")
+        return str(self.dtype).removeprefix("torch.")
 
     def __repr__(self):
         bands = ", ".join(self._card.bands) or "any bands"
-        return f"<Deblender {self._card.name!r} ({bands}) on {self._device}, {self.arithmetic}>"
+        return f"<Deblender {self._card.name!r} ({bands}) on {self.device}, {self.arithmetic}>"
 
     def __call__(self, image, position=None):
         """Take the galaxy at a position and the one that overlaps it apart.
@@ -341,13 +332,13 @@ class Deblender:
             "model": self._card.name,
             "sha256": self._card.sha256,
             "dtype": self.arithmetic,
-            "device": self._device.type,
+            "device": self.device.type,
             "positions": "detected" if positions is None else "given",
             "noise_from": self._noise_from(image),
             "blend_threshold": self.blend_threshold,
             "calibration": self._of_scenes.of_fluxes(),
         }
-        score = None if self._scorer is None else self._scores
+        score = None if self._inference.scorer is None else self._scores
         with bar:
             return separate_scene(
                 *(image, self._size_rule, self._central, score),
@@ -367,7 +358,7 @@ class Deblender:
 
     def _scores(self, blends):
         """Return blend scores and flags of stamps with one source each, for a scene."""
-        scores = self._score(self._stacked(blends)).tolist()
+        scores = self._inference.score(self._stacked(blends)).tolist()
         doubted = [score > self.blend_threshold for score in scores]
         return scores, [Flag.POSSIBLE_BLEND if doubt else Flag(0) for doubt in doubted]
 
@@ -401,8 +392,8 @@ class Deblender:
             If its shape is not the above, a value is not finite or, for a colour model, outside
             [0, 1], or the network has no such standard deviations.
         """
-        checked = self._check_batch(batch)
-        answers = (self._run(checked)[0],) if std is None else self._with_std(checked, std)
+        checked = self._inference.check(batch)
+        answers = self._inference.run(checked)[:1] if std is None else self._with_std(checked, std)
         if not isinstance(batch, torch.Tensor):
             answers = tuple(answer.numpy() for answer in answers)
         return answers[0] if std is None else answers
@@ -411,14 +402,14 @@ class Deblender:
         """Return components and standard deviations of a kind."""
         if kind not in _DEVIATIONS:
             raise ValueError(f"std={kind!r}: choose None, {', '.join(map(repr, _DEVIATIONS))}")
-        components, std, *_ = self._run(batch, bare=False)
+        components, std, *_ = self._inference.run(batch, bare=False)
         if kind == "predicted" and std is None:
             raise ValueError(
                 f"std='predicted': the network of model {self._card.name!r} predicts none; "
                 "choose 'calibrated' or 'symmetries'"
             )
         if kind == "symmetries" or std is None:
-            std = self._spread(batch)
+            std = self._inference.spread(batch)
         if kind == "calibrated":
             arrays = (each.cpu().numpy() for each in (std, components, batch[:, None]))
             std = torch.from_numpy(self._calibration.std(*arrays)).to(batch.device)
@@ -446,116 +437,14 @@ class Deblender:
         TypeError, ValueError
             As for `deblend_arrays`.
         """
-        scores = self._score(self._check_batch(batch))
+        scores = self._inference.score(self._inference.check(batch))
         return scores if isinstance(batch, torch.Tensor) else scores.numpy()
 
     @property
     def blend_threshold(self):
         """The blend score that one in a hundred single galaxies exceeds; None without a score."""
-        return float(self._scorer.threshold) if self._scorer is not None else None
-
-    @property
-    def _scorer(self):
-        return getattr(self._network, "blend_score", None)
-
-    def _check_batch(self, batch):
-        """Return a batch as a float32 tensor, or refuse it."""
-        if not isinstance(batch, np.ndarray | torch.Tensor):
-            raise TypeError(
-                f"batch is a {type(batch).__name__}; give a numpy array or a torch tensor "
-                "(n, bands, y, x)"
-            )
-        is_tensor = isinstance(batch, torch.Tensor)
-        if not (batch.is_floating_point() if is_tensor else batch.dtype.kind == "f"):
-            raise TypeError(
-                f"batch has values of type {batch.dtype}; give float32 (8-bit pictures divided "
-                "by 255)"
-            )
-        shape, bands = tuple(batch.shape), len(self._card.bands)
-        fits = len(shape) == 4 and min(shape[2:]) >= _SMALLEST
-        if not fits or (shape[1] == 0 if self._linear else shape[1] != bands):
-            takes = (
-                "any number of bands" if self._linear else f"bands {', '.join(self._card.bands)}"
-            )
-            raise ValueError(
-                f"batch has shape {shape}; the model takes (n, {bands or 'bands'}, y, x), {takes}, "
-                f"y and x of at least {_SMALLEST}"
-            )
-        if not is_tensor:
-            batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
-        batch = batch.detach().float()
-        # min and max are NaN if any value is; a little more than [0, 1] is rounding
-        low, high = (-np.inf, np.inf) if self._linear else (-_ROUNDING, 1 + _ROUNDING)
-        if batch.numel():
-            least, most = batch.min().item(), batch.max().item()
-            if not (np.isfinite([least, most]).all() and least >= low and most <= high):
-                takes = "finite ones" if self._linear else "finite ones within [0, 1]"
-                raise ValueError(
-                    f"batch has values from {least:.4g} to {most:.4g}; the model takes {takes} "
-                    "(for images in flux units use deblend_stamps)"
-                )
-        return batch
-
-    def _run(self, batch, *, bare=True):
-        """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
-
-        Returns components (n, 2, bands, y, x) and, if more is wanted than these and the network
-        has it, their standard deviations, the distances (n,) from what it was trained on and the
-        blend scores (n,); None otherwise. All are on the device of the batch.
-        """
-        # Made outside of inference mode, so that the tensors can be used anywhere.
-        components = batch.new_empty(len(batch), 2, *batch.shape[1:])
-        std = None if bare else torch.empty_like(components)
-        judge = None if bare else getattr(self._network, "familiarity", None)
-        scorer = None if bare else self._scorer
-        distance, score = (
-            None if head is None else batch.new_empty(len(batch)) for head in (judge, scorer)
-        )
-        wanted = {"with_features": judge, "with_blend_score": scorer}
-        wanted = {name: True for name, head in wanted.items() if head is not None}
-        with self._inference():
-            for chosen, part in self._parts(batch):
-                answer, expected, *more = self._network(part, **wanted)
-                components[chosen] = answer
-                if expected is None:
-                    std = None
-                elif std is not None:
-                    std[chosen] = expected
-                if judge is not None:
-                    distance[chosen] = judge(more[0])
-                if scorer is not None:
-                    score[chosen] = more[-1]
-        return components, std, distance, score
-
-    def _score(self, batch):
-        """Return the blend scores (n,) of a tensor (n, bands, y, x), NaN if there are none."""
-        scores = batch.new_full((len(batch),), torch.nan)
-        if self._scorer is not None:
-            with self._inference():
-                for chosen, part in self._parts(batch):
-                    scores[chosen] = self._scorer(self._network.blend_features(part))
-        return scores
-
-    @contextmanager
-    def _inference(self):
-        """Have the network run without gradients, in the arithmetic that was chosen."""
-        low = self._dtype is not torch.float32
-        with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=low):
-            yield
-
-    def _parts(self, batch):
-        """Yield slices of a tensor (n, bands, y, x), and what is there, on the device."""
-        height, width = batch.shape[-2:]
-        size = self._batch_size
-        if size == "auto":
-            size = max(1, _BATCH_PIXELS[self._device.type] // (height * width))
-        for start in range(0, len(batch), size):
-            chosen = slice(start, start + size)
-            yield chosen, batch[chosen].to(self._device, memory_format=torch.channels_last)
-
-    def _spread(self, batch):
-        """Return the standard deviation of the answers over the eight symmetries of a stamp."""
-        return symmetric_std(lambda turned: self._run(turned)[0], batch)
+        scorer = self._inference.scorer
+        return None if scorer is None else float(scorer.threshold)
 
     def _cut(self, image, position):
         """Read an image and prepare its stamp."""
@@ -610,12 +499,12 @@ class Deblender:
         and of each stamp how familiar it is and its blend score, or None.
         """
         batch = self._stacked(blends)
-        components, std, distance, scores = self._run(batch, bare=False)
+        components, std, distance, scores = self._inference.run(batch, bare=False)
         if std is None:
-            std = self._spread(batch)
+            std = self._inference.spread(batch)
         familiarity = [None] * len(blends)
         if distance is not None:
-            threshold = float(self._network.familiarity.threshold)
+            threshold = float(self._inference.network.familiarity.threshold)
             familiarity = [{"distance": d, "threshold": threshold} for d in distance.tolist()]
         scores = [None] * len(blends) if scores is None else scores.tolist()
         components, std = components.numpy(), std.numpy()[:, judged]
@@ -653,7 +542,7 @@ class Deblender:
             "noise": cut.noise.ravel().tolist(),
             "noise_from": self._noise_from(cut.image),
             "dtype": self.arithmetic,
-            "device": self._device.type,
+            "device": self.device.type,
             "familiarity": familiarity,
             "blend_score": score,
             "calibration": self._calibration.of_fluxes(),
@@ -694,38 +583,3 @@ def _in_words(scores):
             value = value["mean"] if "mean" in value else f"({_in_words(value)})"
         words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
     return ", ".join(words)
-
-
-def _find_device(device):
-    """Return a device that is there."""
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if device is None:
-        return torch.device("cuda" if len(there) > 1 else "cpu")
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        found = None
-    if found is None or f"{found.type}:{found.index or 0}".removesuffix(":0") not in {
-        name.removesuffix(":0") for name in there
-    }:
-        raise ValueError(
-            f"device={str(device)!r} is not here; choose {' or '.join(map(repr, there))}"
-        )
-    return found
-
-
-def _find_dtype(dtype, device, card):
-    if dtype is None:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in all versions
-        multiplies = device.type == "cuda" or capabilities().get("amx_bf16", False)
-        return torch.bfloat16 if multiplies and card.scaling != "noise" else torch.float32
-    for name, found in _DTYPES.items():
-        if dtype in (name, found):
-            return found
-    raise ValueError(f"dtype={dtype!r} is not offered; choose {' or '.join(_DTYPES)}")
-
-
-def _check_batch_size(batch_size):
-    if batch_size == "auto" or (type(batch_size) is int and batch_size >= 1):
-        return batch_size
-    raise ValueError(f"batch_size={batch_size!r}: give a positive integer or 'auto'")

@@ -309,7 +309,7 @@ class TestBenchmark:
 
     def test_a_model_of_another_kind(self, blends, tiny_model):
         deblender = Deblender.load(tiny_model, device="cpu")
-        other = Deblender(deblender._network, replace(deblender.card, scaling="flux"))
+        other = Deblender(deblender._inference.network, replace(deblender.card, scaling="flux"))
         with pytest.raises(ValueError, match="choose a model for R, G, B"):
             benchmark(blends, models=[other], peers=[])
 

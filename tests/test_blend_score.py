@@ -322,7 +322,7 @@ class TestScenes:
 
     def test_a_low_threshold_flags_all_isolated_ones(self, scoring_model, image):
         deblender = Deblender.load(scoring_model, device="cpu")
-        deblender._network.blend_score.threshold.fill_(0)
+        deblender._inference.network.blend_score.threshold.fill_(0)
         scene = deblender.deblend_scene(image)
         flagged = (scene.catalog["flags"] & int(Flag.POSSIBLE_BLEND)) > 0
         np.testing.assert_array_equal(flagged, scene.catalog["n_blended"] == 1)

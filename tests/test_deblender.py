@@ -577,13 +577,16 @@ def features_of(network, pictures):
 @pytest.mark.parametrize("batch_size", ["auto", 2])
 def test_a_stamp_unlike_training_is_flagged(judging, batch_size):
     options = {"device": "cpu", "dtype": "float32", "batch_size": batch_size}
-    judging = Deblender(judging._network, judging.card, **options)
+    judging = Deblender(judging._inference.network, judging.card, **options)
     results = judging.deblend_stamps(three())
     flagged = [bool(result.flags & Flag.OUT_OF_DISTRIBUTION) for result in results]
     assert flagged == [False, True, False]
-    features, mean = features_of(judging._network, three()), judging._network.familiarity.mean
+    features, mean = (
+        features_of(judging._inference.network, three()),
+        judging._inference.network.familiarity.mean,
+    )
     expected = np.linalg.norm(features - mean, axis=1)
-    threshold = judging._network.familiarity.threshold.item()
+    threshold = judging._inference.network.familiarity.threshold.item()
     for result, distance in zip(results, expected, strict=True):
         assert result.meta["familiarity"]["distance"] == pytest.approx(distance, rel=1e-3)
         assert result.meta["familiarity"]["threshold"] == threshold
@@ -607,7 +610,7 @@ def test_a_network_that_answers_with_no_number_is_flagged(judging):
 def load_model_of(deblender):
     network = build(**deblender.card.network)
     network.familiarity = Familiarity(24)
-    network.load_state_dict(deblender._network.state_dict())
+    network.load_state_dict(deblender._inference.network.state_dict())
     return network
 
 
@@ -639,7 +642,7 @@ def test_any_shape_goes(deblender, n, height, width):
 def test_arrays_are_what_the_network_says(deblender, weights):
     batch = np.random.default_rng(1).uniform(0, 1, (5, 3, 24, 30)).astype(np.float32)
     with torch.no_grad():
-        expected, _ = deblender._network(torch.from_numpy(batch))
+        expected, _ = deblender._inference.network(torch.from_numpy(batch))
     np.testing.assert_allclose(deblender.deblend_arrays(batch), expected, rtol=1e-5, atol=1e-6)
     options = {"device": "cpu", "dtype": "float32", "batch_size": 2}
     in_parts = Deblender.load(weights["any"], **options).deblend_arrays(batch)

@@ -205,7 +205,7 @@ class TestEvaluate:
             log_factor=((0.4,),), coherent=0.6, interval_95={"pixel": 2.5, "flux": 2.2}
         )
         card = replace(deblender.card, calibration=calibration.to_dict())
-        deblender = Deblender(deblender._network, card)
+        deblender = Deblender(deblender._inference.network, card)
         blends = draw_blends(galaxies, recipe="varied", number=3)
         evaluation = evaluate(deblender, blends, examples=1)
         blend, isolated = next(blends.batches())

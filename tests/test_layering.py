@@ -41,6 +41,7 @@ LAYERS = [
     "detect",
     "plot",
     "images",
+    "inference",
     "networks",
     "stretch",
     "calibration",
@@ -77,6 +78,7 @@ WITHOUT_TORCH = [
 WITHOUT_ASTROPY = [
     "calibration",
     "files",
+    "inference",
     "joint",
     "metrics",
     "networks",

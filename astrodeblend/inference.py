@@ -1,0 +1,189 @@
+"""A network run over arrays: as many stamps at a time as is good, on its device."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from astrodeblend.networks.symmetries import symmetric_std
+
+__all__ = ["Inference", "find_device"]
+
+_SMALLEST = 16  # pixels along y and x
+_ROUNDING = 1e-5  # by so much values may lie outside of [0, 1]
+# Stamp pixels to a batch, by kind of device: enough to keep it busy, few enough to stay in cache.
+_BATCH_PIXELS = {"cpu": 8 * 80 * 80, "cuda": 512 * 80 * 80}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Inference:
+    """A network that answers arrays.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes (n, bands, y, x), returns components and standard deviations.
+    card : astrodeblend.weights.Card
+        Its card.
+    device, dtype, batch_size
+        As for `astrodeblend.Deblender`.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        The same, on the device, without gradients.
+    device : torch.device
+        Where it runs.
+    dtype : torch.dtype
+        Its arithmetic.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, ``dtype`` or ``batch_size``.
+    """
+
+    def __init__(self, network, card, *, device, dtype, batch_size):
+        self.device = find_device(device)
+        self.dtype = _find_dtype(dtype, self.device, card)
+        self._batch_size = _check_batch_size(batch_size)
+        self._bands, self._linear = card.bands, card.scaling == "noise"
+        network = network.to(self.device, memory_format=torch.channels_last).eval()
+        self.network = network.requires_grad_(False)
+
+    @property
+    def scorer(self):
+        """What tells blends from single galaxies, or None."""
+        return getattr(self.network, "blend_score", None)
+
+    def check(self, batch):
+        """Return a batch as a float32 tensor, or refuse it."""
+        if not isinstance(batch, np.ndarray | torch.Tensor):
+            raise TypeError(
+                f"batch is a {type(batch).__name__}; give a numpy array or a torch tensor "
+                "(n, bands, y, x)"
+            )
+        is_tensor = isinstance(batch, torch.Tensor)
+        if not (batch.is_floating_point() if is_tensor else batch.dtype.kind == "f"):
+            raise TypeError(
+                f"batch has values of type {batch.dtype}; give float32 (8-bit pictures divided "
+                "by 255)"
+            )
+        shape, bands = tuple(batch.shape), len(self._bands)
+        fits = len(shape) == 4 and min(shape[2:]) >= _SMALLEST
+        if not fits or (shape[1] == 0 if self._linear else shape[1] != bands):
+            takes = "any number of bands" if self._linear else f"bands {', '.join(self._bands)}"
+            raise ValueError(
+                f"batch has shape {shape}; the model takes (n, {bands or 'bands'}, y, x), {takes}, "
+                f"y and x of at least {_SMALLEST}"
+            )
+        if not is_tensor:
+            batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
+        batch = batch.detach().float()
+        # min and max are NaN if any value is; a little more than [0, 1] is rounding
+        low, high = (-np.inf, np.inf) if self._linear else (-_ROUNDING, 1 + _ROUNDING)
+        if batch.numel():
+            least, most = batch.min().item(), batch.max().item()
+            if not (np.isfinite([least, most]).all() and least >= low and most <= high):
+                takes = "finite ones" if self._linear else "finite ones within [0, 1]"
+                raise ValueError(
+                    f"batch has values from {least:.4g} to {most:.4g}; the model takes {takes} "
+                    "(for images in flux units use deblend_stamps)"
+                )
+        return batch
+
+    def run(self, batch, *, bare=True):
+        """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
+
+        Returns components (n, 2, bands, y, x) and, if more is wanted than these and the network
+        has it, their standard deviations, the distances (n,) from what it was trained on and the
+        blend scores (n,); None otherwise. All are on the device of the batch.
+        """
+        # Made outside of inference mode, so that the tensors can be used anywhere.
+        components = batch.new_empty(len(batch), 2, *batch.shape[1:])
+        std = None if bare else torch.empty_like(components)
+        judge = None if bare else getattr(self.network, "familiarity", None)
+        scorer = None if bare else self.scorer
+        distance, score = (
+            None if head is None else batch.new_empty(len(batch)) for head in (judge, scorer)
+        )
+        wanted = {"with_features": judge, "with_blend_score": scorer}
+        wanted = {name: True for name, head in wanted.items() if head is not None}
+        with self._arithmetic():
+            for chosen, part in self._parts(batch):
+                answer, expected, *more = self.network(part, **wanted)
+                components[chosen] = answer
+                if expected is None:
+                    std = None
+                elif std is not None:
+                    std[chosen] = expected
+                if judge is not None:
+                    distance[chosen] = judge(more[0])
+                if scorer is not None:
+                    score[chosen] = more[-1]
+        return components, std, distance, score
+
+    def score(self, batch):
+        """Return the blend scores (n,) of a tensor (n, bands, y, x), NaN if there are none."""
+        scores = batch.new_full((len(batch),), torch.nan)
+        if self.scorer is not None:
+            with self._arithmetic():
+                for chosen, part in self._parts(batch):
+                    scores[chosen] = self.scorer(self.network.blend_features(part))
+        return scores
+
+    def spread(self, batch):
+        """Return the standard deviation of the answers over the eight symmetries of a stamp."""
+        return symmetric_std(lambda turned: self.run(turned)[0], batch)
+
+    @contextmanager
+    def _arithmetic(self):
+        """Have the network run without gradients, in the arithmetic that was chosen."""
+        low = self.dtype is not torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=low):
+            yield
+
+    def _parts(self, batch):
+        """Yield slices of a tensor (n, bands, y, x), and what is there, on the device."""
+        height, width = batch.shape[-2:]
+        size = self._batch_size
+        if size == "auto":
+            size = max(1, _BATCH_PIXELS[self.device.type] // (height * width))
+        for start in range(0, len(batch), size):
+            chosen = slice(start, start + size)
+            yield chosen, batch[chosen].to(self.device, memory_format=torch.channels_last)
+
+
+def find_device(device):
+    """Return a device that is there."""
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device is None:
+        return torch.device("cuda" if len(there) > 1 else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or f"{found.type}:{found.index or 0}".removesuffix(":0") not in {
+        name.removesuffix(":0") for name in there
+    }:
+        raise ValueError(
+            f"device={str(device)!r} is not here; choose {' or '.join(map(repr, there))}"
+        )
+    return found
+
+
+def _find_dtype(dtype, device, card):
+    if dtype is None:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in all versions
+        multiplies = device.type == "cuda" or capabilities().get("amx_bf16", False)
+        return torch.bfloat16 if multiplies and card.scaling != "noise" else torch.float32
+    for name, found in _DTYPES.items():
+        if dtype in (name, found):
+            return found
+    raise ValueError(f"dtype={dtype!r} is not offered; choose {' or '.join(_DTYPES)}")
+
+
+def _check_batch_size(batch_size):
+    if batch_size == "auto" or (type(batch_size) is int and batch_size >= 1):
+        return batch_size
+    raise ValueError(f"batch_size={batch_size!r}: give a positive integer or 'auto'")
