@@ -58,6 +58,9 @@ class BlendSet:
         Where the images are.
     paths : tuple of pathlib.Path
         The images that are used.
+    alone : tuple of bool
+        Whether each shows one galaxy alone: all but those with 0 in the column ``isolated`` of
+        the folder's ``splits.csv``.
     width : int
         Width in pixels of the grid that all images are put on.
     split : str or None
@@ -72,6 +75,7 @@ class BlendSet:
 
     folder: Path
     paths: tuple[Path, ...]
+    alone: tuple[bool, ...]
     width: int
     split: str | None
     recipe: Recipe
@@ -116,13 +120,8 @@ class BlendSet:
 
     @property
     def isolated(self):
-        """Whether each picture shows one galaxy alone, by ``splits.csv``, shape (n, 2).
-
-        All are taken to if that table, or its column ``isolated``, is missing.
-        """
-        blended = blended_images(self.folder)
-        alone = np.array([path not in blended for path in self.paths])
-        return alone[np.stack([self.draw.central, self.draw.companion], axis=1)]
+        """Whether each galaxy's picture shows it alone, as ``alone`` says, shape (n, 2)."""
+        return np.array(self.alone)[np.stack([self.draw.central, self.draw.companion], axis=1)]
 
     def __str__(self):
         part = "all images" if self.split is None else f"split {self.split!r}"
@@ -283,6 +282,7 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
     return BlendSet(
         folder=Path(folder),
         paths=paths,
+        alone=_alone(paths, folder),
         width=max(map(image_width, paths)),
         split=split,
         recipe=recipe,
@@ -342,7 +342,14 @@ def read_blends(path, folder):
             f"{str(folder)!r}, such as {str(missing[0])!r}; give the folder it was made from"
         )
     columns |= dict(zip(BRANCHES, where.reshape(2, -1), strict=True))
-    return BlendSet(folder, paths, width, split, recipe, seed, Draw(**columns))
+    return BlendSet(
+        folder, paths, _alone(paths, folder), width, split, recipe, seed, Draw(**columns)
+    )
+
+
+def _alone(paths, folder):
+    blended = blended_images(folder)
+    return tuple(path not in blended for path in paths)
 
 
 def flux_ratio(isolated, *, fraction=0.1):

@@ -119,7 +119,7 @@ class Evaluation:
         `~astropy.table.QTable`
             A row per ``metric`` and what it is ``of``: both components together, each branch,
             the components whose galaxies come from each sub-folder (if there are several), those
-            of blends of two pictures that ``splits.csv`` says are isolated (if there are others),
+            of blends of two pictures that show one galaxy alone (if others do not),
             the blend itself. Columns: their ``number``; ``mean``, the ``error`` of the mean,
             ``median``, ``max``, ``min``, ``variance``, and ``p1``, the 1st percentile. PSNR is
             in dB, of images from 0 to 1; ``ssim_reiman2019`` is the lenient scale of the paper,

@@ -88,8 +88,8 @@ def separate(
     taken, active = 0, sources.blended
     while active and taken < rounds:
         answers = sources.ask(active, run, first=not taken, watch=watch)
-        sources.update(answers, taken)
         taken += 1
+        sources.update(answers, taken)
         active = [k for k in sources.blended if sources.unsettled(k, taken)]
     for k in active:
         sources.flag(k, Flag.NOT_CONVERGED)
@@ -101,8 +101,6 @@ class _Sources:
 
     Attributes
     ----------
-    components : list of Component
-        Of each source; of a blended one as the network drew it.
     blended : list of int
         The sources that touch others.
     adds : bool
@@ -115,7 +113,7 @@ class _Sources:
         self._data, self._hidden = data_and_mask(image)
         self._light = np.where(self._hidden, 0, self._data - level)
         distance = ndimage.distance_transform_edt(segmentation == 0)
-        self.components = [
+        self._components = [
             _whole(image, self._data, self._hidden, place, segmentation, distance, k)
             for k, place in enumerate(places, 1)
         ]
@@ -126,7 +124,7 @@ class _Sources:
         self.adds = full_scale_of(image) is None
         self._subtracted, self._kept = _neighbours(
             self._light,
-            self.components,
+            self._components,
             places,
             segmentation,
             parents,
@@ -138,16 +136,18 @@ class _Sources:
         if not self.adds:
             seen = filled(self._light, self._hidden)
             smooth = ndimage.gaussian_filter(seen, (0, _SMOOTH, _SMOOTH))
-            self._guesses = {k: _guess(smooth, self.components[k], places[k]) for k in self.blended}
+            self._guesses = {
+                k: _guess(smooth, self._components[k], places[k]) for k in self.blended
+            }
         # What neighbours are taken to be.
-        self._known = [self._guesses.get(k, c) for k, c in enumerate(self.components)]
+        self._known = [self._guesses.get(k, c) for k, c in enumerate(self._components)]
         self._taken_out = {}  # of each stamp, when the network last saw it
         self._made = {}  # of each limited component: what it was made of, and what came out
 
     def flag(self, k, flags):
         """Add flags to a source."""
-        component = self.components[k]
-        self.components[k] = replace(component, flags=component.flags | flags)
+        component = self._components[k]
+        self._components[k] = replace(component, flags=component.flags | flags)
 
     def judge_isolated(self, score):
         """Give sources that touch no other their blend scores, the segments of others taken out."""
@@ -162,31 +162,33 @@ class _Sources:
                 scores = score(np.stack(list(blends.values())))
                 for k, seen, flags in zip(blends, *scores, strict=True):
                     self.flag(k, flags)
-                    self.components[k] = replace(self.components[k], blend_score=seen)
+                    self._components[k] = replace(self._components[k], blend_score=seen)
 
     def ask(self, chosen, run, *, first, watch=iter):
         """Return what the network makes of some sources' stamps, as a dict of components.
 
         In the first round where light adds, stamps go as they are; in that of a picture the
-        answers tell whether it does.
+        answers tell whether it does, and ``adds`` is set. What was taken out is remembered.
         """
         answers, stamps, excess = {}, {}, np.zeros(2)
         for k in watch(chosen):
-            others = self._others_in(k)
-            self._taken_out[k] = np.zeros_like(others) if first and self.adds else others
+            nothing = first and self.adds
+            self._taken_out[k] = (
+                np.zeros_like(self._light[:, *self._boxes[k]]) if nothing else self._others_in(k)
+            )
             try:
                 stamps[k] = self._stamp(k, self._taken_out[k])
             except ValueError:  # such as a band without a valid pixel
-                answers[k] = _failed(self.components[k])
+                answers[k] = _failed(self._components[k])
             if stamps and (len(stamps) == _AT_ONCE or k == chosen[-1]):
                 drawn = run(np.stack([prepared.blend for prepared, _ in stamps.values()]))
                 for (j, stamp), both, std, flags, seen in zip(stamps.items(), *drawn, strict=True):
                     if first and not self.adds:
                         excess += _excess(stamp[0], both)
                     component = _component(*stamp, both[0], std, flags, self._places[j])
-                    component = component or _failed(self.components[j])
+                    component = component or _failed(self._components[j])
                     # The score of the first round, with most of its neighbours.
-                    seen = seen if first else self.components[j].blend_score
+                    seen = seen if first else self._components[j].blend_score
                     answers[j] = replace(component, blend_score=seen)
                 stamps = {}
         if first and not self.adds:
@@ -198,18 +200,18 @@ class _Sources:
         for k, new in answers.items():
             if new.flags & Flag.NOT_DEBLENDED:
                 change = 0.0
-            elif not taken:
+            elif taken == 1:
                 change = np.nan
             else:
-                damped = taken >= _DAMPED
-                new, change = _moved(self.components[k], new, self._places[k], damped)
-            self.components[k] = replace(new, change=change)
+                damped = taken > _DAMPED
+                new, change = _moved(self._components[k], new, self._places[k], damped)
+            self._components[k] = replace(new, change=change)
         limited = self.limited()
         self._known = share_out(self._light, limited) if self.adds else limited
 
     def unsettled(self, k, taken):
         """Whether a source's stamp has to be looked at again after so many rounds."""
-        component = self.components[k]
+        component = self._components[k]
         if component.flags & Flag.NOT_DEBLENDED:
             return False
         if taken > _DAMPED and component.change > _AGREED:
@@ -222,14 +224,14 @@ class _Sources:
 
     def limited(self):
         """Return the components, in pictures with no more than their shapes tell of each."""
-        limited = list(self.components)
+        limited = list(self._components)
         for k, guess in self._guesses.items():
             others = [*self._subtracted[k], *(self._kept[k] - {k})]
-            of = [self.adds, *(self.components[j] for j in (k, *others))]
+            of = [self.adds, *(self._components[j] for j in (k, *others))]
             if k not in self._made or not all(map(is_, self._made[k][0], of)):
-                made = self.components[k]
+                made = self._components[k]
                 if not made.flags & Flag.NOT_DEBLENDED:
-                    given = self.components, others, guess, self._hidden, self._places[k]
+                    given = self._components, others, guess, self._hidden, self._places[k]
                     made = _limited(k, *given, self.adds)
                 self._made[k] = of, made
             limited[k] = self._made[k][1]

@@ -26,6 +26,7 @@ from astrodeblend.simulate import (
     read_images,
     reduce_image,
 )
+from astrodeblend.simulate.sources import blended_images
 
 SIZE = 424
 
@@ -390,6 +391,15 @@ def test_a_folder_is_read_by_its_splits(tmp_path):
     assert [p.stem for p in find_images(tmp_path, split="train")] == ["c", "b"]
     with pytest.raises(ValueError, match=r"split='test' is not in .*; it has train, val"):
         find_images(tmp_path, split="test")
+
+
+def test_pictures_that_are_not_isolated_are_told_by_the_table(tmp_path):
+    assert blended_images(tmp_path) == set()
+    table = tmp_path / "splits.csv"
+    table.write_text("file,isolated\na.png,0\nsome/b.png,1\nsome/c.png,0\nd.png,\n")
+    assert blended_images(tmp_path) == {tmp_path / "a.png", tmp_path / "some" / "c.png"}
+    table.write_text("name,isolated\na.png,0\n")  # of which files?
+    assert blended_images(tmp_path) == set()
 
 
 def test_wrong_folders_and_files_are_named(tmp_path):

@@ -514,6 +514,27 @@ def test_compiled_networks_learn_the_same(images, tmp_path, monkeypatch):
     ]
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
     assert compiled == [BranchedGenerator, Discriminator]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+
+
+def test_what_cannot_be_compiled_is_refused(images, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="compile='false': give true or false"):
+        replace(CONFIG, compile="false")
+    with pytest.raises(ValueError, match="blends of many shapes"):
+        TrainingConfig(surveys=("lsst",), loss="flux", compile=True)
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: broken)
+    with pytest.raises(ValueError, match=r"compile=True takes a C\+\+ compiler"):
+        train(replace(CONFIG, compile=True), images, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_go_on_compiled_or_not():
+    loop._check_same(replace(CONFIG, compile=True).to_dict(), CONFIG)
+    loop._check_same(CONFIG.to_dict(), replace(CONFIG, compile=True))
 
 
 def test_a_cpu_does_not_emulate_bfloat16_unless_it_is_told_to():

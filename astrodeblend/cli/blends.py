@@ -317,9 +317,9 @@ def evaluate(context, task, **chosen):
 
     Prints mean and its error, median, maximum, minimum, variance and 1st percentile (p1) of
     PSNR (dB), of ssim_reiman2019 (the paper's lenient scale) and of ssim (the strict one),
-    over both components, for each branch and sub-folder of DIR, for the blend taken as it is,
-    and what the paper has; means by separation, flux ratio and overlap; and how rough
-    components are beside the truth.
+    over both components, for each branch and sub-folder of DIR, for blends of pictures that
+    splits.csv calls isolated, for the blend taken as it is, and what the paper has; means by
+    separation, flux ratio and overlap; and how rough components are beside the truth.
 
     With --task scenes: how many galaxies come back where the true positions are given, and
     where they are detected; median and 90th percentile of the relative error of fluxes by

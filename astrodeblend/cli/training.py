@@ -51,7 +51,7 @@ FIELDS = {
     "compile": (
         False,
         bool,
-        "Have torch compile the networks: slower to start, then faster. Takes a C++ compiler.",
+        "Have torch compile the networks, to be faster after a slow start; not for surveys.",
     ),
     "validate_every": (1000, int, "Updates between validations."),
     "validation_blends": (256, int, "Blends of a validation."),
@@ -70,12 +70,14 @@ IMAGES = ("images", "split", "validation_images", "validation_split")
 def _config_options(command):
     """Add an option for every field."""
     for name, (default, kind, text) in reversed(FIELDS.items()):
+        option = name.replace("_", "-")
+        shown = {True: "yes", False: "no"}.get(default, default) if kind is bool else default
         command = click.option(
-            f"--{name.replace('_', '-')}",
-            is_flag=kind is bool,
+            f"--{option}/--no-{option}" if kind is bool else f"--{option}",
+            default=None,  # what was not given may have been chosen otherwise
             type=click.Choice(kind) if isinstance(kind, tuple) else kind,
             metavar={int: "N", float: "X", str: "PATH"}.get(kind),
-            help=text if default in (None, False) else f"{text}  [default: {default}]",
+            help=text if default is None else f"{text}  [default: {shown}]",
         )(command)
     return command
 
@@ -157,10 +159,10 @@ def train(out, resume, device, **given):
     """
     speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
     run = Path(out)
-    given = {  # 0 is a choice, too
+    given = {  # 0 is a choice, too, and so is --no-compile
         name: value
         for name, value in given.items()
-        if value is not None and value is not False and value != ()
+        if value is not None and value != () and (value is not False or name in FIELDS)
     }
     if run.exists() and not run.is_dir():
         raise FileExistsError(f"{out!r} is a file; choose another name for the run's folder")
@@ -187,7 +189,7 @@ def train(out, resume, device, **given):
     from astrodeblend.simulate import cut_galaxies, get_recipe, read_images
     from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
-    from astrodeblend.training.start import load_parent
+    from astrodeblend.training.start import check_compiler, load_parent
     from astrodeblend.weights import Card
 
     # A run that has begun knows where from; asked again, it checks.
@@ -199,6 +201,8 @@ def train(out, resume, device, **given):
         load_parent(start, build(**config.network), weights=False)  # refused before the work
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
+    if config.compile:
+        check_compiler(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     own = any(Path(survey).is_dir() for survey in config.surveys)
     cut = config.surveys and str(record["images"].get("images")).endswith(".npz")
     if own:
@@ -356,8 +360,8 @@ def _as_command(out, given):
     for survey in given.pop("surveys", ()):
         words += ["--survey", survey]
     for name, value in given.items():
-        words.append(f"--{name.replace('_', '-')}")
-        words += [] if value is True else [str(value)]
+        words.append(f"--{'no-' if value is False else ''}{name.replace('_', '-')}")
+        words += [] if isinstance(value, bool) else [str(value)]
     return shlex.join(words)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-__all__ = ["find_images", "image_width", "read_images"]
+__all__ = ["blended_images", "find_images", "image_width", "read_images"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -74,7 +74,7 @@ def blended_images(folder):
     """
     folder = Path(folder)
     rows = _read_splits(folder) if (folder / "splits.csv").is_file() else []
-    return {folder / row["file"] for row in rows if row.get("isolated") == "0"}
+    return {folder / row["file"] for row in rows if row.get("isolated") == "0" and row.get("file")}
 
 
 def _read_splits(folder):

@@ -91,7 +91,8 @@ class TrainingConfig:
         GPU, and float32 on a CPU, most of which have to emulate it, many times slower.
     compile : bool
         Have torch write code of its own for the networks, by `torch.compile`: a minute at the
-        start, then faster updates. Takes a C++ compiler, or Triton on a GPU.
+        start, then faster updates. Takes a C++ compiler, or Triton on a GPU. Not for surveys,
+        whose stamps come in too many shapes.
     seed : int
         Everything random follows from it.
     validate_every, checkpoint_every, log_every : int
@@ -166,6 +167,12 @@ class TrainingConfig:
             raise ValueError(
                 f"loss={self.loss!r} with surveys={self.surveys!r}: 'flux' is the loss for "
                 "surveys, and for nothing else"
+            )
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile={self.compile!r}: give true or false")
+        if self.surveys and self.compile:
+            raise ValueError(
+                "compile=True: surveys have blends of many shapes, each of which would be compiled"
             )
         if self.surveys and self.adversarial != "none":
             raise ValueError(

@@ -34,14 +34,14 @@ from .losses import (
     pixel_loss,
     std_loss,
 )
-from .start import check_parent, load_parent
+from .start import check_compiler, check_parent, load_parent
 from .stream import BlendStream, FluxStream, StampStream
 
 __all__ = ["train"]
 
 #: What may differ when a run is taken up again.
 _FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends",
-         "familiarity_blends")  # fmt: skip
+         "familiarity_blends", "compile")  # fmt: skip
 #: Width of a stamp of linear flux in Petrosian radii: of a galaxy through its PSF.
 _RADII = 4.0
 #: So many updates in a row without a finite gradient end a run.
@@ -97,8 +97,8 @@ def train(
     FileNotFoundError
         If ``resume`` is true and there is no checkpoint.
     ValueError
-        If the checkpoint is of a run with other choices, or ``start`` is no model or has
-        another network.
+        If the checkpoint is of a run with other choices, ``start`` is no model or has another
+        network, or torch cannot compile though it should.
     """
     with _processes(device) as (rank, world, device):
         out = Path(out)
@@ -116,6 +116,7 @@ def train(
         network = network.to(device, memory_format=torch.channels_last)
         average = copy.deepcopy(network).requires_grad_(False)
         if config.compile:
+            check_compiler(device)
             network.compile(dynamic=False)
         modules = {"network": network, "average": average}
         optimizers = {"optimizer": _optimizer(config, network)}

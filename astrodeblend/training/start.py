@@ -1,9 +1,33 @@
-"""The model that a training run starts from."""
+"""What a training run starts from, and whether it can."""
+
+import torch
 
 from ..networks import build, describe
 from ..weights import load_model, read_card
 
-__all__ = ["check_parent", "load_parent"]
+__all__ = ["check_compiler", "check_parent", "load_parent"]
+
+
+def check_compiler(device):
+    """Refuse to compile where torch cannot.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        Where the networks are to run.
+
+    Raises
+    ------
+    ValueError
+        If there is no compiler that works.
+    """
+    try:
+        torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        raise ValueError(
+            "compile=True takes a C++ compiler, or Triton on a GPU, and torch finds none that "
+            f"works ({type(error).__name__}); install one, or leave --compile out"
+        ) from error
 
 
 def load_parent(model, network, *, weights):
