@@ -33,6 +33,7 @@ from astrodeblend.training.losses import (
     pixel_loss,
     std_loss,
 )
+from astrodeblend.training.start import load_parent
 from astrodeblend.weights import load_model, read_card, save_model, write_card
 
 TINY = {"kind": "unet", "widths": (8, 16), "blocks": (1, 1), "attention": 0}
@@ -298,6 +299,21 @@ class TestStart:
         expected = std_loss(components, std, isolated).item()
         assert float(row["std"]) == pytest.approx(expected, rel=1e-4)
         assert read_card(path).training["from"] == {"name": card.name, "sha256": card.sha256}
+
+    def test_a_deeper_network_starts_as_the_model(self, images, parent, tmp_path):
+        network, _ = load_model(parent)
+        blend, _ = BlendStream(images, "reiman2019", batch=4, seed=CONFIG.seed)[0]
+        for blocks in ((3, 1), (1, 2), (2, 4)):
+            deeper = build(**{**TINY, "blocks": blocks})
+            load_parent(parent, deeper, weights=True)
+            assert sum(1 for _ in deeper.parameters()) > sum(1 for _ in network.parameters())
+            with torch.no_grad():
+                for ours, theirs in zip(deeper(blend), network(blend), strict=True):
+                    torch.testing.assert_close(ours, theirs)
+        config = replace(CONFIG, network={**TINY, "blocks": (2, 1)}, steps=1)
+        deeper = train(config, images, tmp_path, start=parent, progress=False)
+        with pytest.raises(ValueError, match=r"another network .*: blocks=\(1, 1\)"):
+            load_parent(deeper, build(**TINY), weights=True)
 
     def test_what_the_parent_was_familiar_with_is_forgotten(self, images, parent, tmp_path):
         for suffix in (".safetensors", ".json"):

@@ -1,5 +1,7 @@
 """What a training run starts from, and whether it can."""
 
+from operator import ge
+
 import torch
 
 from ..networks import build, describe
@@ -31,7 +33,9 @@ def check_compiler(device):
 
 
 def load_parent(model, network, *, weights):
-    """Put the weights of a model into a network.
+    """Put the weights of a model into a network, which may have more residual blocks.
+
+    Those that the model lacks start as nothing, so that the network starts as the model.
 
     Parameters
     ----------
@@ -50,11 +54,11 @@ def load_parent(model, network, *, weights):
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such model, or its network is another one.
+        If there is no such model, or its network is another one, or has more blocks.
     """
     card = read_card(model)
     theirs, ours = describe(build(**card.network)), describe(network)
-    if theirs != ours:
+    if not _holds(ours, theirs):
         names = ["kind"] if theirs["kind"] != ours["kind"] else theirs
         differing = [
             f"{k}={ours[k]!r} (it has {theirs[k]!r})" for k in names if ours[k] != theirs[k]
@@ -67,8 +71,15 @@ def load_parent(model, network, *, weights):
         parent, _ = load_model(model)
         # These are of what it has seen, not of what it will see.
         parent.familiarity = parent.blend_score = None
-        network.load_state_dict(parent.state_dict())
+        network.load_state_dict(network.state_dict() | parent.state_dict())
     return {"name": card.name, "sha256": card.sha256}
+
+
+def _holds(ours, theirs):
+    """Whether a network is another one, or that with more residual blocks at some levels."""
+    blocks = [tuple(each.get("blocks", ())) for each in (ours, theirs)]
+    same = {**ours, "blocks": blocks[0]} == {**theirs, "blocks": blocks[0]}
+    return same and len(blocks[0]) == len(blocks[1]) and all(map(ge, *blocks))
 
 
 def check_parent(saved, given):
