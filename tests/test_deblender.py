@@ -577,16 +577,14 @@ def features_of(network, pictures):
 @pytest.mark.parametrize("batch_size", ["auto", 2])
 def test_a_stamp_unlike_training_is_flagged(judging, batch_size):
     options = {"device": "cpu", "dtype": "float32", "batch_size": batch_size}
-    judging = Deblender(judging._inference.network, judging.card, **options)
+    network = judging._inference.network
+    judging = Deblender(network, judging.card, **options)
     results = judging.deblend_stamps(three())
     flagged = [bool(result.flags & Flag.OUT_OF_DISTRIBUTION) for result in results]
     assert flagged == [False, True, False]
-    features, mean = (
-        features_of(judging._inference.network, three()),
-        judging._inference.network.familiarity.mean,
-    )
+    features, mean = features_of(network, three()), network.familiarity.mean
     expected = np.linalg.norm(features - mean, axis=1)
-    threshold = judging._inference.network.familiarity.threshold.item()
+    threshold = network.familiarity.threshold.item()
     for result, distance in zip(results, expected, strict=True):
         assert result.meta["familiarity"]["distance"] == pytest.approx(distance, rel=1e-3)
         assert result.meta["familiarity"]["threshold"] == threshold

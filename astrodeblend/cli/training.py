@@ -71,7 +71,7 @@ def _config_options(command):
     """Add an option for every field."""
     for name, (default, kind, text) in reversed(FIELDS.items()):
         option = name.replace("_", "-")
-        shown = {True: "yes", False: "no"}.get(default, default) if kind is bool else default
+        shown = ("no", "yes")[default] if kind is bool else default
         command = click.option(
             f"--{option}/--no-{option}" if kind is bool else f"--{option}",
             default=None,  # what was not given may have been chosen otherwise
@@ -128,7 +128,7 @@ def _config_options(command):
     "--from",
     metavar="NAME|PATH",
     help="Start from the weights of a model (see 'astrodeblend models') or of a .safetensors "
-    "file, with the network of its card.",
+    "file, with the network of its card, or a deeper one that --config gives.",
 )
 @click.option(
     "--resume",
