@@ -15,7 +15,7 @@ __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
 class BranchedGeneratorConfig:
     """Shape of a `BranchedGenerator`; the network is built from this alone.
 
-    The defaults are the paper's: 1.71 million parameters, 10.9 billion multiplications for a
+    The defaults are the paper's: 1.72 million parameters, 10.9 billion multiplications for a
     stamp of 80x80 pixels.
 
     Parameters
@@ -86,8 +86,12 @@ class BranchedGenerator(nn.Module):
     The blend goes in as it is, in [0, 1]. The paper's outputs t are in [-1, 1] (tanh); here
     they leave as (t + 1) / 2, so the paper's pixel loss is four times the mean squared error
     of these outputs. Weights start as in the published code (Glorot & Bengio 2010, uniform;
-    biases and the slopes of the PReLUs at zero). That code learned a PReLU slope for every
-    pixel of an 80x80 grid; one per feature, as in SRGAN, lets the network take any size.
+    biases and the slopes of the PReLUs at zero).
+
+    That code learned a PReLU slope for every pixel of an 80x80 grid, nine million of them,
+    from which it also knew where the middle is. Here there is one per feature, as in SRGAN, so
+    that the network takes any size, and the distance from the centre goes in as one more band.
+    With neither, training stops where both branches give the same.
     """
 
     def __init__(self, config):
@@ -96,7 +100,7 @@ class BranchedGenerator(nn.Module):
         self.familiarity = self.blend_score = None
         width = config.width
         self.first = nn.Sequential(
-            nn.Conv2d(config.bands, width, 9, padding=4), nn.PReLU(width, init=0.0)
+            nn.Conv2d(config.bands + 1, width, 9, padding=4), nn.PReLU(width, init=0.0)
         )
         self.root = nn.Sequential(
             *(_ResidualBlock(width) for _ in range(config.root_blocks)),
@@ -140,7 +144,7 @@ class BranchedGenerator(nn.Module):
         score : torch.Tensor
             Shape (n,); only if it is asked for.
         """
-        shallow = self.first(blend)  # (n, width, y, x)
+        shallow = self.first(_with_distance(blend))  # (n, width, y, x)
         x = shallow + self.root(shallow)
         more = (pool(shallow, x),) if with_features else ()
         more += (self.blend_score(look_around(blend, shallow, x)),) if with_blend_score else ()
@@ -160,5 +164,14 @@ class BranchedGenerator(nn.Module):
         torch.Tensor
             Shape (n, features).
         """
-        shallow = self.first(blend)
+        shallow = self.first(_with_distance(blend))
         return look_around(blend, shallow, shallow + self.root(shallow))
+
+
+def _with_distance(blend):
+    """Add the distance from the centre, from 0 to 1 at the sides of the paper's stamps."""
+    n, _, height, width = blend.shape
+    y = torch.arange(height, device=blend.device, dtype=blend.dtype) - (height - 1) / 2
+    x = torch.arange(width, device=blend.device, dtype=blend.dtype) - (width - 1) / 2
+    distance = torch.hypot(y[:, None], x[None, :]) / 40
+    return torch.cat([blend, distance.expand(n, 1, height, width)], dim=1)
