@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
+_LONGEST = 8  # pixels over which noise may be alike; beyond, it is the light of galaxies
 _SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
 # How groups are divided, by whether they are in a picture. From a group's faintest to its
 # brightest pixel flux goes over more decades, which takes more levels to look for peaks at.
@@ -208,7 +209,7 @@ def find_sources(
     threshold=5.0,
     n_pixels=10,
     contrast=None,
-    smoothing=2.0,
+    smoothing=None,
     background=None,
 ):
     """Detect and measure the sources of an image.
@@ -229,12 +230,14 @@ def find_sources(
         Detection threshold, in standard deviations of the smoothed sum's noise.
     n_pixels : int, optional
         Smallest number of connected pixels of a source; half of that makes a peak of its own
-        in a group.
+        in a group. In enlarged pictures, see ``smoothing``, as much more as these are larger.
     contrast : float, optional
         Smallest part of the light of a group that a peak needs to be a source of its own.
         Default: 0.001 of flux, 0.005 of pictures, in which less is often made by compression.
     smoothing : float, optional
-        Full width at half maximum of the smoothing kernel in pixels.
+        Full width at half maximum of the smoothing kernel in pixels. Default: 2, or twice the
+        distance at which the noise of two pixels is half correlated, if that is longer than a
+        pixel: a picture that was enlarged is searched as it was before.
     background : tuple of `~numpy.ndarray`, optional
         Level and noise of the sky, if `estimate_background` has estimated them already.
 
@@ -262,8 +265,13 @@ def find_sources(
     data = np.where(hidden, 0, data - level)
     nowhere = hidden.all(axis=0)
     detection = (data / noise).sum(axis=0) / np.sqrt(np.maximum((~hidden).sum(axis=0), 1))
+    if smoothing is None:
+        length = max(1.0, _noise_length(detection, nowhere))
+        smoothing, n_pixels = 2 * length, round(n_pixels * length**2)
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
-    smooth = ndimage.convolve(detection, kernel, mode="nearest")
+    smooth = detection
+    for axis in (0, 1):  # a Gaussian is the product of its sums
+        smooth = ndimage.convolve1d(smooth, kernel.sum(axis=0), axis, mode="nearest")
     # neighbouring pixels and bands may share their noise: the smoothing leaves more of it then
     base, scatter, _ = sky_of(smooth, nowhere)
     white = np.sqrt((kernel**2).sum())
@@ -294,6 +302,30 @@ def find_sources(
             **_DIVISION[is_picture(image)] | ({} if contrast is None else {"contrast": contrast}),
         )
     return _measure(image, data, hidden, detection, segments, parents), segments.data
+
+
+def _noise_length(image, hidden):
+    """Return the distance at which the noise of two pixels is half correlated, in pixels.
+
+    Between whole pixels it is interpolated; independent noise has 0.5.
+    """
+    level, _, sources = sky_of(image, hidden)
+    sky = ~(sources | hidden)
+    lowest, highest = np.quantile(image[sky], (0.01, 0.99))
+    values = np.clip(image, lowest, highest) - level
+    before = 1.0
+    for lag in range(1, _LONGEST + 1):
+        products, squares = 0.0, 0.0
+        for first, second in ((np.s_[lag:], np.s_[:-lag]), (np.s_[:, lag:], np.s_[:, :-lag])):
+            both = sky[first] & sky[second]
+            one, other = values[first][both], values[second][both]
+            products += one @ other
+            squares += (one @ one + other @ other) / 2
+        correlation = products / squares if squares > 0 else 0.0
+        if correlation < 0.5:
+            return lag - 1 + (before - 0.5) / (before - correlation)
+        before = correlation
+    return 1.0
 
 
 def _with_several_peaks(smooth, labels):

@@ -313,8 +313,8 @@ def _measure(component, position, box, deblending, calibration, scale, sky):
     mask = None if component.mask is None else cut(component.mask)
     image = NDData(data, mask=mask, unit=component.unit, meta=component.meta)
     level, noise = estimate_background(image) if sky is None else sky
-    # one galaxy, however it is structured
-    found, segments = find_sources(image, background=(level, noise), contrast=1)
+    # one galaxy, however it is structured; what a network makes of noise is smooth by itself
+    found, segments = find_sources(image, background=(level, noise), contrast=1, smoothing=2.0)
     if len(found) == 0:
         return None
     if position is None:

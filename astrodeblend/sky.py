@@ -7,6 +7,7 @@ from scipy.stats import norm
 __all__ = ["sky_of"]
 
 _PER_DEVIATION = 1 / norm.ppf(0.75)  # standard deviations of a normal distribution
+_TWO_DEVIATIONS = norm.cdf(2)
 
 
 def sky_of(band, hidden=None):
@@ -22,7 +23,8 @@ def sky_of(band, hidden=None):
     Returns
     -------
     level, noise : float
-        Median, and standard deviation from the median absolute deviation.
+        Median, and standard deviation from the median absolute deviation; where most of the sky
+        is cut off at black, which has none, from the brightest fortieth.
     sources : numpy.ndarray of bool, shape (y, x)
         What was taken for sources.
     """
@@ -42,5 +44,8 @@ def sky_of(band, hidden=None):
 
 
 def _scatter(values):
+    median = np.median(values)
+    if median == values.min():
+        return (np.quantile(values, _TWO_DEVIATIONS) - median) / 2
     # As scipy.stats.median_abs_deviation, whose checks take three times as long as the medians.
-    return _PER_DEVIATION * np.median(np.abs(values - np.median(values)))
+    return _PER_DEVIATION * np.median(np.abs(values - median))

@@ -9,10 +9,12 @@ from astropy.nddata import NDData
 from astropy.table import QTable
 from astropy.wcs import WCS
 from photutils.datasets import make_model_image
+from scipy import ndimage
 from scipy.optimize import brentq
 from scipy.special import gamma, gammainc, gammaincinv
 
 from astrodeblend.detect import (
+    _noise_length,
     estimate_background,
     find_sources,
     petrosian_radius,
@@ -430,3 +432,52 @@ def test_given_positions_are_checked_and_reach_to_the_edge():
     assert segmentation[59, 69] == sources["label"][0]
     with pytest.raises(ValueError, match=r"\(70, 3\), outside the image"):
         find_sources(image, positions=[(70, 3)])
+
+
+def _enlarged(image, times):
+    """What a picture viewer makes of (bands, y, x): smooth, with the noise of neighbours alike."""
+    return ndimage.zoom(image, (1, times, times), order=3, mode="grid-wrap", grid_mode=True)
+
+
+@pytest.mark.parametrize("times", [2, 3, 5])
+def test_an_enlarged_picture_has_the_same_sources(times):
+    rng = np.random.default_rng(times)
+    y, x = np.mgrid[:96, :96]
+    places = [(20, 30), (60, 22), (70, 70), (28, 75)]
+    light = sum(30 * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 8) for a, b in places)
+    image = light + rng.normal(0, 1, (3, 96, 96))
+    sources, _ = find_sources(NDData(image))
+    larger, _ = find_sources(NDData(_enlarged(image, times)))
+    assert len(sources) == len(larger) == len(places)
+    for table, scale in ((sources, 1), (larger, times)):
+        found = np.column_stack([table["x_centroid"], table["y_centroid"]])
+        expected = scale * (np.array(places) + 0.5) - 0.5
+        distance = np.hypot(*(found[:, None] - expected).T).min(axis=1)
+        np.testing.assert_allclose(distance, 0, atol=0.3 * scale)
+
+
+def test_an_enlarged_sky_cut_off_at_black_has_no_sources():
+    """Its brightest specks stand out far above its median scatter, and are many pixels large."""
+    sky = np.random.default_rng(5).normal(-2, 4, (3, 100, 100))
+    small, large = sky.clip(0), _enlarged(sky.clip(0), 4)
+    small, large = (NDData(np.rint(each).clip(0), meta=PICTURE) for each in (small, large))
+    assert len(find_sources(small)[0]) == 0
+    assert len(find_sources(large, smoothing=2.0)[0]) > 20
+    assert len(find_sources(large)[0]) == 0
+
+
+def test_noise_of_a_sky_most_of_which_is_cut_off_is_that_of_the_rest():
+    sky = np.random.default_rng(6).normal(-1, 4, (1, 200, 200)).clip(0)
+    level, noise = estimate_background(NDData(sky, meta=PICTURE))
+    assert level.item() == 0
+    assert noise.item() == pytest.approx((2 * 4 - 1) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(("sigma", "expected"), [(0, 0.5), (1.5, 2.5), (3, 5.0)])
+def test_the_length_over_which_noise_is_alike(sigma, expected):
+    """Of white noise smoothed by a Gaussian it is 2 sigma sqrt(ln 2)."""
+    noise = np.random.default_rng(2).normal(0, 1, (400, 400))
+    smooth = ndimage.gaussian_filter(noise, sigma) if sigma else noise
+    found = _noise_length(smooth / smooth.std(), np.zeros(noise.shape, bool))
+    assert expected == pytest.approx(2 * sigma * np.sqrt(np.log(2)) or 0.5, rel=0.01)
+    assert found == pytest.approx(expected, rel=0.1)

@@ -250,7 +250,7 @@ class TestEvaluate:
         )
         card = replace(deblender.card, network=describe(network), name="small")
         evaluation = evaluate(Deblender(network, card), draw_blends(galaxies, number=1), examples=1)
-        first = last = 81 * 3 * features
+        first, last = 81 * (3 + 1) * features, 81 * 3 * features  # distance from the centre, too
         block = 2 * 9 * features**2
         root = first + blocks * block + 9 * features**2
         branch = branch_blocks * block + last
