@@ -363,7 +363,8 @@ def _scores_of_pictures(deblender, images):
 def _second(picture):
     """Return the flux of the second brightest source near the middle over the brightest's."""
     image = read_image(picture)
-    sources, _ = find_sources(unstretched(image, full_scale_of(image)))
+    # stamps are not what was enlarged: smoothed by more, fewer of the second peaks are found
+    sources, _ = find_sources(unstretched(image, full_scale_of(image)), smoothing=2.0)
     middle = (picture.shape[-1] - 1) / 2
     distance = np.hypot(sources["x_centroid"] - middle, sources["y_centroid"] - middle)
     flux = np.sort(np.sum(sources["segment_flux"], axis=1)[distance <= _NEAR])

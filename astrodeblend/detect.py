@@ -23,7 +23,7 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from astrodeblend.sky import sky_of
+from astrodeblend.sky import cut_off, sky_of
 
 __all__ = [
     "estimate_background",
@@ -33,7 +33,9 @@ __all__ = [
 ]
 
 _CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
-_LONGEST = 8  # pixels over which noise may be alike; beyond, it is the light of galaxies
+_ENLARGED = 1.7, 12.0  # times: by less does no harm, and by more it is light of galaxies
+_PER_ENLARGEMENT = 0.65  # pixels at which noise that was enlarged by cubic splines is half alike
+_LEAST_SKY = 0.03  # share of a picture that tells what its noise is like
 _SMALLEST_FOR_A_MAP = 512  # pixels a side from which the background is mapped, not one number
 # How groups are divided, by whether they are in a picture. From a group's faintest to its
 # brightest pixel flux goes over more decades, which takes more levels to look for peaks at.
@@ -86,9 +88,9 @@ def estimate_background(image):
     if hidden.all(axis=(1, 2)).any():
         raise ValueError("image has a band without a single valid pixel; leave that band out")
     mapped = min(data.shape[1:]) >= _SMALLEST_FOR_A_MAP
+    estimate, picture = _background_map if mapped else sky_of, is_picture(image)
     estimates = [
-        _background_map(band, out) if mapped else sky_of(band, out)[:2]
-        for band, out in zip(data, hidden, strict=True)
+        estimate(band, out, picture=picture)[:2] for band, out in zip(data, hidden, strict=True)
     ]
     # a band without sky enough for a map has numbers
     shape = data.shape[1:] if mapped else (1, 1)
@@ -99,15 +101,17 @@ def estimate_background(image):
     return level, np.maximum(noise, _noise_floor(image, data, hidden))
 
 
-def _background_map(band, hidden):
+def _background_map(band, hidden, *, picture):
     """Return maps of the level and the noise of one band (y, x), sources masked."""
     if hidden.mean() > 0.8:
-        return sky_of(band, hidden)[:2]
+        return sky_of(band, hidden, picture=picture)[:2]
     rough, _ = _meshed(band, hidden)
     level, noise, sources = sky_of(band - rough, hidden)
     covered = sources | hidden
     if covered.mean() > 0.8:
         return rough + level, noise
+    if picture and cut_off(band[~covered]):
+        return sky_of(band, hidden, picture=True)[:2]
     return _meshed(band, covered)
 
 
@@ -230,14 +234,14 @@ def find_sources(
         Detection threshold, in standard deviations of the smoothed sum's noise.
     n_pixels : int, optional
         Smallest number of connected pixels of a source; half of that makes a peak of its own
-        in a group. In enlarged pictures, see ``smoothing``, as much more as these are larger.
+        in a group. In enlarged pictures it grows with the square of ``smoothing``.
     contrast : float, optional
         Smallest part of the light of a group that a peak needs to be a source of its own.
         Default: 0.001 of flux, 0.005 of pictures, in which less is often made by compression.
     smoothing : float, optional
-        Full width at half maximum of the smoothing kernel in pixels. Default: 2, or twice the
-        distance at which the noise of two pixels is half correlated, if that is longer than a
-        pixel: a picture that was enlarged is searched as it was before.
+        Full width at half maximum of the smoothing kernel in pixels. Default: 2; in a picture
+        that was enlarged, as its noise shows, so many times more: its specks of noise are many
+        pixels large.
     background : tuple of `~numpy.ndarray`, optional
         Level and noise of the sky, if `estimate_background` has estimated them already.
 
@@ -264,10 +268,13 @@ def find_sources(
     data, hidden = data_and_mask(image)
     data = np.where(hidden, 0, data - level)
     nowhere = hidden.all(axis=0)
+    if nowhere.all():
+        raise ValueError("image has no valid pixel; leave it out")
     detection = (data / noise).sum(axis=0) / np.sqrt(np.maximum((~hidden).sum(axis=0), 1))
     if smoothing is None:
-        length = max(1.0, _noise_length(detection, nowhere))
-        smoothing, n_pixels = 2 * length, round(n_pixels * length**2)
+        # In flux noise may be alike and galaxies as small as ever, so there it says nothing.
+        times = _enlargement(detection, nowhere) if is_picture(image) else 1.0
+        smoothing, n_pixels = 2 * times, round(n_pixels * times**2)
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = detection
     for axis in (0, 1):  # a Gaussian is the product of its sums
@@ -304,17 +311,20 @@ def find_sources(
     return _measure(image, data, hidden, detection, segments, parents), segments.data
 
 
-def _noise_length(image, hidden):
-    """Return the distance at which the noise of two pixels is half correlated, in pixels.
+def _enlargement(image, hidden):
+    """Return how many times a picture was enlarged, by the distance at which its noise is alike.
 
-    Between whole pixels it is interpolated; independent noise has 0.5.
+    1 where pixels are what was observed, and where too little sky is left to tell.
     """
+    least, most = _ENLARGED
     level, _, sources = sky_of(image, hidden)
     sky = ~(sources | hidden)
+    if sky.mean() < _LEAST_SKY:
+        return 1.0
     lowest, highest = np.quantile(image[sky], (0.01, 0.99))
     values = np.clip(image, lowest, highest) - level
     before = 1.0
-    for lag in range(1, _LONGEST + 1):
+    for lag in range(1, math.ceil(most * _PER_ENLARGEMENT) + 1):
         products, squares = 0.0, 0.0
         for first, second in ((np.s_[lag:], np.s_[:-lag]), (np.s_[:, lag:], np.s_[:, :-lag])):
             both = sky[first] & sky[second]
@@ -323,7 +333,9 @@ def _noise_length(image, hidden):
             squares += (one @ one + other @ other) / 2
         correlation = products / squares if squares > 0 else 0.0
         if correlation < 0.5:
-            return lag - 1 + (before - 0.5) / (before - correlation)
+            half = lag - 1 + (before - 0.5) / (before - correlation)
+            times = half / _PER_ENLARGEMENT
+            return times if least <= times <= most else 1.0
         before = correlation
     return 1.0
 

@@ -4,13 +4,13 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import norm
 
-__all__ = ["sky_of"]
+__all__ = ["cut_off", "sky_of"]
 
 _PER_DEVIATION = 1 / norm.ppf(0.75)  # standard deviations of a normal distribution
-_TWO_DEVIATIONS = norm.cdf(2)
+_CUT_OFF = 0.2  # share of equal lowest values from which a sky is cut off at them
 
 
-def sky_of(band, hidden=None):
+def sky_of(band, hidden=None, *, picture=False):
     """Estimate level and noise of the sky, sources masked step by step.
 
     Parameters
@@ -19,12 +19,15 @@ def sky_of(band, hidden=None):
         One band of an image.
     hidden : numpy.ndarray of bool, shape (y, x), optional
         Pixels that do not count; some have to.
+    picture : bool, optional
+        Whether black may cut the sky off, as in pictures.
 
     Returns
     -------
     level, noise : float
-        Median, and standard deviation from the median absolute deviation; where most of the sky
-        is cut off at black, which has none, from the brightest fortieth.
+        Median, and standard deviation from the median absolute deviation; where black cuts a
+        fifth of the sky off or more, from how far one and two deviations above the middle are
+        apart.
     sources : numpy.ndarray of bool, shape (y, x)
         What was taken for sources.
     """
@@ -34,7 +37,7 @@ def sky_of(band, hidden=None):
     sources = np.zeros(band.shape, dtype=bool)
     for _ in range(12):
         sky = ~(sources | hidden)
-        level, noise = np.median(band[sky]), _scatter(band[sky])
+        level, noise = np.median(band[sky]), _scatter(band[sky], picture)
         bright = smooth > np.median(smooth[sky]) + 3 * _scatter(smooth[sky])
         found = ndimage.binary_dilation(bright, iterations=6)
         if (found == sources).all() or (found | hidden).mean() > 0.98:
@@ -43,9 +46,13 @@ def sky_of(band, hidden=None):
     return level, noise, sources
 
 
-def _scatter(values):
-    median = np.median(values)
-    if median == values.min():
-        return (np.quantile(values, _TWO_DEVIATIONS) - median) / 2
+def cut_off(values):
+    """Say whether a sky is cut off at black: much of it has the lowest value."""
+    return np.mean(values == values.min()) >= _CUT_OFF
+
+
+def _scatter(values, picture=False):
+    if picture and cut_off(values):
+        return np.subtract(*np.quantile(values, norm.cdf((2, 1))))
     # As scipy.stats.median_abs_deviation, whose checks take three times as long as the medians.
-    return _PER_DEVIATION * np.median(np.abs(values - median))
+    return _PER_DEVIATION * np.median(np.abs(values - np.median(values)))

