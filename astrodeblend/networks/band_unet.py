@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .blocks import Attention, ResidualBlock
+from .blocks import Attention, ResidualBlock, distance_from_centre
 
 __all__ = ["BandUNet", "BandUNetConfig"]
 
@@ -111,11 +111,8 @@ class BandUNet(nn.Module):
         n, bands, height, width = blend.shape
         multiple = 2 ** len(self.shared_encoder)
         padding = (0, -width % multiple, 0, -height % multiple)
-        y = torch.arange(height, device=blend.device, dtype=blend.dtype) - (height - 1) / 2
-        x = torch.arange(width, device=blend.device, dtype=blend.dtype) - (width - 1) / 2
-        radius = torch.hypot(y[:, None], x[None, :]) / 24
         compressed = torch.asinh(blend.flatten(0, 1))[:, None]
-        own = torch.cat([compressed, radius.expand_as(compressed)], dim=1)
+        own = torch.cat([compressed, distance_from_centre(compressed) / 24], dim=1)
         own = F.pad(own, padding, mode="replicate").to(memory_format=torch.channels_last)
 
         own = self.encoder[0](self.stem(own))

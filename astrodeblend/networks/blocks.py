@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["Attention", "ResidualBlock"]
+__all__ = ["Attention", "ResidualBlock", "distance_from_centre"]
 
 
 class ResidualBlock(nn.Module):
@@ -51,3 +51,21 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(*qkv)  # (n, heads, positions, head_width)
         mixed = mixed.transpose(1, 2).reshape(n, height, length, width).permute(0, 3, 1, 2)
         return x + self.project(mixed)
+
+
+def distance_from_centre(blend):
+    """Return how far each pixel of stamps is from their middle, which tells who is central.
+
+    Parameters
+    ----------
+    blend : torch.Tensor
+        Shape (n, bands, y, x).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, 1, y, x), in pixels, of the same type.
+    """
+    n, _, height, width = blend.shape
+    y, x = (torch.arange(side, device=blend.device) - (side - 1) / 2 for side in (height, width))
+    return torch.hypot(y[:, None], x[None, :]).to(blend.dtype).expand(n, 1, height, width)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .blend_score import look_around
+from .blocks import distance_from_centre
 from .familiarity import pool
 
 __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
@@ -169,9 +170,5 @@ class BranchedGenerator(nn.Module):
 
 
 def _with_distance(blend):
-    """Add the distance from the centre, from 0 to 1 at the sides of the paper's stamps."""
-    n, _, height, width = blend.shape
-    y = torch.arange(height, device=blend.device) - (height - 1) / 2
-    x = torch.arange(width, device=blend.device) - (width - 1) / 2
-    distance = (torch.hypot(y[:, None], x[None, :]) / 40).to(blend.dtype)
-    return torch.cat([blend, distance.expand(n, 1, height, width)], dim=1)
+    """Add the distance from the centre, 1 at the sides of the paper's stamps."""
+    return torch.cat([blend, distance_from_centre(blend) / 40], dim=1)

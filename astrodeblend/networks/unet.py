@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .blend_score import look_around
-from .blocks import Attention, ResidualBlock
+from .blocks import Attention, ResidualBlock, distance_from_centre
 from .familiarity import pool
 
 __all__ = ["UNet", "UNetConfig"]
@@ -174,19 +174,15 @@ def _normalised(blend):
     tells how high the sky stands. Then the distance from the centre, which says which galaxy
     is the central one.
     """
-    n, _, height, width = blend.shape
     level = blend.flatten(2).median(dim=2).values[..., None, None]
     above = blend - level
     contrast = above.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     mean = blend.mean(dim=(1, 2, 3), keepdim=True)
     # A blank stamp has neither contrast nor mean: the floor keeps it at zero.
     tiny = torch.finfo(torch.float32).tiny
-    y = torch.arange(height, device=blend.device, dtype=blend.dtype) - (height - 1) / 2
-    x = torch.arange(width, device=blend.device, dtype=blend.dtype) - (width - 1) / 2
-    radius = torch.hypot(y[:, None], x[None, :]) / 40
     features = [
         torch.asinh(4 * above / contrast.clamp(min=tiny)),
         torch.asinh(blend / mean.clamp(min=tiny)),
-        radius.expand(n, 1, height, width),
+        distance_from_centre(blend) / 40,
     ]
     return torch.cat(features, dim=1), mean
