@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
 
-from astrodeblend.detect import data_and_mask
+from astrodeblend.background import data_and_mask
 from astrodeblend.images import to_original_shape
 from astrodeblend.joint import regained
 from astrodeblend.places import Place, checked, find_place, part_of

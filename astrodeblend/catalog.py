@@ -7,7 +7,7 @@ from photutils.aperture import CircularAperture
 from photutils.segmentation import SegmentationImage, SourceCatalog
 from scipy.spatial import KDTree
 
-from astrodeblend.detect import data_and_mask
+from astrodeblend.background import data_and_mask
 from astrodeblend.results import measure_fluxes
 
 __all__ = ["measure_components", "source_regions"]

@@ -15,7 +15,8 @@ from skimage.measure import regionprops
 from tqdm import tqdm
 
 from astrodeblend.apportion import prepare
-from astrodeblend.detect import data_and_mask, estimate_background, find_sources, is_picture
+from astrodeblend.background import data_and_mask, estimate_background, is_picture
+from astrodeblend.detect import find_sources
 from astrodeblend.files import atomic_paths
 from astrodeblend.images import read_image
 from astrodeblend.results import Flag

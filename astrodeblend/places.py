@@ -6,13 +6,8 @@ import numpy as np
 from astropy.nddata import NDData, block_reduce
 from scipy.ndimage import gaussian_filter
 
-from astrodeblend.detect import (
-    data_and_mask,
-    estimate_background,
-    find_sources,
-    petrosian_radius,
-    stated_noise,
-)
+from astrodeblend.background import data_and_mask, estimate_background, stated_noise
+from astrodeblend.detect import find_sources, petrosian_radius
 from astrodeblend.results import Flag
 from astrodeblend.stamps import pixel_position, stamp_width
 from astrodeblend.templates import alike
@@ -131,7 +126,7 @@ def find_places(image, background, sources, light, size_rule, full_scale):
     image : `~astropy.nddata.NDData`
         As `astrodeblend.images.read_image` gives it.
     background : tuple of numpy.ndarray
-        Level and noise of its sky, as `astrodeblend.detect.estimate_background` gives them.
+        Level and noise of its sky, as `astrodeblend.background.estimate_background` gives them.
     sources : `~astropy.table.QTable`
         As `astrodeblend.detect.find_sources` gives them.
     light : tuple of numpy.ndarray
@@ -197,7 +192,7 @@ def sky_of_flux(image, background):
     image : `~astropy.nddata.NDData`
         As `astrodeblend.images.read_image` gives it.
     background : tuple of numpy.ndarray
-        Level and noise, as `astrodeblend.detect.estimate_background` gives them.
+        Level and noise, as `astrodeblend.background.estimate_background` gives them.
 
     Returns
     -------

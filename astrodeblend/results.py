@@ -12,8 +12,9 @@ from astropy.nddata import NDData
 from astropy.table import QTable
 from photutils.segmentation import SegmentationImage, SourceCatalog
 
+from astrodeblend.background import data_and_mask, estimate_background
 from astrodeblend.calibration import Calibration
-from astrodeblend.detect import data_and_mask, estimate_background, find_sources
+from astrodeblend.detect import find_sources
 from astrodeblend.images import image_to_hdus, write_fits
 
 __all__ = ["Deblended", "Flag", "decode_flags", "measure_fluxes", "table_to_hdu"]

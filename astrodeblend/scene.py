@@ -7,9 +7,10 @@ from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
 from astropy.table import QTable
 
+from astrodeblend.background import data_and_mask, estimate_background
 from astrodeblend.catalog import measure_components, source_regions
 from astrodeblend.components import flag_lost_light, regain, share_out, trimmed
-from astrodeblend.detect import data_and_mask, estimate_background, find_sources
+from astrodeblend.detect import find_sources
 from astrodeblend.files import atomic_path
 from astrodeblend.images import image_to_hdus, to_original_shape, write_fits
 from astrodeblend.places import (

@@ -16,8 +16,8 @@ from astropy.nddata import NDData
 from scipy import ndimage
 
 from astrodeblend.apportion import prepare, stamp_flags
+from astrodeblend.background import data_and_mask
 from astrodeblend.components import Component, share_out
-from astrodeblend.detect import data_and_mask
 from astrodeblend.places import full_scale_of
 from astrodeblend.results import Flag
 from astrodeblend.stretch import NoiseStretch

@@ -14,7 +14,7 @@ from astropy.nddata import NDData
 from astropy.wcs import Sip
 from scipy.interpolate import make_interp_spline
 
-from astrodeblend.detect import estimate_background
+from astrodeblend.background import estimate_background
 from astrodeblend.images import is_surface_brightness
 
 __all__ = ["Stamp", "cut_stamp", "pixel_position", "stamp_width"]

@@ -13,13 +13,8 @@ from scipy import ndimage
 from scipy.optimize import brentq
 from scipy.special import gamma, gammainc, gammaincinv
 
-from astrodeblend.detect import (
-    _enlargement,
-    estimate_background,
-    find_sources,
-    petrosian_radius,
-    select_blends,
-)
+from astrodeblend.background import estimate_background
+from astrodeblend.detect import _enlargement, find_sources, petrosian_radius, select_blends
 
 PICTURE = {"astrodeblend": {"full_scale": 255}}
 

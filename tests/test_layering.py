@@ -39,6 +39,7 @@ LAYERS = [
     "simulate",
     "stamps",
     "detect",
+    "background",
     "plot",
     "images",
     "inference",
@@ -54,6 +55,7 @@ LAYERS = [
 ]
 WITHOUT_TORCH = [
     "apportion",
+    "background",
     "calibration",
     "catalog",
     "components",
