@@ -167,12 +167,13 @@ def _scores(card, model, plain):
             )
         options = {
             of: recipe,
-            "split": split if split not in ("all", "parametric") else "",
+            "split": "" if "data" in entry or split == "parametric" else split,
             "seed": entry.get("seed"),
         }
         options = "".join(f" --{key} {value}" for key, value in options.items() if value)
         number = f" -n {entry['blends']}" if "blends" in entry else ""
-        text += _block(command + options + number)
+        data = entry.get("data", "FOLDER")
+        text += _block(command.replace("FOLDER", data) + options + number)
     return text
 
 

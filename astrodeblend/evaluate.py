@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from astropy.table import QTable
 from torch.utils.flop_counter import FlopCounterMode
 
 from astrodeblend import __version__, figures
-from astrodeblend.blends import BRANCHES, BlendSet, flux_ratio, overlap
+from astrodeblend.blends import BRANCHES, BlendSet, check_model, flux_ratio, overlap
 from astrodeblend.calibration import Calibration, Coverage
 from astrodeblend.files import atomic_paths, plain
 from astrodeblend.metrics import bootstrap_error, psnr, ssim, ssim_reiman2019, table_statistics
@@ -262,17 +263,20 @@ class Evaluation:
         Parameters
         ----------
         card : astrodeblend.weights.Card
-            Of the model; scores of the same recipe and split are replaced.
+            Of the model; scores of the same recipe and split, or folder where there is none,
+            are replaced.
 
         Returns
         -------
         astrodeblend.weights.Card
         """
+        folder = Path(self.blends.folder).resolve().name
         scores = {"blends": len(self.blends), "seed": self.blends.seed}
+        scores |= {"arithmetic": self.arithmetic} | ({} if self.blends.split else {"data": folder})
         for metric, values in self.scores.items():
             statistics = {**table_statistics(values), "p1": np.percentile(values, 1)}
             scores[metric] = {name: round(float(v), 4) for name, v in statistics.items()}
-        name = f"{self.blends.recipe.name} on {self.blends.split or 'all'}"
+        name = f"{self.blends.recipe.name} on {self.blends.split or folder}"
         return replace(card, scores={**card.scores, name: scores})
 
     def write(self, folder, *, overwrite=False):
@@ -368,11 +372,7 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
         If the model is not one for colour pictures, or ``examples`` is not positive.
     """
     card = deblender.card
-    if card.scaling != "picture" or len(card.bands) != 3:
-        raise ValueError(
-            f"model {card.name!r} works on {', '.join(card.bands)} ({card.scaling}); these blends "
-            "are colour pictures, choose a model for R, G, B"
-        )
+    check_model(card)
     if examples < 1:
         raise ValueError(f"examples={examples}: give at least 1")
     scores, blend_scores = ({name: [] for name in METRICS} for _ in range(2))

@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as to_bytes
 
 from .calibration import Calibration
-from .files import atomic_path
+from .files import atomic_path, plain
 from .networks import BlendScore, Familiarity, build, describe
 
 __all__ = [
@@ -276,7 +276,7 @@ def write_card(model, card):
     if (old.network, old.sha256) != (card.network, card.sha256):
         raise ValueError(f"card is not of the weights beside {str(path)!r}: their hashes differ")
     with atomic_path(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
+        temporary.write_text(json.dumps(plain(asdict(card)), indent=2) + "\n")
 
 
 def _read_card(path):

@@ -642,6 +642,30 @@ class TestTrain:
         arguments = ("train", "--out", tmp_path)
         invoke(*arguments, "--images", galaxies, "--config", quick, "--steps", 2)
         assert "batch=4 (was 2)" in refused(*arguments, "--resume", "--batch", 4)
+        assert "'none.json' does not exist" in refused(
+            *arguments, "--resume", "--config", "none.json"
+        )
+        assert "steps=1: the run has 2 updates" in refused(*arguments, "--resume", "--steps", 1)
+        others = tmp_path / "others"
+        shutil.copytree(galaxies, others)
+        invoke(*arguments, "--resume", "--images", others)  # moved, but the same
+        sorted(others.iterdir())[0].unlink()
+        assert "not those that the run" in refused(*arguments, "--resume", "--images", others)
+        again = ("--images", galaxies, "--config", quick, "--steps", 2)
+        invoke(*arguments, "--resume", *again)  # the first command once more
+
+    def test_a_run_made_longer_and_interrupted_stays_longer(self, galaxies, quick, tmp_path):
+        run = tmp_path / "run"
+        invoke("train", "--out", run, "--images", galaxies, "--config", quick, "--steps", 2)
+        with begun(run, "--resume", "--steps", "10000", step=6) as process:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        done = steps_of(run)[-1]
+        with begun(run, "--resume", step=done + 2) as process:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert steps_of(run)[-1] > done
 
     def test_killed_at_any_step_and_resumed_is_as_never_killed(self, galaxies, quick, tmp_path):
         arguments = ("--images", galaxies, "--config", quick)

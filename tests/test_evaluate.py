@@ -315,12 +315,14 @@ class TestEvaluate:
 def test_scores_go_on_the_card(evaluation, deblender):
     card = evaluation.on_card(deblender.card)
     assert deblender.card.scores == {}
-    scores = card.scores["reiman2019 on all"]
+    folder = evaluation.blends.folder.name
+    scores = card.scores[f"reiman2019 on {folder}"]
+    assert scores["data"] == folder
     assert (scores["blends"], scores["seed"]) == (len(evaluation.blends), 3)
     for name, values in evaluation.scores.items():
         assert scores[name]["mean"] == pytest.approx(values.mean(), abs=1e-4)
     other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum"))
-    assert set(other.on_card(card).scores) == {"reiman2019 on all", "sum on all"}
+    assert set(other.on_card(card).scores) == {f"reiman2019 on {folder}", f"sum on {folder}"}
     assert scores["psnr"]["p1"] == pytest.approx(
         np.percentile(evaluation.scores["psnr"], 1), abs=1e-4
     )
@@ -356,8 +358,9 @@ class TestCommand:
             assert sorted(path.name for path in (out / recipe).iterdir()) == sorted(FILES)
             assert f"recipe {recipe}, seed 1" in text
         scores = json.loads(model.with_suffix(".json").read_text())["scores"]
-        assert set(scores) == {"reiman2019 on all", "max_sum on all"}
-        assert set(scores["max_sum on all"]["psnr"]) >= {"mean", "p1"}
+        folder = galaxies.name
+        assert set(scores) == {f"reiman2019 on {folder}", f"max_sum on {folder}"}
+        assert set(scores[f"max_sum on {folder}"]["psnr"]) >= {"mean", "p1"}
         assert "holds table.ecsv" in self.run(*arguments, code=2).stderr
 
     def test_a_list_of_blends(self, galaxies, tiny_model, tmp_path):
@@ -366,6 +369,7 @@ class TestCommand:
         first = self.run(*drawn, "--out", tmp_path).stdout
         listed = (*model, "--blends", tmp_path / "blends.ecsv")
         assert first.startswith(self.run(*listed).stdout.rstrip())
+        assert "leave out --blends or --card" in self.run(*listed, "--card", code=2).stderr
         sentence = self.run(*listed, "--seed", 2, "--recipe", "sum", code=2).stderr
         assert "leave --recipe and --seed out" in sentence
         sentence = self.run(*model, "--blends", tmp_path / "none.ecsv", code=2).stderr

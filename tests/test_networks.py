@@ -59,6 +59,7 @@ def test_generator_has_the_size_of_the_papers():
     published = 45 * (9 * 64**2 + 128) + 3 * 81 * 3 * 64 + 70 + 23 * 64
     assert parameters(generator) == published + 81 * 64
     assert round(published / 1e6, 2) == 1.71
+    assert parameters(BranchedGenerator(BranchedGeneratorConfig(distance=False))) == published
     # Every weight of a convolution meets every pixel.
     multiplications = 80**2 * sum(p.numel() for p in generator.parameters() if p.ndim == 4)
     assert round(multiplications / 1e9, 1) == 10.9

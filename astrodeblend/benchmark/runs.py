@@ -17,6 +17,7 @@ from astropy.table import QTable
 from tqdm import tqdm
 
 from astrodeblend import __version__
+from astrodeblend.blends import check_model
 from astrodeblend.evaluate import METRICS
 from astrodeblend.metrics import flux_error, psnr
 
@@ -72,12 +73,7 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, progress=False):
     if slow_blends < 1:
         raise ValueError(f"slow_blends={slow_blends}: give at least 1")
     for model in models:
-        card = model.card
-        if card.scaling != "picture" or len(card.bands) != 3:
-            raise ValueError(
-                f"model {card.name!r} works on {', '.join(card.bands)} ({card.scaling}); these "
-                "blends are colour pictures, choose a model for R, G, B"
-            )
+        check_model(model.card)
     missing = tuple(peer.hint for peer in peers if not peer.installed)
     runs = [_Nothing()]
     runs += [_PeerRun(peer, slow_blends) for peer in peers if peer.installed]

@@ -125,7 +125,7 @@ def _evaluate_blends(
     context, model, data, split, recipes, number, seed, listed, out, card, overwrite, how
 ):
     """Score a model on blends of two."""
-    from astrodeblend.blends import draw_blends, read_blends
+    from astrodeblend.blends import check_model, draw_blends, read_blends
     from astrodeblend.evaluate import FILES
     from astrodeblend.evaluate import evaluate as score
     from astrodeblend.report import summary_of
@@ -137,9 +137,15 @@ def _evaluate_blends(
         given = options.given(context, "split", "recipes", "number", "seed")
         if given:
             raise ValueError(f"--blends says which blends to make; leave {given} out, or --blends")
+        if card:
+            raise ValueError(
+                "--card keeps scores with the command that prints them again, which a list of "
+                "blends has not; leave out --blends or --card"
+            )
     recipes = _recipes(recipes, options.RECIPES) or ("reiman2019",)
     folders = _folders(out, recipes, FILES, overwrite=overwrite)
     deblender = options.load_model(model, **how)
+    check_model(deblender.card)
     if listed is not None:
         sets = [read_blends(listed, data)]
     else:

@@ -1,5 +1,6 @@
 """The command train."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -144,9 +145,9 @@ def _config_options(command):
 )
 @click.option(
     "--config",
-    metavar="JSON",
-    help="All choices of a model's card, or of a JSON file of TrainingConfig's fields; other "
-    "options win.",
+    metavar="NAME|JSON",
+    help="All choices of a model of the package, of a model's card, or of a JSON file of "
+    "TrainingConfig's fields; other options win.",
 )
 @_config_options
 def train(out, resume, device, **given):
@@ -175,7 +176,7 @@ def train(out, resume, device, **given):
     if record is None:
         record = {"command": _as_command(out, given), "images": {}, "config": {}}
     else:  # the configuration is known in full, whatever it was made of
-        given = {name: value for name, value in given.items() if name not in ("paper", "config")}
+        given.pop("paper", None)
         if not started:
             _say(f"{out} has no checkpoint yet: starting from the beginning", speaks)
             resume = False
@@ -189,9 +190,12 @@ def train(out, resume, device, **given):
     from astrodeblend.simulate import cut_galaxies, get_recipe, read_images
     from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
+    from astrodeblend.training.checkpoint import read_state
     from astrodeblend.training.start import check_compiler, load_parent
     from astrodeblend.weights import Card
 
+    if started:  # it may have been made longer since it was begun
+        record["config"] = read_state(run / "checkpoint.safetensors")["config"]
     # A run that has begun knows where from; asked again, it checks.
     start = given.get("from") if resume else record.get("from")
     config = _training_config(given, record["config"], start)
@@ -212,6 +216,7 @@ def train(out, resume, device, **given):
         learn, judge = galaxies, () if others is None else others
     else:
         learn, judge = _training_images(**record["images"]) if record["images"] else ([], [])
+        _check_galaxies(record, learn)
     if len(learn):
         judged = f"judged by {len(judge)} others" if len(judge) else "judged by no others"
         _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
@@ -376,7 +381,7 @@ def _training_config(given, choices, start=None):
     if "config" in given:
         if "paper" in given:
             raise ValueError("--config and --paper both make all choices; give one of them")
-        choices = _read_config(given["config"])
+        choices = {**choices, **_read_config(given["config"])}
     choices = {**choices, **{name: value for name, value in given.items() if name in FIELDS}}
     if "surveys" in given:
         choices = {"loss": "flux", **choices, "surveys": given["surveys"]}
@@ -403,11 +408,15 @@ def _read_config(path):
     from dataclasses import fields
 
     from astrodeblend.training import TrainingConfig
+    from astrodeblend.weights import find_model, list_models
 
     known = {field.name for field in fields(TrainingConfig)}
+    if path in list_models():
+        path = str(find_model(path).with_suffix(".json"))
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"--config {path!r} does not exist; give a model's card or a JSON file of choices"
+            f"--config {path!r} does not exist; give a model's card, a JSON file of choices, or "
+            f"one of {', '.join(list_models())}"
         )
     try:
         values = json.loads(Path(path).read_text())
@@ -423,6 +432,17 @@ def _read_config(path):
             f"--config {path!r} has {', '.join(wrong)}; choices are {', '.join(sorted(known))}"
         )
     return values
+
+
+def _check_galaxies(record, paths):
+    """Keep in the record which galaxies are learned from, or refuse others than it has."""
+    names = "\n".join(sorted(path.name for path in paths))
+    digest = hashlib.sha256(names.encode()).hexdigest()
+    if record.setdefault("galaxies", digest) != digest:
+        raise ValueError(
+            f"--images {record['images']['images']!r}: these {len(paths)} galaxies are not those "
+            "that the run was begun with; give the same, or choose another folder for a new run"
+        )
 
 
 def _training_images(images, split=None, validation_images=None, validation_split=None):

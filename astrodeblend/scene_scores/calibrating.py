@@ -6,13 +6,14 @@ from itertools import chain
 import numpy as np
 from tqdm import tqdm
 
+from astrodeblend.blends import check_model
 from astrodeblend.calibration import Calibration
 from astrodeblend.deblender import Deblender
 from astrodeblend.simulate import SCENE_MODES
 from astrodeblend.weights import load_model, write_card
 
 from .result import LIGHTS
-from .scoring import check_card, measure_truth, pixel_errors, with_memory
+from .scoring import measure_truth, pixel_errors, with_memory
 from .sets import draw_scenes
 
 __all__ = ["add_scene_calibration"]
@@ -61,7 +62,7 @@ def add_scene_calibration(model, folder, *, split="val", scenes=40, seed=2, prog
         has any light.
     """
     network, card = load_model(model)
-    check_card(card)
+    check_model(card, "scenes")
     options = {"split": split, "number": scenes, "seed": seed}
     sets = [draw_scenes(folder, mode=mode, **options) for mode in SCENE_MODES]
     calibration = replace(Calibration(**card.calibration), in_scenes={})

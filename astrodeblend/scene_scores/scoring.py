@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from astrodeblend import __version__
+from astrodeblend.blends import check_model
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
 
@@ -76,7 +77,7 @@ def score_scenes(deblender, scenes, *, progress=False):
         If the model is not one for colour pictures.
     """
     card = deblender.card
-    check_card(card)
+    check_model(card, "scenes")
     interval_95 = Calibration(**card.calibration).of_scenes().interval_95
     sources, detections = [], []
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
@@ -112,15 +113,6 @@ def score_scenes(deblender, scenes, *, progress=False):
         sources=_stacked(sources),
         detections=QTable(detections),
     )
-
-
-def check_card(card):
-    """Refuse a model that is not for colour pictures."""
-    if card.scaling != "picture" or len(card.bands) != 3:
-        raise ValueError(
-            f"model {card.name!r} works on {', '.join(card.bands)} ({card.scaling}); these scenes "
-            "are colour pictures, choose a model for R, G, B"
-        )
 
 
 def with_memory(deblender):

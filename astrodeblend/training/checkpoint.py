@@ -9,7 +9,7 @@ from safetensors.torch import save as to_bytes
 
 from ..files import atomic_path
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "read_state", "save_checkpoint"]
 
 
 def save_checkpoint(path, *, modules, optimizers, **state):
@@ -84,6 +84,21 @@ def load_checkpoint(path, *, modules, optimizers):
             values.setdefault(int(index), {})[what] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
     return state
+
+
+def read_state(path):
+    """Return the plain values that `save_checkpoint` saved, without any tensor.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["state"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"the checkpoint {str(path)!r} cannot be read: {error}") from error
 
 
 def _below(tensors, name):

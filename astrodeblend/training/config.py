@@ -193,7 +193,11 @@ class TrainingConfig:
 
 
 def reiman2019(**changes):
-    """Return the paper's configuration: its network, loss, plan and data, as published.
+    """Return the paper's configuration: its network, loss, plan and data.
+
+    One thing is not as published: the network is told the distance from the centre (see
+    `astrodeblend.networks.BranchedGenerator`), which ``network={"kind": "reiman2019",
+    "distance": False}`` undoes.
 
     Parameters
     ----------

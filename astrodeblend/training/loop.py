@@ -97,8 +97,8 @@ def train(
     FileNotFoundError
         If ``resume`` is true and there is no checkpoint.
     ValueError
-        If the checkpoint is of a run with other choices, ``start`` is no model or has another
-        network, or torch cannot compile though it should.
+        If the checkpoint is of a run with other choices or of more updates than ``config`` has,
+        ``start`` is no model or has another network, or torch cannot compile though it should.
     """
     with _processes(device) as (rank, world, device):
         out = Path(out)
@@ -143,6 +143,11 @@ def train(
             _check_same(state["config"], config)
             parent = check_parent(state.get("parent"), parent)
             step, seconds = state["step"], state["seconds"]
+            if step > config.steps:
+                raise ValueError(
+                    f"steps={config.steps}: the run has {step} updates behind it; give as many, or "
+                    "more"
+                )
 
         def save(done):
             save_checkpoint(
