@@ -23,6 +23,7 @@ from astropy.wcs import WCS
 from click.testing import CliRunner
 from PIL import Image
 
+from astrodeblend import Deblender
 from astrodeblend.cli import main
 from astrodeblend.cli.deblending import _parse_position
 from astrodeblend.cli.options import LEARNING, RECIPES
@@ -155,10 +156,19 @@ class TestDeblend:
             labels = [hdu.ver for hdu in hdus if hdu.name == "COMPONENT"]
         assert labels == list(catalog["label"])
         assert out.with_suffix(".png").exists()
-        error = refused(
-            *("deblend", image, "-o", tmp_path / "o.fits", "--scene", "--position", "3,3")
+        other = tmp_path / "o.fits"
+        arguments = ("deblend", image, "-o", other, "--model", tiny_model)
+        assert "--position" in refused(*arguments, "--scene", "--position", "3,3")
+        assert "give --scene too" in refused(*arguments, "--light", "network")
+        invoke(*arguments, "--scene", "--light", "network")
+        scene = Deblender.load(tiny_model).deblend_scene(image, light="network")
+        drawn = QTable.read(other, hdu="CATALOG")
+        np.testing.assert_allclose(
+            drawn["segment_flux"].value, scene.catalog["segment_flux"].value, rtol=1e-4
         )
-        assert "--position" in error
+        assert not np.allclose(
+            drawn["segment_flux"].value, catalog["segment_flux"].value, rtol=1e-4
+        )
 
     def test_positions_in_words(self):
         assert _parse_position(None) is None
@@ -450,8 +460,6 @@ class TestModels:
         assert len(card["sha256"]) == 64
 
     def test_the_list(self):
-        from astrodeblend import Deblender
-
         header, _, *rows = invoke("models").output.splitlines()
         assert header.split() == ["name", "bands", "modes", "scores"]
         assert [row.split()[0] for row in rows] == list(Deblender.models()["name"])

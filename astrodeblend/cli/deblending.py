@@ -43,10 +43,16 @@ SHORT = (
     is_flag=True,
     help="Find all sources of the image and take apart all that overlap.",
 )
+@click.option(
+    "--light",
+    type=click.Choice(["apportioned", "network"]),
+    help="What the components of a scene hold: the light of the image, shared out among them, or "
+    "what the network drew, which may be more where one hides the other.  [default: apportioned]",
+)
 @options.plot("what went in, the components and what is left")
 @options.overwrite
 @options.how
-def deblend(images, out, model, position, scene, plot, overwrite, how):
+def deblend(images, out, model, position, scene, light, plot, overwrite, how):
     """Take the galaxy at a position and the one that overlaps it apart.
 
     IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
@@ -59,12 +65,14 @@ def deblend(images, out, model, position, scene, plot, overwrite, how):
     """
     if scene and position is not None:
         raise ValueError(f"--position {position!r} is for one blend; leave it out with --scene")
+    if light is not None and not scene:
+        raise ValueError(f"--light {light!r} is for scenes; give --scene too, or leave it out")
     place = _parse_position(position)
     with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
         deblender = options.load_model(model, **how)
         image = images[0] if len(images) == 1 else list(images)
         if scene:
-            result = deblender.deblend_scene(image, progress=True)
+            result = deblender.deblend_scene(image, light=light or "apportioned", progress=True)
         else:
             result = deblender(image, position=place)
         result.write(fits_file)
