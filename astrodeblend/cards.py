@@ -124,11 +124,12 @@ def _calibration(calibration):
     fit = calibration.get("fit", {})
     about = [f"{name} {fit[name]}" for name in ("blends", "galaxies", "seed") if name in fit]
     if "recipes" in fit:
-        about.append("of " + ", ".join(f"{n} {name}" for name, n in fit["recipes"].items()))
+        parts = ", ".join(f"{n} {name}" for name, n in fit["recipes"].items())
+        about.append(f"recipes in the proportion {parts}")
     widths = calibration.get("interval_95", {})
     about += [f"95.4 % of {name} within {w:.2f} errors" for name, w in widths.items()]
     if widths := calibration.get("in_scenes", {}).get("interval_95", {}):
-        about += [f"in scenes of {name} within {w:.2f}" for name, w in widths.items()]
+        about += [f"in scenes 95.4 % of {name} within {w:.2f} errors" for name, w in widths.items()]
     return "calibrated: " + ", ".join(about)
 
 
