@@ -77,7 +77,10 @@ PEERS = ("photutils", "sep", "scarlet2")
     help="Instead, try the settings of the peers on their grids, and print the scores of each.",
 )
 @click.option(
-    "--out", metavar="FOLDER", help="Also write table (ECSV), numbers (JSON) and figures there."
+    "-o",
+    "--out",
+    metavar="FOLDER",
+    help="Also write table (ECSV), numbers (JSON) and figures there.",
 )
 @click.option(
     "--card",

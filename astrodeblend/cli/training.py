@@ -124,7 +124,9 @@ def _config_options(command):
     "splits.csv, else every tenth image, which is then not learned from.",
 )
 @click.option("--validation-split", metavar="S", help="Part of those, by splits.csv.")
-@click.option("--out", required=True, metavar="RUN", help="Folder of the run; made if missing.")
+@click.option(
+    "-o", "--out", required=True, metavar="RUN", help="Folder of the run; made if missing."
+)
 @click.option(
     "--from",
     metavar="NAME|PATH",
