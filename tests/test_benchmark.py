@@ -224,8 +224,9 @@ class TestBenchmark:
     def test_the_table(self, result):
         table = result.to_table()
         assert table.colnames == [
-            "deblender", "version", "blends", "psnr_mean", "psnr_median", "psnr_p1", "psnr_min",
-            "psnr_by_position", "ssim", "ssim_reiman2019", "flux_error", "failures", "milliseconds",
+            "deblender", "version", "blends", "psnr_mean", "psnr_error", "psnr_median", "psnr_p1",
+            "psnr_min", "psnr_by_position", "ssim", "ssim_reiman2019", "flux_error", "failures",
+            "milliseconds",
         ]  # fmt: skip
         assert list(table["deblender"]) == ["the blend itself", "photutils", "sep", "half", "tiny"]
         assert (table["blends"] == 4).all()
@@ -233,6 +234,8 @@ class TestBenchmark:
         assert (table["milliseconds"][1:] > 0).all()
         assert (table["psnr_min"] <= table["psnr_p1"]).all()
         assert (table["psnr_mean"] >= table["psnr_by_position"] - 1e-9).all()
+        spread = [entry.scores["psnr"].mean(axis=1).std() for entry in result.entries]
+        np.testing.assert_allclose(table["psnr_error"], np.divide(spread, 4**0.5), rtol=0.1)
         model = result.entries[-1]
         np.testing.assert_array_equal(model.scores["psnr"], model.by_position)
         # discs that hardly touch are cut apart
@@ -285,6 +288,7 @@ class TestBenchmark:
         table = found.to_table()
         assert list(table["blends"]) == [4, 4, 3]
         np.testing.assert_allclose(table["psnr_same_blends"][1], table["psnr_mean"][2])
+        np.testing.assert_allclose(table["psnr_same_error"][1], table["psnr_error"][2])
         assert len(found.pictures["slow"]) == 3
         assert "first 3" in str(found)
         found.draw_panels()

@@ -9,7 +9,7 @@ from astropy.table import QTable
 
 from astrodeblend.blends import BlendSet
 from astrodeblend.files import atomic_paths, plain
-from astrodeblend.metrics import psnr
+from astrodeblend.metrics import bootstrap_error, psnr
 
 from .drawing import panels, quality
 
@@ -22,6 +22,7 @@ _NOTES = """\
 PSNR of images from 0 to 1, both components together. Of a peer, the pair of sources that scores \
 highest is taken, in the better order, and its other sources are dropped or added to the nearer \
 of the pair, whichever scores higher. Models are scored as they come.
+±: standard error of the mean, by bootstrap over blends.
 By position: mean PSNR without that look at the truth; a galaxy gets the source at its position.
 Flux error: median of |found / true - 1| in the true galaxy's footprint.
 Failures: blends in which a peer found fewer than two sources, or stopped with an error. The \
@@ -32,11 +33,13 @@ _REASONS = 3  # for failures of a peer, the most frequent, that are told
 _SHOWN = {
     "blends": ("", "blends", 8, 0),
     "psnr_mean": ("PSNR dB", "mean", 9, 2),
+    "psnr_error": ("", "±", 6, 2),
     "psnr_median": ("", "median", 8, 2),
     "psnr_p1": ("", "1 %", 8, 2),
     "psnr_min": ("", "min", 8, 2),
     "psnr_by_position": ("by posi-", "tion", 10, 2),
     "psnr_same_blends": ("same", "blends", 8, 2),
+    "psnr_same_error": ("", "±", 6, 2),
     "ssim": ("", "ssim", 8, 3),
     "ssim_reiman2019": ("ssim_rei-", "man2019", 10, 3),
     "flux_error": ("flux", "error", 8, 3),
@@ -105,6 +108,7 @@ class Entry:
             "version": self.version,
             "blends": len(self),
             "psnr_mean": score.mean(),
+            "psnr_error": bootstrap_error(score, rng=0),
             "psnr_median": np.median(score),
             "psnr_p1": np.percentile(score, 1),
             "psnr_min": score.min(),
@@ -112,6 +116,7 @@ class Entry:
         }
         if same is not None:
             row["psnr_same_blends"] = score[:same].mean()
+            row["psnr_same_error"] = bootstrap_error(score[:same], rng=0)
         return row | {
             "ssim": self.scores["ssim"].mean(),
             "ssim_reiman2019": self.scores["ssim_reiman2019"].mean(),
@@ -162,11 +167,12 @@ class Benchmark:
         -------
         `~astropy.table.QTable`
             A row per ``deblender``, with its ``version`` and the number of ``blends`` it was
-            tried on. Columns of both components together: ``psnr_mean``, ``psnr_median``,
-            ``psnr_p1`` (1st percentile) and ``psnr_min`` in dB; ``psnr_by_position``, the mean
-            when components are told apart by position instead of in the peer's favour;
-            ``psnr_same_blends``, the mean on the blends that all have tried (only if some were
-            tried on fewer); the means of ``ssim`` and ``ssim_reiman2019``; ``flux_error``, the
+            tried on. Columns of both components together: ``psnr_mean``, its standard error
+            ``psnr_error`` (by bootstrap over blends), ``psnr_median``, ``psnr_p1`` (1st
+            percentile) and ``psnr_min`` in dB; ``psnr_by_position``, the mean when components
+            are told apart by position instead of in the peer's favour; ``psnr_same_blends``,
+            the mean on the blends that all have tried, and ``psnr_same_error`` (only if some
+            were tried on fewer); the means of ``ssim`` and ``ssim_reiman2019``; ``flux_error``, the
             median of the modulus of `astrodeblend.metrics.flux_error`; ``failures``, blends in
             which fewer than two sources were found; and ``milliseconds`` per blend.
         """
