@@ -120,7 +120,7 @@ def _cost(training):
 def _calibration(calibration):
     """Say what error bars were fitted to, and how wide intervals are."""
     if not calibration:
-        return "as the network expects them, not calibrated"
+        return "not calibrated"
     fit = calibration.get("fit", {})
     about = [f"{name} {fit[name]}" for name in ("blends", "galaxies", "seed") if name in fit]
     if "recipes" in fit:
