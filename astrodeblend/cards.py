@@ -1,6 +1,7 @@
 """Model cards as text that reads well in a terminal, and that the documentation shows too."""
 
 import re
+import shlex
 import textwrap
 
 from safetensors import safe_open
@@ -170,10 +171,11 @@ def _scores(card, model, plain):
             of: recipe,
             "split": "" if "data" in entry or split == "parametric" else split,
             "seed": entry.get("seed"),
+            "dtype": entry.get("arithmetic"),
         }
         options = "".join(f" --{key} {value}" for key, value in options.items() if value)
         number = f" -n {entry['blends']}" if "blends" in entry else ""
-        data = entry.get("data", "FOLDER")
+        data = shlex.quote(entry.get("data", "FOLDER"))
         text += _block(command.replace("FOLDER", data) + options + number)
     return text
 

@@ -276,7 +276,7 @@ class Evaluation:
         for metric, values in self.scores.items():
             statistics = {**table_statistics(values), "p1": np.percentile(values, 1)}
             scores[metric] = {name: round(float(v), 4) for name, v in statistics.items()}
-        name = f"{self.blends.recipe.name} on {self.blends.split or folder}"
+        name = f"{self.blends.recipe.name} on {self.blends.split or f'folder {folder}'}"
         return replace(card, scores={**card.scores, name: scores})
 
     def write(self, folder, *, overwrite=False):

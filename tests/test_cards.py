@@ -38,7 +38,13 @@ FULL = {
             "psnr": {**STATISTICS, "p1": 20.0},
             "ssim_reiman2019": STATISTICS,
         },
-        "sum on mine": {"blends": 10, "seed": 1, "data": "mine", "psnr": STATISTICS},
+        "sum on folder mine": {
+            "blends": 10,
+            "seed": 1,
+            "arithmetic": "float32",
+            "data": "mine",
+            "psnr": STATISTICS,
+        },
     },
     "limits": "Stars are not known to it. Nor are rings, e.g. of 1.5 arcsec! It is slow.",
 }
@@ -84,7 +90,7 @@ def test_everything_is_said(full_model):
         "seed 0",
         "1,234 blends, seed 3",
         "--recipe reiman2019 --split val --seed 3 -n 1234",
-        "--recipe sum --seed 1 -n 10",
+        "--recipe sum --seed 1 --dtype float32 -n 10",
         "- Stars are not known to it. - Nor are rings, e.g. of 1.5 arcsec! - It is slow.",
     ):
         assert words in told
@@ -119,11 +125,11 @@ def test_scores_stand_beside_the_published_ones(full_model):
 
 
 def test_other_recipes_are_not_those_of_the_paper(full_model):
-    head, psnr = rows_under(card_text(full_model), "sum on mine")
+    head, psnr = rows_under(card_text(full_model), "sum on folder mine")
     assert "p1" not in head
     assert psnr[2] == "30.12"
     text = flat(card_text(full_model).replace("\\\n", ""))
-    assert "--data mine --recipe sum --seed 1 -n 10" in text
+    assert "--data mine --recipe sum --seed 1 --dtype float32 -n 10" in text
     assert "--data FOLDER --recipe reiman2019 --split val --seed 3 -n 1234" in text
 
 

@@ -316,13 +316,14 @@ def test_scores_go_on_the_card(evaluation, deblender):
     card = evaluation.on_card(deblender.card)
     assert deblender.card.scores == {}
     folder = evaluation.blends.folder.name
-    scores = card.scores[f"reiman2019 on {folder}"]
+    scores = card.scores[f"reiman2019 on folder {folder}"]
     assert scores["data"] == folder
     assert (scores["blends"], scores["seed"]) == (len(evaluation.blends), 3)
     for name, values in evaluation.scores.items():
         assert scores[name]["mean"] == pytest.approx(values.mean(), abs=1e-4)
     other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum"))
-    assert set(other.on_card(card).scores) == {f"reiman2019 on {folder}", f"sum on {folder}"}
+    both = {f"{recipe} on folder {folder}" for recipe in ("reiman2019", "sum")}
+    assert set(other.on_card(card).scores) == both
     assert scores["psnr"]["p1"] == pytest.approx(
         np.percentile(evaluation.scores["psnr"], 1), abs=1e-4
     )
@@ -359,8 +360,8 @@ class TestCommand:
             assert f"recipe {recipe}, seed 1" in text
         scores = json.loads(model.with_suffix(".json").read_text())["scores"]
         folder = galaxies.name
-        assert set(scores) == {f"reiman2019 on {folder}", f"max_sum on {folder}"}
-        assert set(scores[f"max_sum on {folder}"]["psnr"]) >= {"mean", "p1"}
+        assert set(scores) == {f"reiman2019 on folder {folder}", f"max_sum on folder {folder}"}
+        assert set(scores[f"max_sum on folder {folder}"]["psnr"]) >= {"mean", "p1"}
         assert "holds table.ecsv" in self.run(*arguments, code=2).stderr
 
     def test_a_list_of_blends(self, galaxies, tiny_model, tmp_path):

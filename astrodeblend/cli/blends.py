@@ -139,8 +139,8 @@ def _evaluate_blends(
             raise ValueError(f"--blends says which blends to make; leave {given} out, or --blends")
         if card:
             raise ValueError(
-                "--card keeps scores with the command that prints them again, which a list of "
-                "blends has not; leave out --blends or --card"
+                "--card keeps scores with the command that prints them again, and there is none "
+                "for a list of blends; leave out --blends or --card"
             )
     recipes = _recipes(recipes, options.RECIPES) or ("reiman2019",)
     folders = _folders(out, recipes, FILES, overwrite=overwrite)

@@ -218,7 +218,8 @@ def train(out, resume, device, **given):
         learn, judge = galaxies, () if others is None else others
     else:
         learn, judge = _training_images(**record["images"]) if record["images"] else ([], [])
-        _check_galaxies(record, learn)
+        if learn:
+            _check_galaxies(record, learn, started=started)
     if len(learn):
         judged = f"judged by {len(judge)} others" if len(judge) else "judged by no others"
         _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
@@ -378,12 +379,16 @@ def _training_config(given, choices, start=None):
     The network is that of the model to start from, if nothing says otherwise.
     """
     from astrodeblend.training import TrainingConfig, reiman2019
+    from astrodeblend.training.loop import FREE
     from astrodeblend.weights import read_card
 
     if "config" in given:
         if "paper" in given:
             raise ValueError("--config and --paper both make all choices; give one of them")
-        choices = {**choices, **_read_config(given["config"])}
+        chosen = _read_config(given["config"])
+        if choices:  # of a run that has begun: the file checks them, but does not shorten it again
+            chosen = {name: value for name, value in chosen.items() if name not in FREE}
+        choices = {**choices, **chosen}
     choices = {**choices, **{name: value for name, value in given.items() if name in FIELDS}}
     if "surveys" in given:
         choices = {"loss": "flux", **choices, "surveys": given["surveys"]}
@@ -436,11 +441,14 @@ def _read_config(path):
     return values
 
 
-def _check_galaxies(record, paths):
+def _check_galaxies(record, paths, *, started):
     """Keep in the record which galaxies are learned from, or refuse others than it has."""
-    names = "\n".join(sorted(path.name for path in paths))
+    folder = Path(record["images"]["images"])
+    names = "\n".join(path.relative_to(folder).as_posix() for path in paths)
     digest = hashlib.sha256(names.encode()).hexdigest()
-    if record.setdefault("galaxies", digest) != digest:
+    known = record.get("galaxies", digest) if started else digest
+    record["galaxies"] = known
+    if known != digest:
         raise ValueError(
             f"--images {record['images']['images']!r}: these {len(paths)} galaxies are not those "
             "that the run was begun with; give the same, or choose another folder for a new run"

@@ -40,7 +40,7 @@ from .stream import BlendStream, FluxStream, StampStream
 __all__ = ["train"]
 
 #: What may differ when a run is taken up again.
-_FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends",
+FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends",
          "familiarity_blends", "compile")  # fmt: skip
 #: Width of a stamp of linear flux in Petrosian radii: of a galaxy through its PSF.
 _RADII = 4.0
@@ -175,6 +175,8 @@ def train(
         parallel_discriminator = discriminator and _parallel(discriminator, world)
 
         began = last = time.monotonic()
+        if resume and rank == 0 and _plain(config) != state["config"]:
+            save(step)  # a run made longer stays so, whatever happens to it next
         first, lost = step, 0
         bar = tqdm(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
@@ -348,7 +350,7 @@ def _update_average(average, network, decay, step):
 def _check_same(saved, config):
     """Refuse to go on with a run under other choices."""
     saved = TrainingConfig(**saved)
-    same = replace(config, **{name: getattr(saved, name) for name in _FREE})
+    same = replace(config, **{name: getattr(saved, name) for name in FREE})
     if _plain(same) != _plain(saved):
         was, now = _plain(saved), _plain(same)
         differing = [f"{k}={now[k]!r} (was {was[k]!r})" for k in now if now[k] != was[k]]
