@@ -142,7 +142,8 @@ class Deblender:
         Returns
         -------
         `~astropy.table.Table`
-            Columns ``name``, ``bands``, ``modes`` and ``scores``.
+            Columns ``name``, ``bands``, ``modes`` and ``scores``: the mean PSNR of each score on
+            the card, or the lowest and the highest of a band.
         """
         cards = [read_card(name) for name in list_models()]
         return _Models(
@@ -576,10 +577,12 @@ class _Models(Table):
 
 
 def _in_words(scores):
-    """Put the scores of a card on one line: of distributions their means."""
+    """Put the PSNRs of a card on one line: means, or from which to which that of a band is."""
     words = []
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            value = value["mean"] if "mean" in value else f"({_in_words(value)})"
-        words.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    for name, entry in scores.items():
+        psnr = entry["psnr"]
+        values = (
+            [psnr["mean"]] if "mean" in psnr else sorted({min(psnr.values()), max(psnr.values())})
+        )
+        words.append(f"{name} {' to '.join(f'{value:.2f}' for value in values)} dB")
     return ", ".join(words)

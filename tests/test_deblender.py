@@ -110,6 +110,11 @@ def test_models_are_listed_with_their_scores():
         scores = read_card(row["name"]).scores
         assert scores
         assert all(name in row["scores"] for name in scores)
+    listed = dict(zip(models["name"], models["scores"], strict=True))
+    psnr = read_card("galaxyzoo").scores["reiman2019 on test"]["psnr"]["mean"]
+    assert f"reiman2019 on test {psnr:.2f} dB, " in listed["galaxyzoo"]
+    bands = read_card("survey").scores["lsst on test"]["psnr"].values()
+    assert f"lsst on test {min(bands):.2f} to {max(bands):.2f} dB" in listed["survey"]
 
 
 def test_a_model_of_the_package_takes_a_blend_apart():

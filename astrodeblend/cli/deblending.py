@@ -114,7 +114,7 @@ def models(name, as_json):
             raise ValueError("--json prints one card; say of which model")
         from astrodeblend import Deblender
 
-        click.echo(options.table_text(Deblender.models()))
+        click.echo(str(Deblender.models()))
     elif as_json:
         from dataclasses import asdict
 
