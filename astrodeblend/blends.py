@@ -475,23 +475,6 @@ def write_survey_blends(blends, path, *, overwrite=False):
     write_fits([*hdus, fits.table_to_hdu(table)], path, overwrite=overwrite)
 
 
-def check_model(card, what="blends"):
-    """Refuse a model that is not for colour pictures, which ``what`` are made of.
-
-    Raises
-    ------
-    ValueError
-        If it is for other bands, or for linear flux.
-    """
-    if card.scaling != "picture" or len(card.bands) != 3:
-        bands = ", ".join(card.bands) or "any bands"
-        kind = "linear flux" if card.scaling == "noise" else card.scaling
-        raise ValueError(
-            f"model {card.name!r} works on {bands} ({kind}); these {what} are colour pictures, "
-            "choose a model for R, G, B"
-        )
-
-
 def _pairs(isolated):
     isolated = np.asarray(isolated, dtype=float)
     if isolated.ndim < 4 or isolated.shape[-4] != 2:

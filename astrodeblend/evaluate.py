@@ -11,13 +11,14 @@ from astropy.table import QTable
 from torch.utils.flop_counter import FlopCounterMode
 
 from astrodeblend import __version__, figures
-from astrodeblend.blends import BRANCHES, BlendSet, check_model, flux_ratio, overlap
+from astrodeblend.blends import BRANCHES, BlendSet, flux_ratio, overlap
 from astrodeblend.calibration import Calibration, Coverage
 from astrodeblend.files import atomic_paths, plain
 from astrodeblend.metrics import bootstrap_error, psnr, ssim, ssim_reiman2019, table_statistics
 from astrodeblend.networks import build
 from astrodeblend.report import BINS, PUBLISHED, STATISTICS, text_of
 from astrodeblend.texture import Texture, frequencies
+from astrodeblend.weights import check_model
 
 __all__ = ["Evaluation", "Examples", "evaluate"]
 

@@ -279,6 +279,23 @@ def write_card(model, card):
         temporary.write_text(json.dumps(plain(asdict(card)), indent=2) + "\n")
 
 
+def check_model(card, what="blends"):
+    """Refuse a model that is not for colour pictures, which ``what`` are made of.
+
+    Raises
+    ------
+    ValueError
+        If it is for other bands, or for linear flux.
+    """
+    if card.scaling != "picture" or len(card.bands) != 3:
+        bands = ", ".join(card.bands) or "any bands"
+        kind = "linear flux" if card.scaling == "noise" else card.scaling
+        raise ValueError(
+            f"model {card.name!r} works on {bands} ({kind}); these {what} are colour pictures, "
+            "choose a model for R, G, B"
+        )
+
+
 def _read_card(path):
     try:
         values = json.loads(path.read_text())

@@ -28,6 +28,7 @@ from astrodeblend.cli import main
 from astrodeblend.cli.deblending import _parse_position
 from astrodeblend.cli.options import LEARNING, RECIPES
 from astrodeblend.cli.training import FIELDS
+from astrodeblend.training.checkpoint import read_state
 
 
 def invoke(*arguments, code=0):
@@ -674,6 +675,15 @@ class TestTrain:
             process.communicate(timeout=60)
         assert process.returncode == 130
         assert steps_of(run)[-1] > done
+
+    def test_a_run_made_longer_and_killed_stays_longer(self, galaxies, quick, tmp_path):
+        run = tmp_path / "run"
+        invoke("train", "--out", run, "--images", galaxies, "--config", quick, "--steps", 2)
+        rarely = ("--resume", "--steps", "10000", "--checkpoint-every", "10000")
+        with begun(run, *rarely, step=4) as process:
+            process.kill()
+        state = read_state(run / "checkpoint.safetensors")
+        assert (state["step"], state["config"]["steps"]) == (2, 10_000)
 
     def test_killed_at_any_step_and_resumed_is_as_never_killed(self, galaxies, quick, tmp_path):
         arguments = ("--images", galaxies, "--config", quick)

@@ -17,9 +17,9 @@ from astropy.table import QTable
 from tqdm import tqdm
 
 from astrodeblend import __version__
-from astrodeblend.blends import check_model
 from astrodeblend.evaluate import METRICS
 from astrodeblend.metrics import flux_error, psnr
+from astrodeblend.weights import check_model
 
 from .choice import by_position, kindest
 from .peers import PEERS, Found

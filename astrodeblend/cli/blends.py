@@ -125,11 +125,11 @@ def _evaluate_blends(
     context, model, data, split, recipes, number, seed, listed, out, card, overwrite, how
 ):
     """Score a model on blends of two."""
-    from astrodeblend.blends import check_model, draw_blends, read_blends
+    from astrodeblend.blends import draw_blends, read_blends
     from astrodeblend.evaluate import FILES
     from astrodeblend.evaluate import evaluate as score
     from astrodeblend.report import summary_of
-    from astrodeblend.weights import read_card, write_card
+    from astrodeblend.weights import check_model, read_card, write_card
 
     if card and not model.endswith(".safetensors"):
         raise ValueError(f"--card writes beside the weights; give them as a file, not {model!r}")

@@ -6,11 +6,10 @@ from itertools import chain
 import numpy as np
 from tqdm import tqdm
 
-from astrodeblend.blends import check_model
 from astrodeblend.calibration import Calibration
 from astrodeblend.deblender import Deblender
 from astrodeblend.simulate import SCENE_MODES
-from astrodeblend.weights import load_model, write_card
+from astrodeblend.weights import check_model, load_model, write_card
 
 from .result import LIGHTS
 from .scoring import measure_truth, pixel_errors, with_memory

@@ -13,9 +13,9 @@ from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from astrodeblend import __version__
-from astrodeblend.blends import check_model
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
+from astrodeblend.weights import check_model
 
 from .result import METHODS, SceneScores
 
