@@ -13,6 +13,7 @@ OPTIONS = {
     "error_bars.py": ["GALAXIES", "", "4"],
     "fewer_bands.py": ["", "3"],
     "isolated_stamps.py": ["", "3"],
+    "pinned_set.py": ["GALAXIES", "--few"],
     "three_branches.py": ["GALAXIES", "--steps", "1", "--batch", "2", "--blends", "2"],
 }
 
