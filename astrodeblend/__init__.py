@@ -10,7 +10,9 @@ import importlib
 _HOME = {
     "Deblended": "results",
     "Deblender": "deblender",
-    "Scene": "scene",
+    "Flag": "flags",
+    "Scene": "results",
+    "decode_flags": "flags",
     "__version__": "_version",
 }
 
@@ -26,4 +28,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_HOME})
+    return sorted(_HOME)

@@ -16,7 +16,6 @@ from astrodeblend.figures import detection
 from astrodeblend.files import atomic_paths, plain
 from astrodeblend.images import read_image
 from astrodeblend.metrics import bootstrap_error
-from astrodeblend.places import full_scale_of, unstretched
 from astrodeblend.simulate import find_images, read_images, reduce_image
 from astrodeblend.simulate.doubles import FARTHEST, make_doubles
 
@@ -364,7 +363,7 @@ def _second(picture):
     """Return the flux of the second brightest source near the middle over the brightest's."""
     image = read_image(picture)
     # stamps are not what was enlarged: smoothed by more, fewer of the second peaks are found
-    sources, _ = find_sources(unstretched(image, full_scale_of(image)), smoothing=2.0)
+    sources, _ = find_sources(image, smoothing=2.0)
     middle = (picture.shape[-1] - 1) / 2
     distance = np.hypot(sources["x_centroid"] - middle, sources["y_centroid"] - middle)
     flux = np.sort(np.sum(sources["segment_flux"], axis=1)[distance <= _NEAR])

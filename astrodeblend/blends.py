@@ -257,7 +257,7 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
         If there is no such folder, split or recipe, or fewer than two images.
     """
     recipe = get_recipe(recipe)
-    if len(recipe.companions) > 1:
+    if recipe.companions != (0.0, 1.0):
         raise ValueError(
             f"recipe={recipe.name!r} is to learn from: its blends are of more than two galaxies; "
             "choose another one"

@@ -65,12 +65,13 @@ def _identity(card, path, plain):
         "scaling": card.scaling,
         "stamp": stamp,
         "network": kind,
+        "scenes of several sources": card.crowded and f"are for model {card.crowded}",
         "weights": f"{_number_of_weights(path):,}",
         "file": f"{path.name}, {size / 1e6:.1f} MB",
         "data": card.data,
         "licence": card.licence,
     }
-    text = _pairs({name: plain(value) for name, value in rows.items()})
+    text = _pairs({name: plain(value) for name, value in rows.items() if value})
     return text + (["sha256 of the file:", "", *_block(card.sha256)] if card.sha256 else [])
 
 

@@ -1,8 +1,4 @@
-"""Where the galaxies are, how large they are, and which of them overlap (photutils).
-
-Everything here takes an image as `astrodeblend.images.read_image` gives it: an
-`~astropy.nddata.NDData` with float data of shape (bands, y, x).
-"""
+"""Where the sources of an image are, how large they are, and which of them touch (photutils)."""
 
 import math
 import warnings
@@ -10,78 +6,66 @@ import warnings
 import numpy as np
 from astropy import units as u
 from astropy.table import QTable
-from photutils.geometry import circular_overlap_grid
 from photutils.segmentation import (
     SegmentationImage,
-    SourceCatalog,
     deblend_sources,
     detect_sources,
     make_2dgaussian_kernel,
 )
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
-from skimage.segmentation import watershed
+from scipy.spatial import KDTree
+from skimage.segmentation import relabel_sequential, watershed
 
-from astrodeblend.background import data_and_mask, estimate_background, is_picture
-from astrodeblend.sky import sky_of
+from astrodeblend.flags import Flag
+from astrodeblend.scaling import scaling_of
+from astrodeblend.sky import estimate_sky, sky_of
 
-__all__ = [
-    "find_sources",
-    "petrosian_radius",
-    "select_blends",
-]
+__all__ = ["find_sources", "petrosian_radius", "stamp_widths"]
 
 _CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
 _ENLARGED = 1.7, 12.0  # times: by less does no harm, and by more it is light of galaxies
 _PER_ENLARGEMENT = 0.65  # pixels at which noise that was enlarged by cubic splines is half alike
 _LEAST_SKY = 0.03  # share of a picture that tells what its noise is like
-# How groups are divided, by whether they are in a picture. From a group's faintest to its
-# brightest pixel flux goes over more decades, which takes more levels to look for peaks at.
-_DIVISION = {
-    True: {"contrast": 0.005, "n_levels": 32},
-    False: {"contrast": 0.001, "n_levels": 64},
-}
-_CATALOGUE = [
-    "label",
-    "x_centroid",
-    "y_centroid",
-    "bbox_xmin",
-    "bbox_xmax",
-    "bbox_ymin",
-    "bbox_ymax",
-    "segment_area",
-    "semimajor_axis",
-    "semiminor_axis",
-    "orientation",
-    "ellipticity",
-    "kron_radius",
-]
+_UNSEEN = 3  # pixels around a position that are its segment if nothing stands out there
+_CLOSE = 64.0  # pixels; a source as near gives its size to a position where nothing stands out
+_SMALLEST_STAMP = 16.0  # pixels; less holds no measurable galaxy
+# In training the companion is up to so much of the stamp's width from its middle, along x and y,
+# and galaxies are shown up to so much smaller: a stamp widens to have its companion inside.
+_FARTHEST = 50 / 240
+_WIDEN = 1 / 0.7
 
 
 def find_sources(
     image,
+    sky=None,
     *,
     positions=None,
+    rest=False,
     threshold=5.0,
     n_pixels=10,
     contrast=None,
     smoothing=None,
-    background=None,
 ):
-    """Detect and measure the sources of an image.
+    """Detect the sources of an image.
 
     Sources are found on the sum of the bands weighted by their noise, smoothed, and separated
-    where they touch (`photutils.segmentation.deblend_sources`).
+    where they touch (`photutils.segmentation.deblend_sources`); of a picture, in its light before
+    it was stretched.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
         Data of shape (bands, y, x).
+    sky : `astrodeblend.sky.Sky`, optional
+        Of the image. Default: it is estimated.
     positions : array_like, shape (n, 2), optional
-        Where the sources are, (x, y) in pixels. Then there is a source for each, in this
-        order, and no other; light that stands out is divided among them
-        (`skimage.segmentation.watershed`), and what is not seen is given three pixels around.
-        A source on masked pixels only has no measurements but that place.
+        Where the sources are, (x, y) in pixels: there is a row for each, in this order. Light that
+        stands out is divided among them (`skimage.segmentation.watershed`); of what is not
+        seen, three pixels around are taken.
+    rest : bool, optional
+        With positions: divide only the segments that they lie in. What else was detected has rows
+        after theirs. Default: all light is theirs.
     threshold : float, optional
         Detection threshold, in standard deviations of the smoothed sum's noise.
     n_pixels : int, optional
@@ -94,38 +78,35 @@ def find_sources(
         Full width at half maximum of the smoothing kernel in pixels. Default: 2; in a picture
         that was enlarged, as its noise shows, so many times more: its specks of noise are many
         pixels large.
-    background : tuple of `~numpy.ndarray`, optional
-        Level and noise of the sky, if `~astrodeblend.background.estimate_background` has.
 
     Returns
     -------
     sources : `~astropy.table.QTable`
-        One row per source, with the names and meanings of
-        `photutils.segmentation.SourceCatalog`: ``label``, ``x_centroid``, ``y_centroid``,
-        ``sky_centroid`` (if the image has a WCS), ``semimajor_axis``, ``orientation`` and so
-        on; ``max_value``, ``segment_flux`` and ``kron_flux`` have shape (rows, bands) and the
-        image's unit. Besides: ``parent`` (the same number for sources whose light touches),
-        ``signal_to_noise``, ``petrosian_radius``, and ``petrosian_found`` (false where that
-        radius is a guess from the source's other sizes). Without sources the table has all
-        its columns and no rows.
-    segmentation : `~numpy.ndarray` of int, shape (y, x)
+        One row per source: ``label``, ``x_centroid``, ``y_centroid``, ``segment_area``,
+        ``segment_flux`` (rows, bands), ``signal_to_noise``, ``parent`` (the same number for
+        sources whose light touches), ``n_blended`` (how many those are), ``neighbor_distance``
+        (to the nearest other one, NaN if there is none), ``petrosian_radius``,
+        ``petrosian_found`` (false where that is a guess), and ``flags``. Without sources it has no
+        rows.
+    segmentation : numpy.ndarray of int, shape (y, x)
         The label of the source that each pixel belongs to, 0 for the sky.
 
     Raises
     ------
     ValueError
-        If a band has no valid pixel, a position is outside the image, or two are in one pixel.
+        If a position is outside the image, or two are in one pixel.
     """
-    level, noise = estimate_background(image) if background is None else background
-    data, hidden = data_and_mask(image)
-    data = np.where(hidden, 0, data - level)
-    nowhere = hidden.all(axis=0)
-    if nowhere.all():
-        raise ValueError("image has no valid pixel; leave it out")
-    detection = (data / noise).sum(axis=0) / np.sqrt(np.maximum((~hidden).sum(axis=0), 1))
+    scaling = scaling_of(image)
+    sky = estimate_sky(image) if sky is None else sky
+    data, level, noise = scaling.linear(
+        np.where(sky.hidden, sky.level, image.data), sky.level, sky.noise
+    )
+    light, nowhere = data - level, sky.hidden.all(axis=0)
+    detection = (light / noise).sum(axis=0)
+    detection /= np.sqrt(np.maximum((~sky.hidden).sum(axis=0), 1))
     if smoothing is None:
         # In flux noise may be alike and galaxies as small as ever, so there it says nothing.
-        times = _enlargement(detection, nowhere) if is_picture(image) else 1.0
+        times = 1.0 if scaling.adds else _enlargement(detection, nowhere)
         smoothing, n_pixels = 2 * times, round(n_pixels * times**2)
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = detection
@@ -136,31 +117,32 @@ def find_sources(
     white = np.sqrt((kernel**2).sum())
     scatter = max(scatter, white)
     if image.uncertainty is not None:  # what is more than that is light of galaxies
-        scatter = min(scatter, _CORRELATED * white)
+        scatter = min(scatter, white * max(_CORRELATED, sky.correlation.mean()))
         base = base if abs(base) > 1 else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
         parents = detect_sources(smooth, base + threshold * scatter, n_pixels, mask=nowhere)
-    if positions is not None and len(positions):
-        segments, parents = _segments_at(positions, smooth, parents)
-        return _measure(image, data, hidden, detection, segments, parents), segments.data
-    if parents is None or positions is not None:
-        # a made-up source is measured and dropped, so that the empty table has all columns
-        lone = np.zeros(detection.shape, dtype=np.int32)
-        lone[0, 0] = 1
-        lone = SegmentationImage(lone)
-        sources = _measure(image, data, hidden, np.ones_like(detection), lone, lone)
-        return sources[:0], np.zeros_like(lone.data)
+    parents = np.zeros(smooth.shape, np.int32) if parents is None else parents.data
     segments = parents
-    several = _with_several_peaks(smooth, parents.data)
-    if several.size:
+    several = _with_several_peaks(smooth, parents)
+    if positions is not None:
+        positions = np.reshape(np.asarray(positions, float), (-1, 2))
+        rows, columns = _pixels(positions, smooth.shape)
+        several = np.intersect1d(several, parents[rows, columns])
+    if several.size and (rest or positions is None):
         segments = deblend_sources(
-            *(smooth, parents, max(n_pixels // 2, 1)),
+            *(smooth, SegmentationImage(parents), max(n_pixels // 2, 1)),
             labels=several,
             progress_bar=False,
-            **_DIVISION[is_picture(image)] | ({} if contrast is None else {"contrast": contrast}),
-        )
-    return _measure(image, data, hidden, detection, segments, parents), segments.data
+            **scaling.division | ({} if contrast is None else {"contrast": contrast}),
+        ).data
+    seen = None
+    if positions is None:
+        segments = relabel_sequential(segments)[0]
+    else:
+        segments, parents, seen = _segments_at((rows, columns), smooth, segments, rest)
+    segments = segments.astype(np.int32)
+    return _measure(light, detection, nowhere, segments, parents, positions, seen), segments
 
 
 def _enlargement(image, hidden):
@@ -199,87 +181,173 @@ def _with_several_peaks(smooth, labels):
     return np.flatnonzero(np.bincount(labels[peaks]) > 1)
 
 
-def _segments_at(positions, smooth, parents):
-    """Divide the light that stands out among sources at known positions."""
-    seen = np.zeros(smooth.shape, bool) if parents is None else parents.data > 0
-    places = np.asarray(positions, float)[:, ::-1]  # y, x
-    outside = ~((places >= -0.5) & (places <= np.array(smooth.shape) - 0.5)).all(axis=1)
+def _pixels(positions, shape):
+    """Return rows and columns of the pixels that hold positions, or refuse those."""
+    places = positions[:, ::-1]  # y, x
+    outside = ~((places >= -0.5) & (places <= np.array(shape) - 0.5)).all(axis=1)
     if outside.any():
         y, x = places[outside][0]
         raise ValueError(
             f"positions has ({x:.6g}, {y:.6g}), outside the image; x has to be within 0 and "
-            f"{smooth.shape[1] - 1}, y within 0 and {smooth.shape[0] - 1}"
+            f"{shape[1] - 1}, y within 0 and {shape[0] - 1}"
         )
     # the far edge of the last pixel is part of it
-    pixels = np.minimum(np.floor(places + 0.5).astype(int), np.array(smooth.shape) - 1)
-    rows, columns = pixels.T
-    markers = np.zeros(smooth.shape, np.int32)
-    markers[rows, columns] = np.arange(1, len(rows) + 1)
-    if np.count_nonzero(markers) < len(rows):
+    pixels = np.minimum(np.floor(places + 0.5).astype(int), np.array(shape) - 1)
+    if len(np.unique(pixels, axis=0)) < len(pixels):
         raise ValueError("positions has two sources in one pixel; give each source once")
-    seen |= ndimage.distance_transform_edt(markers == 0) <= 3
-    seen_by = watershed(-smooth, markers, mask=seen)
-    connected, _ = ndimage.label(seen, structure=np.ones((3, 3)))
-    return SegmentationImage(seen_by), SegmentationImage(connected.astype(np.int32))
+    return pixels.T
 
 
-def _measure(image, data, hidden, detection, segments, parents):
-    """Catalogue the segments: shapes on the summed bands, fluxes in every band."""
-    nowhere = hidden.all(axis=0)
-    catalog = SourceCatalog(detection, segments, mask=nowhere, wcs=image.wcs, progress_bar=False)
-    sources = QTable(catalog.to_table(columns=_CATALOGUE))  # without photutils' old names
-    if image.wcs is not None:
-        sources.add_column(catalog.sky_centroid, name="sky_centroid", index=3)
-    bands = [
-        SourceCatalog(band, segments, mask=out, detection_catalog=catalog, progress_bar=False)
-        for band, out in zip(data, hidden, strict=True)
-    ]
-    for name in ("max_value", "segment_flux", "kron_flux"):
-        values = np.stack([getattr(band, name) for band in bands], axis=-1)
-        sources[name] = values if image.unit is None else values << image.unit
-    # a source at a given position may have nothing but masked or negative pixels
-    for axis in "xy":
-        middle = (sources[f"bbox_{axis}min"] + sources[f"bbox_{axis}max"]) / 2
-        known = np.isfinite(sources[f"{axis}_centroid"])
-        sources[f"{axis}_centroid"] = np.where(known, sources[f"{axis}_centroid"], middle)
-    area = segments.areas
-    sources["signal_to_noise"] = catalog.segment_flux / np.sqrt(area)
+def _segments_at(pixels, smooth, segments, rest):
+    """Divide light among sources at known pixels; say which of them were detected.
+
+    Returns segments, whose labels are those of the positions from 1 and then of the rest; the
+    same number for segments that touch; and which positions were seen.
+    """
+    number = len(pixels[0])
+    markers = np.zeros(smooth.shape, np.int32)
+    markers[*pixels] = np.arange(1, number + 1)
+    seen = segments[*pixels] > 0
+    divided = segments > 0
+    if rest:
+        divided = np.isin(segments, segments[*pixels][seen])
+    divided |= ndimage.distance_transform_edt(markers == 0) <= _UNSEEN
+    owner = watershed(-smooth, markers, mask=divided)
+    others = relabel_sequential(np.where(divided, 0, segments))[0]
+    owner = np.where(others > 0, others + number, owner)
+    connected, _ = ndimage.label(owner > 0, structure=np.ones((3, 3)))
+    return owner, connected, seen
+
+
+def _measure(light, detection, nowhere, segments, parents, positions, seen):
+    """Measure segments: places and sizes on the summed bands, fluxes in every band."""
+    labels = np.arange(1, segments.max(initial=0) + 1)
+    sources = QTable({"label": labels})
+    positive = np.maximum(detection, 0) + 1e-12
+    place = np.reshape(ndimage.center_of_mass(positive, segments, labels), (-1, 2))[:, ::-1]
+    if positions is not None:  # better known than the centroid of a part of the light
+        place[: len(positions)] = positions
+    sources["x_centroid"], sources["y_centroid"] = place.T
+    area = np.bincount(segments.ravel(), minlength=len(labels) + 1)[1:]
+    sources["segment_area"] = area * u.pix**2
+    sources["segment_flux"] = np.reshape(
+        [ndimage.sum_labels(band, segments, labels) for band in light], (len(light), -1)
+    ).T
+    sources["signal_to_noise"] = ndimage.sum_labels(detection, segments, labels) / np.sqrt(area)
     # a segment lies in one parent as a whole, so any of its pixels tells
-    labels, first = np.unique(segments.data, return_index=True)
-    sources["parent"] = parents.data.flat[first[labels > 0]]
+    present, first = np.unique(segments, return_index=True)
+    parent = parents.flat[first[present > 0]].astype(int)
+    sources["parent"] = parent
+    sources["n_blended"] = np.bincount(parent, minlength=1)[parent]
+    sources["neighbor_distance"] = np.nan * u.pix
+    if len(place) > 1:
+        sources["neighbor_distance"] = KDTree(place).query(place, k=2)[0][:, 1] * u.pix
 
-    extent = np.hypot(
-        sources["bbox_xmax"] - sources["bbox_xmin"], sources["bbox_ymax"] - sources["bbox_ymin"]
-    )
-    radius = np.array(
-        [
-            _radius_among_neighbours(detection, segments.data, nowhere, *place)
-            for place in zip(
-                sources["label"],
-                sources["x_centroid"],
-                sources["y_centroid"],
-                1.5 * extent + 5,
-                strict=True,
-            )
-        ]
-    )
-    found = np.isfinite(radius)
-    axis = np.sqrt(sources["semimajor_axis"] * sources["semiminor_axis"]).value
-    # for an exponential disc the Petrosian radius is 1.8 times the first moment of its light
-    guess = np.fmax(1.8 * sources["kron_radius"].value * axis, np.sqrt(area / np.pi))
-    sources["petrosian_radius"] = np.where(found, radius, guess) << u.pix
-    sources["petrosian_found"] = found
+    radius, found = np.full((2, len(labels)), np.nan)
+    smooth = ndimage.gaussian_filter(detection, 1.0)
+    wanted = np.ones(len(labels), bool)
+    if positions is not None:  # theirs, and what is close to those that were not seen
+        wanted = np.arange(len(labels)) < len(positions)
+        for unseen in positions[~seen]:
+            wanted |= np.hypot(*(place - unseen).T) < _CLOSE
+    boxes = ndimage.find_objects(segments)
+    for k in np.flatnonzero(wanted):
+        box = boxes[k]
+        largest = 1.5 * np.hypot(*(part.stop - part.start for part in box)) + 5
+        around, at = _around(place[k], largest + 1, segments.shape)
+        others = (segments[around] != 0) & (segments[around] != k + 1) | nowhere[around]
+        measured = petrosian_radius(detection[around], at, mask=others, largest=largest)
+        found[k] = np.isfinite(measured)
+        if not found[k]:  # 1.8 times the first moment of its light, as an exponential disc has
+            rows, columns = np.nonzero(segments[around] == k + 1)
+            weight = positive[around][rows, columns]
+            moment = np.average(np.hypot(columns - at[0], rows - at[1]), weights=weight)
+            measured = max(1.8 * moment, np.sqrt(area[k] / np.pi))
+        around, at = _around(place[k], 4 * measured + 1, segments.shape)
+        radius[k] = np.fmin(
+            measured, _symmetric_radius(smooth[around], nowhere[around], at, measured)
+        )
+    sources["petrosian_radius"] = radius << u.pix
+    sources["petrosian_found"] = found == 1
+    flags = np.where(found == 1, 0, int(Flag.UNCERTAIN_SIZE))
+    if seen is not None:
+        flags[: len(seen)] |= np.where(seen, 0, int(Flag.NO_SOURCE))
+    sources["flags"] = flags.astype(int)
     return sources
 
 
-def _radius_among_neighbours(detection, segmentation, nowhere, label, x, y, largest):
-    """Petrosian radius of one segment, the pixels of all others masked."""
-    low = np.maximum(np.array([y, x]) - largest - 1, 0).astype(int)
-    high = (np.array([y, x]) + largest + 2).astype(int)
-    box = tuple(slice(*ends) for ends in zip(low, high, strict=True))
-    others = (segmentation[box] != 0) & (segmentation[box] != label)
-    position = (x - low[1], y - low[0])
-    return petrosian_radius(detection[box], position, mask=others | nowhere[box], largest=largest)
+def _around(place, half, shape):
+    """Return the part of an image (y, x) around a place (x, y), and where that is in it."""
+    box = tuple(
+        slice(max(int(at - half), 0), min(int(at + half) + 2, n))
+        for at, n in zip(place[::-1], shape, strict=True)
+    )
+    return box, (place[0] - box[1].start, place[1] - box[0].start)
+
+
+def stamp_widths(sources, size_rule, shape):
+    """Return how wide the stamps of sources are: by their sizes, with what touches them inside.
+
+    Parameters
+    ----------
+    sources : `~astropy.table.QTable`
+        As `find_sources` gives it.
+    size_rule : dict
+        Of the model's card.
+    shape : tuple of int
+        The image's (y, x): no stamp is wider than its longer side.
+
+    Returns
+    -------
+    numpy.ndarray, shape (rows,)
+        In pixels of the image, at least 16. Where nothing was detected, as the nearest source
+        within 64 pixels has it, or as many as the network's stamp has.
+    """
+    widths = size_rule["petrosian_radii"] * sources["petrosian_radius"].value
+    place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
+    light, parent = sources["segment_flux"].sum(axis=1), np.asarray(sources["parent"])
+    unseen = (np.asarray(sources["flags"]) & Flag.NO_SOURCE) > 0
+    result = widths.copy()
+    for k, width in enumerate(widths):
+        touching = (parent == parent[k]) & (np.arange(len(parent)) != k) & ~unseen
+        if unseen[k]:
+            distance = np.where(unseen, np.inf, np.hypot(*(place - place[k]).T))
+            near = np.argmin(distance)
+            result[k] = widths[near] if distance[near] < _CLOSE else size_rule["pixels"]
+        elif touching.any():
+            companion = np.argmax(np.where(touching, light, -np.inf))
+            apart = np.abs(place[companion] - place[k]).max()
+            result[k] = np.clip(apart / _FARTHEST, width, _WIDEN * width)
+    return np.maximum(np.minimum(result, max(shape)), _SMALLEST_STAMP)
+
+
+def _symmetric_radius(light, hidden, position, radius):
+    """Return the Petrosian radius of the light that is alike on opposite sides of a galaxy."""
+    rows, columns = np.indices(light.shape)
+    # The centre is where it is brightest close to the position.
+    close = np.hypot(columns - position[0], rows - position[1]) <= max(radius / 4, 1)
+    row, column = np.unravel_index(np.argmax(np.where(close, light, -np.inf)), light.shape)
+    centre = float(column), float(row)
+    return petrosian_radius(_alike(light, centre), centre, mask=hidden)
+
+
+def _alike(light, position):
+    """Return the smaller of each two points of light (y, x) on opposite sides of a position.
+
+    Points between pixels are interpolated linearly; where the opposite one is outside, light
+    stays as it was.
+    """
+    mirrored, inside = light, []
+    for axis, at in zip((-1, -2), position, strict=True):
+        side = light.shape[axis]
+        opposite = 2 * at - np.arange(side)
+        inside.append((opposite >= 0) & (opposite <= side - 1))
+        low = np.floor(opposite).astype(int)
+        part = (opposite - low).reshape(-1, *(1,) * (-1 - axis))
+        mirrored = (1 - part) * mirrored.take(low.clip(0, side - 1), axis) + part * mirrored.take(
+            (low + 1).clip(0, side - 1), axis
+        )
+    return np.where(np.logical_and.outer(*inside[::-1]), np.minimum(light, mirrored), light)
 
 
 def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
@@ -316,8 +384,14 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     count = int(np.ceil(steps * np.log(max(largest, 2)) / np.log(1.25))) + 1
     edges = np.concatenate([[0], 1.25 ** (np.arange(-steps, count) / steps)])
     seen = np.isfinite(data) if mask is None else np.isfinite(data) & ~mask
-    light = np.where(seen, data, 0)
-    disc_light, disc_area = np.transpose([_within(light, seen, x, y, r) for r in edges[1:]])
+    rows, columns = np.indices(data.shape)
+    distance = np.hypot(columns - x, rows - y).ravel()
+    order = np.argsort(distance)
+    order = order[: np.searchsorted(distance[order], edges[-1] + 1)]
+    light = np.where(seen, data, 0).ravel()[order]
+    disc_light, disc_area = (
+        _within(distance[order], of, edges[1:]) for of in (light, seen.ravel()[order])
+    )
     ring_light, ring_area = (np.diff(of, prepend=0) for of in (disc_light, disc_area))
     known = ring_area > 1e-6 * np.pi * np.diff(edges**2)
     if not known.any():
@@ -340,105 +414,14 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     return float(edges[r][last - 1] * 1.25 ** (part / steps))
 
 
-def _within(light, seen, x, y, radius):
-    """Return the light within a radius, and the area that is seen of it."""
-    ny, nx = light.shape
-    left, right = max(math.floor(x - radius), 0), min(math.ceil(x + radius) + 1, nx)
-    low, high = max(math.floor(y - radius), 0), min(math.ceil(y + radius) + 1, ny)
-    if left >= right or low >= high:
-        return 0.0, 0.0
-    frame = (left - 0.5 - x, right - 0.5 - x, low - 0.5 - y, high - 0.5 - y)
-    disc = circular_overlap_grid(*frame, right - left, high - low, radius, 1, 1)
-    return (disc * light[low:high, left:right]).sum(), (disc * seen[low:high, left:right]).sum()
+def _within(distance, values, radii):
+    """Return sums of values within radii: of a pixel at an edge the part that is inside.
 
-
-def select_blends(image, sources, segmentation, *, petrosian_radii=5.8, pixels=80):
-    """Pick the clearest blends of two galaxies, the clearest first.
-
-    A blend is clear when two galaxies of like brightness, neither faint nor tiny, touch, a
-    dip of light or a change of colour between them, each around a peak of its own, with little
-    light of others in the stamp. The companion is the brightest of those that lie where the
-    recipe ``reiman2019`` puts it: no further than 16.7 pixels of the stamp along either axis,
-    no nearer than 3.3 along both.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
-    sources, segmentation : `~astropy.table.QTable`, `~numpy.ndarray`
-        As `find_sources` gives them.
-    petrosian_radii, pixels : float, int, optional
-        Width of a stamp in Petrosian radii of its central galaxy, and in its own pixels.
-
-    Returns
-    -------
-    `~astropy.table.QTable`
-        One row per blend, no source in two of them: ``central`` and ``companion`` (labels;
-        the central is the brighter), ``x_centroid`` and ``y_centroid`` of the central,
-        ``separation`` in pixels of the image, ``flux_ratio`` (companion to central),
-        ``clarity`` (0 to 1).
+    That part rises linearly over the half pixel to either side of the edge.
     """
-    data, hidden = data_and_mask(image)
-    level, noise = estimate_background(image)
-    bands = np.where(hidden, 0, (data - level) / noise)
-    labels = np.asarray(sources["label"])
-    light = ndimage.gaussian_filter(bands.sum(axis=0), 1.0)
-    peaks = np.reshape(ndimage.maximum_position(light, segmentation, labels), (-1, 2))
-    colour = np.stack([ndimage.sum_labels(band, segmentation, labels) for band in bands], -1)
-    flux = colour.sum(axis=-1)
-    colour /= np.where(flux > 0, flux, 1)[:, None]
-    radius = sources["petrosian_radius"].value
-    place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
-    # a part of a spiral has its peak aside
-    lopsided = np.hypot(*(peaks[:, ::-1] - place).T) / radius
-
-    blends = []
-    for a in range(len(sources)):
-        half = petrosian_radii * radius[a] / 2
-        low, high = place[a] - half, place[a] + half
-        if (low < 0).any() or (high > np.array(light.shape[::-1]) - 1).any():
-            continue
-        offset = np.abs(place - place[a])
-        reach = offset.max(axis=-1) * pixels / (2 * half)
-        near = (reach > 3.3) & (reach < 16.7) & (flux < flux[a])
-        near &= sources["parent"] == sources["parent"][a]
-        if not near.any():
-            continue
-        b = np.flatnonzero(near)[np.argmax(flux[near])]
-        stamp = tuple(slice(int(lo), int(hi) + 1) for lo, hi in zip(low, high, strict=True))[::-1]
-        segments = segmentation[stamp]
-        own, other = segments == labels[a], segments == labels[b]
-        if not (ndimage.binary_dilation(own, np.ones((3, 3))) & other).any():
-            continue
-        along = ndimage.map_coordinates(light, np.linspace(peaks[a], peaks[b], 50).T, order=1)
-        saddle = along.min() / max(min(along[0], along[-1]), 1e-9)
-        unlike = 1 - saddle + 1.5 * np.abs(colour[a] - colour[b]).sum()
-        third = light[stamp][(segments > 0) & ~own & ~other].sum() / (flux[a] + flux[b])
-        ratio = flux[b] / flux[a]
-        clarity = (
-            _ramp(unlike, 0.15, 0.5)
-            * _ramp(saddle, 0, 0.2)
-            * _ramp(max(lopsided[a], lopsided[b]), 0.5, 0)
-            * np.sqrt(_ramp(ratio, 0.05, 0.5))
-            * _ramp(np.log(max(sources["signal_to_noise"][b], 1)), np.log(60), np.log(400))
-            * _ramp(radius[b], 4, 10)
-            * np.exp(-max(third, 0))
-        )
-        if clarity > 0:
-            apart = np.hypot(*offset[b])
-            blends.append((labels[a], labels[b], *place[a], apart, ratio, clarity))
-
-    blends.sort(key=lambda blend: -blend[-1])
-    taken, clearest = set(), []
-    for blend in blends:
-        if taken.isdisjoint(blend[:2]):
-            taken.update(blend[:2])
-            clearest.append(blend)
-    names = ["central", "companion", "x_centroid", "y_centroid"]
-    names += ["separation", "flux_ratio", "clarity"]
-    return QTable(rows=clearest or None, names=names, dtype=[int, int] + 5 * [float])
-
-
-def _ramp(value, low, high):
-    """Rise from 0 at ``low`` to 1 at ``high``, level outside."""
-    return np.clip((value - low) / (high - low), 0, 1)
+    sums, moments = (
+        np.concatenate([[0], np.cumsum(each, dtype=float)]) for each in (values, values * distance)
+    )
+    low, high = (np.searchsorted(distance, radii + half) for half in (-0.5, 0.5))
+    edge = (radii + 0.5) * (sums[high] - sums[low]) - (moments[high] - moments[low])
+    return sums[low] + edge

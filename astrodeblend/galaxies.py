@@ -1,6 +1,6 @@
 """Isolated galaxies cut out of a colour picture, in the format of Galaxy Zoo."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from scipy import ndimage
 from skimage.measure import regionprops
 from tqdm import tqdm
 
-from astrodeblend.apportion import prepare
-from astrodeblend.background import data_and_mask, estimate_background, is_picture
-from astrodeblend.detect import find_sources
+from astrodeblend.detect import find_sources, stamp_widths
 from astrodeblend.files import atomic_paths
+from astrodeblend.flags import Flag
 from astrodeblend.images import read_image
-from astrodeblend.results import Flag
+from astrodeblend.scaling import scaling_of
+from astrodeblend.sky import estimate_sky
 from astrodeblend.stamps import cut_stamp
 
 __all__ = ["TABLE", "Galaxies", "find_galaxies"]
@@ -156,10 +156,10 @@ def find_galaxies(image, *, number=None, rng=1, progress=False):
     if number is not None and number < 1:
         raise ValueError(f"number={number}: give at least 1")
     image = read_image(image)
-    if not is_picture(image) or len(image.data) != 3:
+    if image.meta["astrodeblend"]["kind"] != "picture" or len(image.data) != 3:
         raise ValueError(
-            f"image has {len(image.data)} bands and values of type {image.data.dtype}; galaxies "
-            "are cut out of colour pictures, such as JPEG, PNG, or arrays (y, x, 3) of uint8"
+            f"image has {len(image.data)} bands and is {image.meta['astrodeblend']['kind']}; "
+            "galaxies are cut out of colour pictures: JPEG, PNG, or arrays (y, x, 3) of uint8"
         )
     field = _Field(image)
     rng = np.random.default_rng(rng)
@@ -197,11 +197,12 @@ class _Field:
     def __init__(self, image):
         self.image = image
         self.full_scale = image.meta["astrodeblend"]["full_scale"]
-        self.data, hidden = data_and_mask(image)
+        sky = estimate_sky(image)
+        hidden, self.data = sky.hidden, np.where(sky.hidden, 0, image.data).astype(float)
         self.level, self.noise = (
-            np.broadcast_to(values, self.data.shape) for values in estimate_background(image)
+            np.broadcast_to(values, self.data.shape) for values in (sky.level, sky.noise)
         )
-        self.sources, self.segmentation = find_sources(image)
+        self.sources, self.segmentation = find_sources(image, sky)
         #: Label of the source whose light a pixel has, 0 for the sky, -1 for specks too faint.
         self.owner = self._owners()
         self.owner[hidden.any(axis=0)] = -1
@@ -258,23 +259,25 @@ class _Field:
         alone, hidden, lost, asymmetric = self._alone(source, start, 2 * half + 1, rng)
         place = (x - start[1], y - start[0])
         cutout = NDData(alone, meta=self.image.meta)
-        prepared = prepare(cutout, place, _SIZE_RULE)
-        radius = prepared.stamp.width / _SIZE_RULE["petrosian_radii"]
+        sky = estimate_sky(cutout)
+        found, _ = find_sources(cutout, sky, positions=[place], rest=True)
+        width = stamp_widths(found, _SIZE_RULE, alone.shape[1:])[0]
+        radius = width / _SIZE_RULE["petrosian_radii"]
         rows, columns = np.indices(hidden.shape)
         distance = np.hypot(columns - place[0], rows - place[1]) / radius
         edge = min(x, y, self.data.shape[2] - 1 - x, self.data.shape[1] - 1 - y) / radius
         if (
-            prepared.flags & Flag.UNCERTAIN_SIZE
+            found["flags"][0] & Flag.UNCERTAIN_SIZE
             or radius < _RADIUS
             or edge < _EDGE
             or distance[hidden].min(initial=np.inf) < _NEAREST
             or distance[lost].min(initial=np.inf) < _LOST
         ):
             return None
-        light = alone - prepared.level
+        light = alone - sky.level
         inside = distance < 1.5
         # noise differs on opposite sides, too: by so much in the mean
-        expected = 2 / np.sqrt(np.pi) * prepared.noise.sum() * inside.sum()
+        expected = 2 / np.sqrt(np.pi) * sky.noise.sum() * inside.sum()
         asymmetry = np.abs(asymmetric[:, inside]).sum() - expected
         asymmetry /= 2 * light[:, inside].sum()
         smooth = ndimage.gaussian_filter(light.sum(axis=0), 1)
@@ -283,9 +286,10 @@ class _Field:
         blob = smooth[(distance > 0.8) & (distance < 2.5)].max()
         if asymmetry > _ASYMMETRY or blob > _BLOB * peak or put > _PUT * peak:
             return None
-        width = prepared.stamp.width * _PIXELS / _STAMP
-        stamp = cut_stamp(cutout, place, width=width, pixels=_PIXELS, background=0)
-        pixels = np.moveaxis(stamp.image.data * (255 / self.full_scale), 0, -1)
+        width = width * _PIXELS / _STAMP
+        black = replace(sky, level=np.zeros_like(sky.level))
+        stamp = cut_stamp(cutout, black, scaling_of(cutout), place, width=width, pixels=_PIXELS)
+        pixels = np.moveaxis(255 * stamp.blend, 0, -1)
         return pixels.clip(0, 255).round().astype(np.uint8), {
             "x_centroid": x,
             "y_centroid": y,

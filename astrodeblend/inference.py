@@ -22,7 +22,7 @@ class Inference:
     Parameters
     ----------
     network : torch.nn.Module
-        Takes (n, bands, y, x), returns components and standard deviations.
+        Of the contract that `astrodeblend.networks` states, with two slots.
     card : astrodeblend.weights.Card
         Its card.
     device, dtype, batch_size
@@ -92,8 +92,35 @@ class Inference:
                 )
         return batch
 
-    def run(self, batch, *, bare=True):
+    def check_positions(self, positions, batch):
+        """Return positions for a checked batch as the network takes them, or refuse them.
+
+        NaN is no source. Returns positions (n, s, 2), finite, and present (n, s); None and None for
+        no positions.
+        """
+        if positions is None:
+            return None, None
+        positions = torch.as_tensor(positions, dtype=torch.float32, device=batch.device).detach()
+        if positions.ndim != 3 or positions.shape[::2] != (len(batch), 2) or not positions.shape[1]:
+            raise ValueError(
+                f"positions has shape {tuple(positions.shape)}; give (n, sources, 2), x and y, for "
+                f"each of the {len(batch)} stamps, NaN where there is no further source"
+            )
+        present = positions.isfinite().all(dim=2)
+        limit = positions.new_tensor(batch.shape[:1:-1]) - 0.5
+        inside = (positions[:, 0] >= -0.5) & (positions[:, 0] <= limit)
+        if not inside.all():
+            wrong = int((~inside).any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"positions[{wrong}, 0] is {positions[wrong, 0].tolist()}; the source that is "
+                f"asked for has to be in its stamp, {batch.shape[3]}x{batch.shape[2]} pixels"
+            )
+        return positions.nan_to_num(), present
+
+    def run(self, batch, positions=None, present=None, *, bare=True):
         """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
+
+        Positions (n, s, 2) and whether they are present (n, s) are as the network takes them.
 
         Returns components (n, 2, bands, y, x) and, if more is wanted than these and the network
         has it, their standard deviations, the distances (n,) from what it was trained on and the
@@ -110,8 +137,8 @@ class Inference:
         wanted = {"with_features": judge, "with_blend_score": scorer}
         wanted = {name: True for name, head in wanted.items() if head is not None}
         with self._arithmetic():
-            for chosen, part in self._parts(batch):
-                answer, expected, *more = self.network(part, **wanted)
+            for chosen, *part in self._parts(batch, positions, present):
+                answer, expected, *more = self.network(*part, **wanted)
                 components[chosen] = answer
                 if expected is None:
                     std = None
@@ -128,13 +155,13 @@ class Inference:
         scores = batch.new_full((len(batch),), torch.nan)
         if self.scorer is not None:
             with self._arithmetic():
-                for chosen, part in self._parts(batch):
+                for chosen, part, *_ in self._parts(batch):
                     scores[chosen] = self.scorer(self.network.blend_features(part))
         return scores
 
-    def spread(self, batch):
+    def spread(self, batch, positions=None, present=None):
         """Return the standard deviation of the answers over the eight symmetries of a stamp."""
-        return symmetric_std(lambda turned: self.run(turned)[0], batch)
+        return symmetric_std(lambda *turned: self.run(*turned, present)[0], batch, positions)
 
     @contextmanager
     def _arithmetic(self):
@@ -143,7 +170,7 @@ class Inference:
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=low):
             yield
 
-    def _parts(self, batch):
+    def _parts(self, batch, positions=None, present=None):
         """Yield slices of a tensor (n, bands, y, x), and what is there, on the device."""
         height, width = batch.shape[-2:]
         size = self._batch_size
@@ -151,7 +178,11 @@ class Inference:
             size = max(1, _BATCH_PIXELS[self.device.type] // (height * width))
         for start in range(0, len(batch), size):
             chosen = slice(start, start + size)
-            yield chosen, batch[chosen].to(self.device, memory_format=torch.channels_last)
+            marks = (
+                each if each is None else each[chosen].to(self.device)
+                for each in (positions, present)
+            )
+            yield chosen, batch[chosen].to(self.device, memory_format=torch.channels_last), *marks
 
 
 def find_device(device):

@@ -10,9 +10,9 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from astrodeblend.files import atomic_path
-from astrodeblend.stretch import LinearStretch, stretch_for
+from astrodeblend.scaling import scaling_of
 
-__all__ = ["in_colour", "panels", "save_figure", "scene_panels"]
+__all__ = ["in_colour", "panels", "save_figure", "scene_panels", "source_regions"]
 
 _TITLES = ("blend", "central", "companion")
 _GAP = 0.04  # inches between panels
@@ -28,8 +28,9 @@ def panels(results, *, across=None):
     brightness scale: a picture as it is, flux as pictures of the SDSS are made (Lupton et al.
     2004), the light of the blend as a whole being white. Three bands are red, green and blue;
     two, or more than three, go from blue to red; one is grey. In the panel of what is left,
-    grey is nothing. Its title says what was taken from the data: the sum of the components
-    (with the sky counted once), or, where that leaves less of pictures, their maximum.
+    grey is nothing; of flux black and white are 5 standard deviations. Its title says what was
+    taken from the data: the sum of the components (with the sky counted once), or, where that
+    leaves less of pictures, their maximum.
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def scene_panels(scene, *, alone=0):
     for k, component in enumerate(scene.components):
         box = [slice(*ends) for ends in component.meta["box"]]
         for row in [0, *(1 + j for j, one in enumerate(chosen) if one == k)]:
-            lights[row][:, *box] += np.atleast_3d(component.data.T).T
+            lights[row][:, *box] += np.nan_to_num(np.atleast_3d(component.data.T).T)
     valid = np.isfinite(data)
     if scene.image.mask is not None:
         valid &= ~scene.image.mask
@@ -135,15 +136,15 @@ def scene_panels(scene, *, alone=0):
         )
         for name, of in (("background", np.median), ("noise", mad_std))
     )
-    full_scale = scene.image.meta.get("astrodeblend", {}).get("full_scale")
+    scaling = scaling_of(scene.image)
     data, left = (np.where(valid, values, level) for values in (data, left))
-    stretch = stretch_for(data, level, noise, full_scale, unit=scene.image.unit)
     look = {"origin": "lower", "interpolation": "nearest"}
     titles = ["image", "components"]
-    if isinstance(stretch, LinearStretch):
+    if not scaling.adds:
         look["origin"] = "upper"
-        shown = [stretch(_channels(light)) for light in (data, *(lights + level))]
-        shown.insert(2, 0.5 + shown[0] - stretch(_channels(data - left + level)))
+        white = scaling.full_scale
+        shown = [_channels(light) / white for light in (data, *(lights + level))]
+        shown.insert(2, 0.5 + shown[0] - _channels(data - left + level) / white)
         titles.append("data − components")
     else:
         spread = noise if scene.image.uncertainty is None else _deviation(scene.image)
@@ -209,6 +210,48 @@ def _draw_sources(axes, catalog):
                 facecolor="none", edgecolor="#56b4e9" if blended else "white", lw=0.5, ls=style,
             )
         )  # fmt: skip
+
+
+def source_regions(catalog, wcs=None):
+    """Return the sources of a catalogue as regions: ellipses of 3 semi-axes.
+
+    Parameters
+    ----------
+    catalog : `~astropy.table.QTable`
+        As `astrodeblend.measure.measure` gives it.
+    wcs : `~astropy.wcs.WCS`, optional
+        Of the image; then they are on the sky.
+
+    Returns
+    -------
+    ``regions.Regions``
+        Cyan if the source is blended, white if it is isolated, with its label as text.
+
+    Raises
+    ------
+    ImportError
+        If the package regions is missing.
+    """
+    try:
+        import regions
+    except ImportError as error:
+        raise ImportError(
+            "regions for DS9 take the package regions: pip install 'astrodeblend[regions]'"
+        ) from error
+    found = []
+    for row in catalog:
+        centre = regions.PixCoord(row["x_centroid"], row["y_centroid"])
+        look = {
+            "meta": {"text": str(row["label"])},
+            "visual": {"color": "cyan" if row["n_blended"] > 1 else "white"},
+        }
+        axes = [6 * row[f"semi{name}_axis"].to_value("pix") for name in ("major", "minor")]
+        if np.min(axes) > 0:  # false for NaN
+            shape = regions.EllipsePixelRegion(centre, *axes, angle=row["orientation"], **look)
+        else:
+            shape = regions.PointPixelRegion(centre, **look)
+        found.append(shape if wcs is None else shape.to_sky(wcs))
+    return regions.Regions(found)
 
 
 def in_colour(flux, noise, wavelength):
@@ -284,23 +327,34 @@ def _draw(result):
         _channels(np.where(valid, data, level)) for data in (blend, central, companion)
     )
     level, noise = _channels(level), _channels(noise)
-    full_scale = result.image.meta.get("astrodeblend", {}).get("full_scale")
     noise = _whitened(blend - level, noise)
-    stretch = stretch_for(blend, level, noise, full_scale, unit=result.image.unit)
-    is_picture = isinstance(stretch, LinearStretch)
+    scaling = scaling_of(result.image)
     together = {"sum": central + companion - level}
-    if is_picture:
+    least = max(1e-12 * np.ptp(blend), np.finfo(float).tiny)
+    if scaling.adds:
+
+        def stretch(light):
+            return _lupton((light - level) / np.maximum(noise, least))
+
+    else:
         together["maximum"] = np.maximum(central, companion)
+
+        def stretch(light):
+            return light / scaling.full_scale
+
     left = {}
     for way, light in together.items():
-        difference = stretch(blend) - stretch(light)
+        if scaling.adds:  # the stretch cuts noise off at black
+            difference = (blend - light) / (2 * _DEVIATIONS * np.maximum(noise, least))
+        else:
+            difference = stretch(blend) - stretch(light)
         left[way] = _shown(0.5 + difference), (difference**2).mean()
     return {
         "pictures": [_shown(stretch(data)) for data in (blend, central, companion)],
         "left": left,
         # the first row of a picture is its top, that of a FITS image its bottom
         "look": {"origin": "upper", "interpolation": "bicubic"}
-        if is_picture
+        if not scaling.adds
         else {"origin": "lower", "interpolation": "nearest"},
         "wcs": result.image.wcs,
     }

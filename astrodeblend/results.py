@@ -1,181 +1,338 @@
 """What comes out of deblending: frozen results with units, flags, a table, a file and a figure."""
 
 import warnings
-from dataclasses import dataclass
-from enum import IntFlag
+from dataclasses import dataclass, replace
+from functools import cached_property
 from io import BytesIO
 
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import NDData
-from astropy.table import QTable
-from photutils.segmentation import SegmentationImage, SourceCatalog
+from astropy.nddata import NDData, StdDevUncertainty
+from astropy.table import QTable, vstack
 
-from astrodeblend.background import data_and_mask, estimate_background
 from astrodeblend.calibration import Calibration
-from astrodeblend.detect import find_sources
-from astrodeblend.images import image_to_hdus, write_fits
+from astrodeblend.files import atomic_path
+from astrodeblend.flags import Flag, decode_flags, flag_names
+from astrodeblend.images import image_to_hdus, to_original_shape, write_fits
+from astrodeblend.light import LIGHTS, Light, outlined
+from astrodeblend.measure import measure
+from astrodeblend.sky import Sky
 
-__all__ = ["Deblended", "Flag", "decode_flags", "measure_fluxes", "table_to_hdu"]
-
-
-class Flag(IntFlag):
-    """What a user should know about a result, one bit each; `decode_flags` puts it in words."""
-
-    SINGLE_BAND = 1
-    EDGE = 2
-    MASKED = 4
-    SATURATED = 8
-    NO_SOURCE = 16
-    UNCERTAIN_SIZE = 32
-    EMPTY = 64
-    OUT_OF_DISTRIBUTION = 128
-    NOT_DEBLENDED = 256
-    NOT_CONVERGED = 512
-    POSSIBLE_BLEND = 1024
-    FLUX_NOT_CONSERVED = 2048
-
-
-_WORDS = {
-    Flag.SINGLE_BAND: "the single band was repeated in the model's bands, its outputs averaged",
-    Flag.EDGE: "the stamp reaches beyond the image",
-    Flag.MASKED: "the stamp has masked pixels; the network saw the background's level there",
-    Flag.SATURATED: "the stamp has saturated pixels",
-    Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
-    Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
-    Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
-    Flag.OUT_OF_DISTRIBUTION: "the stamp is unlike anything the model was trained on",
-    Flag.NOT_DEBLENDED: "deblending failed: the source keeps its light from before, or its segment",
-    Flag.NOT_CONVERGED: "its light or that of its neighbours still changed in the last round",
-    Flag.POSSIBLE_BLEND: "detected as one source, but its blend score says more than one galaxy",
-    Flag.FLUX_NOT_CONSERVED: "the network's components have over a tenth less or more light than "
-    "the image in its footprint",
-}
-
-
-def decode_flags(flags):
-    """Put flags in plain words.
-
-    Parameters
-    ----------
-    flags : int
-        As in `astrodeblend.Deblended.flags` or the ``flags`` column of its table.
-
-    Returns
-    -------
-    words : list of str
-        One sentence per bit that is set, in the order of `Flag`.
-
-    Raises
-    ------
-    ValueError
-        If a bit is set that has no meaning.
-    """
-    flags = int(flags)
-    if flags < 0 or flags > sum(Flag):
-        raise ValueError(f"flags={flags} is no combination of flags; they are 0 to {sum(Flag)}")
-    return [words for flag, words in _WORDS.items() if flags & flag]
+__all__ = ["Deblended", "Scene", "provenance"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Deblended:
-    """A blend taken apart.
+class Scene:
+    """An image taken apart into its sources.
 
-    Made by `astrodeblend.Deblender`.
+    Made by `astrodeblend.Deblender.deblend_scene`. It holds both kinds of light; `with_light`
+    chooses which one is read.
+
+    Parameters
+    ----------
+    read : `~astropy.nddata.NDData`
+        The image, shape (bands, y, x).
+    sky : `astrodeblend.sky.Sky`
+        Of the image.
+    light : `astrodeblend.light.Light`
+        Of its sources.
+    sources : `~astropy.table.QTable`
+        What was detected of them.
+    meta : dict
+        Version, model and its hash, and settings, as plain values; ``background`` and ``noise`` of
+        the sky in each band, of maps the median; ``light`` is the kind that is shown.
 
     Attributes
     ----------
     image : `~astropy.nddata.NDData`
         The image that was given, shape (bands, y, x), or (y, x) if it was given so.
-    central, companion : `~astropy.nddata.NDData`
-        the galaxy at the position, and the one that overlaps it, each with the sky's level
-        under it: on the grid of ``image``, with its unit, WCS and mask. The uncertainty is a
-        standard deviation. Outside the stamp they hold the level of the background.
-    position : tuple of float
-        Where the stamp was centred, in pixels (x, y).
-    flags : Flag
-        What a user should know; `astrodeblend.results.decode_flags` puts it in words.
-    meta : dict
-        Version, model and its hash, stretch, stamp, background and settings, as plain values;
-        ``core`` is the part of the image, ((y, y), (x, x)), that `to_table` measures, and
-        ``calibration["interval_95"]`` says how many standard deviations to either side hold
-        95.4 % of the truths.
-    deblending : numpy.ndarray, shape (2, bands, y, x), or None
-        The part of the two uncertainties that deblending makes, not the noise of the image.
+    catalog : `~astropy.table.QTable`
+        A row for every source; `astrodeblend.measure.measure` says what is in it.
+    components : tuple of `~astropy.nddata.NDData`
+        The light of every source above the sky, in the order of the catalogue: the part of the
+        image that has any, with the image's unit, the WCS of that part, a mask, and the
+        standard deviation as uncertainty; NaN where there is no data. ``meta["box"]`` is the
+        part, ((y, y), (x, x)).
+    residual : `~astropy.nddata.NDData`
+        The image less the network's own components, sky included.
     """
 
-    image: NDData
-    central: NDData
-    companion: NDData
-    position: tuple[float, float]
-    flags: Flag
+    read: NDData
+    sky: Sky
+    light: Light
+    sources: QTable
     meta: dict
-    deblending: np.ndarray | None = None
+
+    def with_light(self, light):
+        """Return the same scene with components and catalogue of a kind of light.
+
+        Parameters
+        ----------
+        light : {'apportioned', 'network'}
+            The light of the image, shared out among the sources in proportion to the network's
+            own components, which keeps its flux and its noise; or those.
+
+        Returns
+        -------
+        Scene
+
+        Raises
+        ------
+        ValueError
+            If there is no such kind of light.
+        """
+        if light not in LIGHTS:
+            raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
+        return replace(self, meta={**self.meta, "light": light})
+
+    @property
+    def image(self):
+        """The image that was given."""
+        return to_original_shape(self.read)
+
+    @cached_property
+    def _above(self):
+        return np.where(self.sky.hidden, 0, self.read.data - self.sky.level)
+
+    @cached_property
+    def _shown(self):
+        if self.meta["light"] == "network":
+            return self.light.components
+        stated = self.sky.noise if self.read.uncertainty is None else self.read.uncertainty.array
+        return self.light.apportioned(self._above, np.where(self.sky.hidden, 0, stated))
+
+    @cached_property
+    def catalog(self):
+        """What is measured of every source."""
+        catalog = measure(
+            *(self.read, self.sky, self._above, self._shown, self.sources),
+            Calibration(**self.meta["calibration"]),
+            unclaimed=self.light.unclaimed,
+        )
+        catalog.meta = dict(self.meta)
+        return catalog
+
+    @cached_property
+    def components(self):
+        """The light of every source."""
+        masked = self.sky.hidden.any()
+        return tuple(_cutout(self.read, component, masked) for component in self._shown)
+
+    @cached_property
+    def residual(self):
+        """The image less the network's components."""
+        left = self.read.data.astype(np.float64)
+        for component in self.light.components:
+            left[:, *component.box] -= component.seen
+        return to_original_shape(
+            _like(self.read, left.astype(np.float32), mask=_mask(self.sky.hidden))
+        )
+
+    def component(self, label):
+        """Return one component on the grid of the whole image.
+
+        Parameters
+        ----------
+        label : int
+            As in the catalogue.
+
+        Returns
+        -------
+        `~astropy.nddata.NDData`
+            Zero outside the source's footprint.
+
+        Raises
+        ------
+        ValueError
+            If there is no such label.
+        """
+        if not 1 <= label <= len(self.components):
+            raise ValueError(f"label={label} is not in the catalogue: 1 to {len(self.components)}")
+        part = self.components[label - 1]
+        box = (..., *(slice(*ends) for ends in part.meta["box"]))
+        data, spread = np.zeros((2, *self.image.data.shape), np.float32)
+        data[box], spread[box] = part.data, part.uncertainty.array
+        return NDData(
+            data,
+            unit=self.read.unit,
+            mask=self.residual.mask,
+            uncertainty=StdDevUncertainty(spread, copy=False),
+            wcs=self.read.wcs,
+            meta=dict(self.read.meta),
+        )
+
+    def write(self, path, *, overwrite=False):
+        """Write the scene to a FITS file, which appears whole or not at all.
+
+        Its extensions are CATALOG, the table; RESIDUAL; and for every source COMPONENT,
+        COMPONENT_UNCERT and, where the image has a mask, COMPONENT_MASK, with the source's
+        label as EXTVER, each with a WCS of its own, as `~astropy.nddata.CCDData` reads them
+        (``CCDData.read(path, hdu=("COMPONENT", 7))``). LTV1 and LTV2 say where in the image
+        they are: in DS9, physical coordinates are those of the image.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to; ``.gz`` at its end compresses the file.
+        overwrite : bool, optional
+            Replace a file that is there already. By default that is refused.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, PermissionError
+            If ``path`` exists, its folder does not, or that is read-only.
+        """
+        primary = fits.PrimaryHDU(header=provenance(self.read, self.meta))
+        primary.header["LIGHT"] = (self.meta["light"], "what the components hold")
+        primary.header["NSOURCES"] = (len(self.components), "in the catalogue")
+        hdus = [primary, _table_to_hdu(self.catalog, "CATALOG")]
+        hdus += image_to_hdus(self.residual, "RESIDUAL")
+        write_fits(hdus, path, cutouts=self.components, name="COMPONENT", overwrite=overwrite)
+
+    def write_regions(self, path, *, overwrite=False):
+        """Write the sources as regions that DS9 draws: ellipses of 3 semi-axes.
+
+        They are on the sky if the image has a WCS, in pixels otherwise; cyan if the source is
+        blended, white if it is isolated, and named by their labels. A source without light is a
+        point. Takes the package regions (``pip install "astrodeblend[regions]"``).
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to, as ``sources.reg``.
+        overwrite : bool, optional
+            Replace a file that is there already. By default that is refused.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, PermissionError
+            If ``path`` exists, its folder does not, or that is read-only.
+        ImportError
+            If the package regions is missing.
+        """
+        from astrodeblend.plot import source_regions
+
+        regions = source_regions(self.catalog, self.read.wcs)
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            regions.write(temporary, format="ds9")
+
+    def plot(self):
+        """Draw the image with its sources, their sum, and what is left.
+
+        Returns
+        -------
+        `~matplotlib.figure.Figure`
+            With ``savefig``; it is shown nowhere by itself.
+        """
+        from astrodeblend.plot import scene_panels
+
+        return scene_panels(self)
+
+    def __repr__(self):
+        blended = int(np.sum(self.sources["n_blended"] > 1))
+        text = f"<Scene: {_size(self.read)}, {len(self.sources)} sources, {blended} of them blended"
+        failed = sum(bool(c.flags & Flag.NOT_DEBLENDED) for c in self.light.components)
+        return f"{text}; {failed} could not be deblended>" if failed else f"{text}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Deblended:
+    """A blend taken apart: a scene of one source, and the rest.
+
+    Made by `astrodeblend.Deblender`.
+
+    Attributes
+    ----------
+    scene : Scene
+        Of that source, with the network's light.
+    image : `~astropy.nddata.NDData`
+        The image that was given, shape (bands, y, x), or (y, x) if it was given so.
+    central, companion : `~astropy.nddata.NDData`
+        The galaxy at the position, and all else in its stamp, each with the sky's level
+        under it: on the grid of ``image``, with its unit, WCS and mask. The uncertainty is a
+        standard deviation. Outside the stamp they hold the level of the sky; NaN where there is
+        no data.
+    position : tuple of float
+        Of the source, in pixels (x, y).
+    flags : Flag
+        What a user should know; `astrodeblend.decode_flags` puts it in words.
+    meta : dict
+        As of the scene. Besides ``stamp_width``, ``stamp_pixels``, ``stamp_box``, ``core`` (the
+        part of the image, ((y, y), (x, x)), in which components do not fade), ``familiarity``
+        and ``blend_score``. ``calibration["interval_95"]`` says how many standard deviations to
+        either side hold 95.4 % of the truths.
+    """
+
+    scene: Scene
+    meta: dict
+
+    @property
+    def image(self):
+        """The image that was given."""
+        return self.scene.image
+
+    @cached_property
+    def central(self):
+        """The galaxy at the position."""
+        return self._whole(self.scene.light.components[0])
+
+    @cached_property
+    def companion(self):
+        """All else in its stamp."""
+        return self._whole(self.scene.light.rest)
+
+    @property
+    def position(self):
+        """Of the source, in pixels (x, y)."""
+        return self.scene.light.components[0].position
+
+    @property
+    def flags(self):
+        """What a user should know."""
+        return self.scene.light.components[0].flags & ~Flag.EMPTY
+
+    def _whole(self, component):
+        """Return a component on the image's grid, its sky under it."""
+        read, sky, box = self.scene.read, self.scene.sky, (slice(None), *component.box)
+        shape = read.data.shape
+        data = np.broadcast_to(component.sky, shape).astype(np.float32)
+        data[box] += component.light
+        spread = np.broadcast_to(sky.noise, shape).astype(np.float32)
+        if read.uncertainty is not None:
+            spread = np.where(sky.hidden, spread, read.uncertainty.array).astype(np.float32)
+        spread[box] = np.hypot(component.deblending, component.noise)
+        data[sky.hidden] = np.nan
+        return to_original_shape(_like(read, data, mask=_mask(sky.hidden), spread=spread))
 
     def to_table(self):
-        """Measure both components.
+        """Measure both components, as sources of a scene are measured.
 
-        Each component is detected and measured in the part of the image inside the stamp, its own
-        background subtracted; it counts as one source, however it is structured.
+        The companion is measured at its peak, if it is more than one galaxy.
 
         Returns
         -------
         `~astropy.table.QTable`
-            Two rows, ``component`` being ``central`` and ``companion``, with the names and
-            meanings of `photutils.segmentation.SourceCatalog`: ``label``, ``x_centroid``,
-            ``y_centroid``, ``sky_centroid`` (if the image has a WCS), ``semimajor_axis``,
-            ``semiminor_axis``, ``orientation``, ``ellipticity``, ``segment_area``,
-            ``segment_flux``, ``kron_flux`` and their ``_err``, which have shape (rows, bands)
-            for an image of (bands, y, x); and ``flags``. A component without light above the
-            noise has zero flux, NaN elsewhere, and a flag.
-
-        Notes
-        -----
-        Errors of fluxes have two parts: the noise of the image, which adds in quadrature over the
-        pixels, and what deblending may have done wrong, which does not, as light that went to
-        the wrong galaxy did so in many pixels (`astrodeblend.calibration.Calibration`). For a
-        calibrated model 68.3 % of the fluxes that the galaxies alone would have had, measured in
-        the same segment, are within the error.
+            Two rows, ``component`` being ``central`` and ``companion``, with the columns of
+            `Scene.catalog`, `astrodeblend.measure.measure`.
         """
-        box = tuple(slice(*ends) for ends in self.meta["core"])
-        calibration = Calibration(**self.meta.get("calibration", {}))
-        if self.deblending is None:
-            deblending, scale = np.zeros((2, *self.central.data.shape)), 1.0
-        else:
-            deblending = self.deblending
-            scale = self.meta["stamp_width"] / self.meta["stamp_pixels"]
-        rows = [
-            _measure(component, position, box, std, calibration, scale, self._sky())
-            for component, position, std in zip(
-                *((self.central, self.companion), (self.position, None), deblending), strict=True
-            )
-        ]
-        bands = () if self.image.data.ndim == 2 else (len(self.image.data),)
-        table = QTable()
-        table["label"] = [1, 2]
-        table["component"] = ["central", "companion"]
-        for name, (unit, printed) in _SHAPES.items():
-            values = np.array([np.nan if row is None else row[name] for row in rows])
-            table[name] = values if unit is None else values << unit
-            table[name].info.format = printed
-        for name in _FLUXES:
-            nothing = np.zeros(bands) if name.endswith("flux") else np.full(bands, np.nan)
-            values = np.stack([nothing if r is None else r[name].reshape(bands) for r in rows])
-            table[name] = values if self.image.unit is None else values << self.image.unit
-            table[name].info.format = ".5g"
-        if self.image.wcs is not None:
-            sky = self.image.wcs.pixel_to_world(table["x_centroid"], table["y_centroid"])
-            table.add_column(sky, name="sky_centroid", index=4)
-        table["flags"] = [int(self.flags | (Flag.EMPTY if r is None else 0)) for r in rows]
+        scene = self.scene
+        both = [scene.light.components[0], outlined(scene.light.rest, scene.light.scaling)]
+        sources = vstack([scene.sources[:1]] * 2)
+        apart = np.hypot(*np.subtract(both[0].position, both[1].position))
+        sources["neighbor_distance"][1] = apart * u.pix
+        calibration = Calibration(**self.meta["calibration"])
+        arguments = scene.read, scene.sky, scene._above, both, sources, calibration
+        table = vstack([scene.catalog, measure(*arguments)[1:]], metadata_conflicts="silent")
+        table.add_column(["central", "companion"], name="component", index=1)
         table.meta = dict(self.meta)
         return table
 
     def write(self, path, *, overwrite=False):
         """Write the components and their table to a FITS file, which appears whole or not at all.
 
-        Its extensions are CENTRAL and COMPANION, each with _UNCERT and, where the image has a
-        mask, _MASK, as `~astropy.nddata.CCDData` reads them (``CCDData.read(path,
+        Its extensions are CENTRAL and COMPANION, each with _UNCERT and, where there is no data,
+        _MASK, as `~astropy.nddata.CCDData` reads them (``CCDData.read(path,
         hdu="CENTRAL", hdu_mask="CENTRAL_MASK", hdu_uncertainty="CENTRAL_UNCERT")``); and
         SOURCES, the table (``QTable.read(path, hdu="SOURCES")``). The primary header says how
         they were made.
@@ -192,10 +349,17 @@ class Deblended:
         FileExistsError, FileNotFoundError, PermissionError
             If ``path`` exists, its folder does not, or that is read-only.
         """
-        hdus = [fits.PrimaryHDU(header=self._provenance())]
+        header = provenance(self.scene.read, self.meta)
+        header["XPOS"] = (self.position[0], "[pix] x of the source, from 0")
+        header["YPOS"] = (self.position[1], "[pix] y of the source, from 0")
+        header["STAMPWID"] = (self.meta["stamp_width"], "[pix] width of the stamp")
+        header["FLAGS"] = (int(self.flags), flag_names(self.flags)[:40])
+        for words in decode_flags(self.flags):
+            header["HISTORY"] = words
+        hdus = [fits.PrimaryHDU(header=header)]
         for name in ("central", "companion"):
             hdus += image_to_hdus(getattr(self, name), name.upper())
-        sources = table_to_hdu(self.to_table(), "SOURCES")
+        sources = _table_to_hdu(self.to_table(), "SOURCES")
         write_fits([*hdus, sources], path, overwrite=overwrite)
 
     def plot(self):
@@ -210,64 +374,72 @@ class Deblended:
 
         return panels(self)
 
-    def _sky(self):
-        """Return level and noise of the sky, where components are without noise to tell by."""
-        if self.meta["stretch"]["stretch"] != "noise":
-            return None
-        return tuple(np.reshape(self.meta[name], (-1, 1, 1)) for name in ("background", "noise"))
-
-    def _provenance(self):
-        """Return the primary header: how the components were made."""
-        header = fits.Header()
-        header["CREATOR"] = (f"astrodeblend {self.meta.get('version', '')}".strip(), "software")
-        header["MODEL"] = (self.meta.get("model", ""), "the trained network")
-        header["MODELSHA"] = (self.meta.get("sha256", "")[:16], "its sha256, first 16 digits")
-        header["XPOS"] = (self.position[0], "[pix] x of the stamp's centre, from 0")
-        header["YPOS"] = (self.position[1], "[pix] y of the stamp's centre, from 0")
-        header["STAMPWID"] = (self.meta.get("stamp_width"), "[pix] width of the stamp")
-        header["STRETCH"] = (self.meta.get("stretch", {}).get("stretch"), "flux to network")
-        header["FLAGS"] = (int(self.flags), "0: nothing to know")
-        for words in decode_flags(self.flags):
-            header["HISTORY"] = words
-        return header
-
     def __repr__(self):
-        shape = " x ".join(str(n) for n in self.image.data.shape)
         x, y = self.position
-        unit = "" if self.image.unit is None else f" {self.image.unit}"
-        text = f"<Deblended: {shape}{unit}, at ({x:.1f}, {y:.1f}), model {self.meta.get('model')}"
-        words = "; ".join(decode_flags(self.flags))
-        return f"{text}; {words}>" if words else f"{text}>"
+        text = f"<Deblended: {_size(self.scene.read)}, at ({x:.1f}, {y:.1f})"
+        words = "; ".join([f"model {self.meta['model']}", *decode_flags(self.flags)])
+        return f"{text}, {words}>"
 
 
-# Columns of plain numbers: unit, and how they are printed.
-_SHAPES = {
-    "x_centroid": (None, ".2f"),
-    "y_centroid": (None, ".2f"),
-    "semimajor_axis": (u.pix, ".2f"),
-    "semiminor_axis": (u.pix, ".2f"),
-    "orientation": (u.deg, ".1f"),
-    "ellipticity": (None, ".3f"),
-    "segment_area": (u.pix**2, ".0f"),
-}
-_KINDS = ("segment", "kron")
-_FLUXES = ("segment_flux", "segment_flux_err", "kron_flux", "kron_flux_err")
+def _size(image):
+    shape = " x ".join(str(n) for n in to_original_shape(image).data.shape)
+    return shape if image.unit is None else f"{shape} {image.unit}"
 
 
-def table_to_hdu(table, name):
-    """Turn a table into a FITS extension, positions on the sky and units included.
+def provenance(image, meta):
+    """Return a primary header that says how components of an image were made."""
+    header = fits.Header()
+    header["CREATOR"] = (f"astrodeblend {meta['version']}", "software")
+    header["MODEL"] = (meta["model"], "the trained network")
+    header["MODELSHA"] = (meta["sha256"][:16], "its sha256, first 16 digits")
+    header["KIND"] = (image.meta["astrodeblend"]["kind"], "what the image was taken for")
+    for k, band in enumerate(image.meta["astrodeblend"]["bands"] or (), 1):
+        header[f"BAND{k}"] = (str(band), f"name of band {k}")
+    return header
 
-    Parameters
-    ----------
-    table : `~astropy.table.QTable`
-        Read back by ``QTable.read(path, hdu=name)``. Its meta is left out.
-    name : str
-        Of the extension.
 
-    Returns
-    -------
-    `~astropy.io.fits.BinTableHDU`
-    """
+def _mask(hidden):
+    return hidden if hidden.any() else None
+
+
+def _like(image, data, *, mask, spread=None, box=None):
+    """Return an image, or a part of it, with other data, mask and standard deviation."""
+    wcs = image.wcs
+    return NDData(
+        data,
+        unit=image.unit,
+        mask=mask,
+        uncertainty=None if spread is None else StdDevUncertainty(spread, copy=False),
+        wcs=wcs if wcs is None or box is None else wcs.slice(box),
+        meta=dict(image.meta),
+    )
+
+
+def _cutout(image, component, masked):
+    """Return a component as an image of its own: the part that has any of its light."""
+    seen = (component.seen != 0).any(axis=0) | component.footprint
+    inner = tuple(slice(0, 1) for _ in seen.shape)
+    if seen.any():
+        inner = tuple(
+            slice(int(np.argmax(line)), len(line) - int(np.argmax(line[::-1])))
+            for line in (seen.any(axis=1), seen.any(axis=0))
+        )
+    box = tuple(
+        slice(part.start + cut.start, part.start + cut.stop)
+        for part, cut in zip(component.box, inner, strict=True)
+    )
+    hidden = component.hidden[:, *inner]
+    light, spread = component.seen, np.hypot(component.deblending, component.noise)
+    data = np.where(hidden, np.nan, light[:, *inner]).astype(np.float32)
+    spread = np.where(light != 0, spread, 0)[:, *inner].astype(np.float32)
+    mask = hidden if masked else None  # of all components of an image, or of none
+    cutout = _like(image, data, mask=mask, spread=spread, box=box)
+    cutout.meta["box"] = [[part.start, part.stop] for part in box]
+    return to_original_shape(cutout)
+
+
+def _table_to_hdu(table, name):
+    """Turn a table into a FITS extension, positions on the sky and units included, without meta."""
     table = table.copy(copy_data=False)
     table.meta = {}
     content = BytesIO()
@@ -280,156 +452,3 @@ def table_to_hdu(table, name):
         hdu = written[1].copy()
     hdu.name = name
     return hdu
-
-
-def _measure(component, position, box, deblending, calibration, scale, sky):
-    """Measure one component on a part of its image.
-
-    Parameters
-    ----------
-    component : `~astropy.nddata.NDData`
-    position : tuple of float or None
-        Where the galaxy is; None for the brightest one.
-    box : tuple of slice
-        The part (y, x).
-    deblending : numpy.ndarray
-        The part of the uncertainty that deblending makes.
-    calibration : Calibration
-        How that adds up in fluxes.
-    scale : float
-        Width of a pixel of the stamp in pixels of the image.
-    sky : tuple of numpy.ndarray or None
-        Level and noise of the sky, shape (bands, 1, 1) each; None to estimate them.
-
-    Returns
-    -------
-    dict or None
-        Plain numbers by column, fluxes one per band; None without light above the noise.
-    """
-
-    def cut(array):  # as (bands, y, x)
-        return array.reshape(-1, *array.shape[-2:])[:, *box]
-
-    data, error = cut(component.data), cut(component.uncertainty.array)
-    mask = None if component.mask is None else cut(component.mask)
-    image = NDData(data, mask=mask, unit=component.unit, meta=component.meta)
-    level, noise = estimate_background(image) if sky is None else sky
-    # one galaxy, however it is structured; what a network makes of noise is smooth by itself
-    found, segments = find_sources(image, background=(level, noise), contrast=1, smoothing=2.0)
-    if len(found) == 0:
-        return None
-    if position is None:
-        row = np.argmax(found["signal_to_noise"])
-    else:
-        x, y = position[0] - box[1].start, position[1] - box[0].start
-        row = np.argmin(np.hypot(found["x_centroid"] - x, found["y_centroid"] - y))
-    segment = SegmentationImage((segments == found["label"][row]).astype(np.int32))
-
-    data, hidden = data_and_mask(image)
-    data = np.where(hidden, 0, data - level)
-    nowhere = hidden.all(axis=0)
-    detection = (data / noise).sum(axis=0)
-    catalog = SourceCatalog(detection, segment, mask=nowhere, progress_bar=False)
-    measured = {name: float(u.Quantity(getattr(catalog, name)[0]).value) for name in _SHAPES}
-    measured["x_centroid"] += box[1].start
-    measured["y_centroid"] += box[0].start
-    deblending = cut(deblending).astype(float)
-    fluxes = measure_fluxes(
-        catalog,
-        segment,
-        data,
-        noise=np.sqrt(np.maximum(error.astype(float) ** 2 - deblending**2, 0)),
-        deblending=deblending,
-        coherent=calibration.coherent_std(data, deblending, segment.data > 0),
-        calibration=calibration,
-        scale=scale,
-        sky=np.median(np.broadcast_to(noise, data.shape), axis=(1, 2)),
-        kron_area=getattr(catalog.kron_aperture[0], "area", np.nan),  # None if there is none
-        masks=hidden,
-    )
-    return measured | {name: values[0] for name, values in fluxes.items()}
-
-
-def measure_fluxes(
-    catalog, segments, light, *, noise, deblending, coherent, calibration, scale, sky, kron_area,
-    masks=None,
-):  # fmt: skip
-    """Measure fluxes in segments and in Kron's apertures, with errors.
-
-    Parameters
-    ----------
-    catalog : `~photutils.segmentation.SourceCatalog`
-        Of the sum of the bands, which sets the apertures.
-    segments : `~photutils.segmentation.SegmentationImage`
-        With one segment per source.
-    light : numpy.ndarray, shape (bands, y, x)
-        Above the sky.
-    noise, deblending : numpy.ndarray, shape (bands, y, x)
-        Standard deviations of the light by the noise of the image, and by deblending.
-    coherent : numpy.ndarray, shape (bands, y, x)
-        `astrodeblend.calibration.Calibration.coherent_std` of each source.
-    calibration : Calibration
-        How errors of deblending add up.
-    scale : float or numpy.ndarray, shape (rows, 1)
-        Width of a pixel of the stamp in pixels of the image.
-    sky : numpy.ndarray, shape (bands,) or (rows, bands)
-        Noise of the sky.
-    kron_area : float or numpy.ndarray, shape (rows,)
-        Pixels of the sky in Kron's apertures.
-    masks : numpy.ndarray of bool, shape (bands, y, x), optional
-        Pixels without light.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        Shape (rows, bands): ``segment_flux``, ``kron_flux`` and their ``_err``.
-    """
-    images = np.stack([light, noise**2, coherent, deblending**2])
-    sums = _sums(catalog, segments, images, np.zeros(light.shape, bool) if masks is None else masks)
-    fluxes = {}
-    areas = u.Quantity(catalog.segment_area).value, np.broadcast_to(kron_area, len(catalog.label))
-    for kind, area, factor in zip(_KINDS, areas, (1, calibration.kron), strict=True):
-        flux, variance, *parts = sums[kind]
-        deviation = factor * calibration.combined(*parts, area[:, None], sky, scale=scale)
-        fluxes |= {f"{kind}_flux": flux, f"{kind}_flux_err": np.sqrt(variance + deviation**2)}
-    return fluxes
-
-
-def _sums(catalog, segments, images, masks):
-    """Sum images over segments and over Kron's apertures without the segments of others.
-
-    As photutils does, which would draw each aperture again for every image.
-
-    Parameters
-    ----------
-    catalog, segments
-        As in `measure_fluxes`.
-    images : numpy.ndarray, shape (kinds, bands, y, x)
-    masks : numpy.ndarray of bool, shape (bands, y, x)
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        ``segment`` and ``kron``, shape (kinds, rows, bands); NaN where there are no pixels.
-    """
-    labels, owner = np.atleast_1d(catalog.label), segments.data
-    sums = {kind: np.full((len(images), len(labels), len(masks)), np.nan) for kind in _KINDS}
-    for band, hidden in enumerate(masks):
-        seen = np.where(hidden, 0, owner)
-        there = np.bincount(seen.ravel(), minlength=labels.max() + 1)[labels] > 0
-        for kind, image in enumerate(images[:, band]):
-            summed = np.bincount(seen.ravel(), image.ravel(), minlength=labels.max() + 1)[labels]
-            sums["segment"][kind, :, band] = np.where(there, summed, np.nan)
-    for row, (label, aperture) in enumerate(zip(labels, catalog.kron_aperture, strict=True)):
-        if aperture is None:
-            continue
-        weights = aperture.to_mask(method="exact")
-        part, inner = weights.get_overlap_slices(owner.shape)
-        if part is None:
-            continue
-        alone = (owner[part] == 0) | (owner[part] == label)
-        seen = weights.data[inner] * (alone & ~masks[:, *part])
-        summed = np.einsum("kbyx,byx->kb", images[:, :, *part], seen)
-        sums["kron"][:, row] = np.where((seen > 0).any(axis=(1, 2)), summed, np.nan)
-    sums["kron"][np.isnan(sums["segment"])] = np.nan
-    return sums

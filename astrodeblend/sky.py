@@ -1,58 +1,329 @@
-"""The sky behind galaxies: its level and its noise."""
+"""The sky of an image, once: its level, its noise, and where there is no data."""
+
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy import ndimage
-from scipy.stats import norm
+from numpy.polynomial.polynomial import polygrid2d, polyvander2d
+from scipy import fft, ndimage
+from scipy.stats import f, median_abs_deviation, norm
 
-__all__ = ["cut_off", "sky_of"]
+__all__ = ["Sky", "estimate_sky", "sky_of"]
 
-_PER_DEVIATION = 1 / norm.ppf(0.75)  # standard deviations of a normal distribution
-_CUT_OFF = 0.2  # share of equal lowest values from which a sky is cut off at them
+mad_std = partial(median_abs_deviation, axis=None, scale="normal")
+
+_QUANTUM = 1 / np.sqrt(12)  # standard deviation of a rounding error, in steps
+_SAMPLE = 30_000  # pixels that are enough for a scatter
+_WINGS = 0.25  # noises by which wings of galaxies raise a small image that they cover
+_MUCH_SKY = 3000  # pixels without sources, on which wings are left of few
+_LAGS = 8  # pixels at which noise may still be alike
+_LARGE_PICTURE = 512  # pixels a side from which a picture's sky may be uneven
+_CURVED = 300  # pixels a side from which a sky may curve; galaxies curve on smaller ones
 
 
-def sky_of(band, hidden=None, *, picture=False):
-    """Estimate level and noise of the sky, sources masked step by step.
+@dataclass(frozen=True, eq=False)
+class Sky:
+    """Level and noise of an image's sky, and where there is no data.
+
+    Attributes
+    ----------
+    level : numpy.ndarray, shape (bands, 1, 1) or (bands, y, x)
+        Of the sky, per pixel, in the image's unit: a map where it is uneven.
+    noise : numpy.ndarray, shape (bands, 1, 1) or (bands, y, x)
+        Standard deviation of one pixel's noise in the sky; positive.
+    hidden : numpy.ndarray of bool, shape (bands, y, x)
+        Where there is no data.
+    correlation : numpy.ndarray, shape (bands,)
+        How many times larger than for white noise the scatter of means over many pixels is.
+    noise_from : {'uncertainty', 'image'}
+        What the noise was taken from.
+    words : tuple of str
+        What was decided, in sentences.
+    """
+
+    level: np.ndarray
+    noise: np.ndarray
+    hidden: np.ndarray
+    correlation: np.ndarray
+    noise_from: str
+    words: tuple[str, ...]
+
+
+def estimate_sky(image):
+    """Estimate the sky of an image, and find where there is no data.
+
+    There is no data where the mask says so, the value is not finite, the uncertainty is not
+    finite or is 0 throughout a block, or, in flux, where one value fills a block exactly:
+    64 connected pixels, or, where many single ones have that value (counts), squares too large
+    for chance. What light rises to (saturation) or fades to (no noise) is data.
+
+    The level is a plane, or from 300 pixels a side a surface of second order, if that fits
+    means in boxes much better than one number. A number within three errors of 0 is 0 where
+    some values are negative, as after the sky was subtracted.
 
     Parameters
     ----------
-    band : numpy.ndarray, shape (y, x)
-        One band of an image.
-    hidden : numpy.ndarray of bool, shape (y, x), optional
-        Pixels that do not count; some have to.
-    picture : bool, optional
-        Whether black may cut the sky off, as in pictures.
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it: data of shape (bands, y, x).
 
     Returns
     -------
-    level, noise : float
-        Median, and standard deviation from the median absolute deviation; where black cuts a
-        fifth of the sky off or more, from how far one and two deviations above the middle are
-        apart.
-    sources : numpy.ndarray of bool, shape (y, x)
-        What was taken for sources.
+    Sky
+    """
+    data, words = np.array(image.data, float), []
+    if data.ndim != 3:
+        raise ValueError(f"image has shape {data.shape}; it has to be (bands, y, x)")
+    known = image.meta.get("astrodeblend", {})
+    picture = known.get("kind") == "picture"
+    hidden = ~np.isfinite(data) | (False if image.mask is None else image.mask)
+    data[hidden] = 0
+    told = None if image.uncertainty is None else np.asarray(image.uncertainty.array, float)
+    if told is not None:
+        hidden |= ~np.isfinite(told)
+        if not (~hidden & (told > 0)).any(axis=(1, 2)).all():
+            raise ValueError("image: uncertainty of 0 in every valid pixel of a band; omit it")
+        hidden |= [_filled(*one) for one in zip(told, [0.0] * len(data), ~hidden, strict=True)]
+    for k, (band, out) in enumerate(zip(data, hidden, strict=True)):
+        for value, filled in () if picture else _fills(band, ~out):
+            out |= filled
+            words.append(f"Band {k + 1}: {filled.sum()} pixels are {value:g}: no data.")
+    valid = ~hidden
+    if not valid.any(axis=(1, 2)).all():
+        raise ValueError("image has a band without a single valid pixel; leave that band out")
+    if picture and (min(data.shape[1:]) < _LARGE_PICTURE or any(map(_cut_off, data, valid))):
+        found = [sky_of(*one, picture=True) for one in zip(data, hidden, strict=True)]
+        (levels, noises, sources), correlations = zip(*found, strict=True), np.ones(len(data))
+    else:
+        levels, noises, correlations, sources, told_by = _of_flux(data, valid)
+        words += told_by
+    if told is not None:
+        valid &= told > 0
+        noises = [_told(*one) for one in zip(told, valid, valid & ~np.array(sources), strict=True)]
+    if picture:
+        step = 1 if (known.get("full_scale") or 255) > 1 else 1 / 255
+        noises = [np.maximum(noise, _QUANTUM * step) for noise in noises]
+    return Sky(
+        *(np.stack(np.broadcast_arrays(*map(np.atleast_2d, one))) for one in (levels, noises)),
+        *(hidden, np.array(correlations), "image" if told is None else "uncertainty"),
+        tuple(words),
+    )
+
+
+def sky_of(band, hidden=None, *, picture=False):
+    """Return level, noise and mask of sources of one band, sources masked step by step.
+
+    Where a picture's sky is cut off at black, the noise is from values above its middle.
     """
     hidden = np.zeros(band.shape, bool) if hidden is None else hidden
     # smoothed by far more than a point source, faint wings of galaxies stand out
     smooth = ndimage.gaussian_filter(np.where(hidden, np.median(band[~hidden]), band), 3)
-    sources = np.zeros(band.shape, dtype=bool)
+    sources = _standing_out(smooth, hidden, 6, 0.98)
+    seen = ~(sources | hidden)
+    sky = band[seen]
+    if picture and _cut_off(band, seen):
+        return np.median(sky), np.subtract(*np.quantile(sky, norm.cdf((2, 1)))), sources
+    return np.median(sky), mad_std(sky), sources
+
+
+def _standing_out(smooth, hidden, reach, most):
+    """Return where a smoothed image is bright, and so many pixels around."""
+    sources = np.zeros_like(hidden)
     for _ in range(12):
-        sky = ~(sources | hidden)
-        level, noise = np.median(band[sky]), _scatter(band[sky], picture)
-        bright = smooth > np.median(smooth[sky]) + 3 * _scatter(smooth[sky])
-        found = ndimage.binary_dilation(bright, iterations=6)
-        if (found == sources).all() or (found | hidden).mean() > 0.98:
+        sky = smooth[~(sources | hidden)]
+        bright = smooth > np.median(sky) + 3 * mad_std(sky)
+        found = ndimage.binary_dilation(bright, iterations=reach)
+        if (found == sources).all() or (found | hidden).mean() > most:
             break
         sources = found
-    return level, noise, sources
+    return sources
 
 
-def cut_off(values):
-    """Say whether a sky is cut off at black: much of it has the lowest value."""
-    return np.mean(values == values.min()) >= _CUT_OFF
+def _cut_off(band, sky):
+    """Say whether a sky is cut off at black: a fifth or more has the lowest value."""
+    return np.mean(band[sky] == band[sky].min()) >= 0.2
 
 
-def _scatter(values, picture=False):
-    if picture and cut_off(values):
-        return np.subtract(*np.quantile(values, norm.cdf((2, 1))))
-    # As scipy.stats.median_abs_deviation, whose checks take three times as long as the medians.
-    return _PER_DEVIATION * np.median(np.abs(values - np.median(values)))
+def _fills(band, valid):
+    """Yield the values that fill blocks of a band, and where."""
+    same = (np.diff(band, axis=axis, prepend=np.nan) == 0 for axis in (0, 1))
+    runs = [ndimage.minimum_filter1d(one, 5, axis) for axis, one in enumerate(same)]
+    values, number = np.unique(band[valid & (runs[0] | runs[1])], return_counts=True)
+    for value in values[np.argsort(-number, kind="stable")[:6]]:
+        filled = _filled(band, value, valid)
+        rest = valid & ~filled
+        if filled.any() and rest.any():
+            ring = band[ndimage.binary_dilation(filled, iterations=2) & rest]
+            near = np.median(ring) if len(ring) else np.nan
+            lowest, middle, high, top = np.quantile(band[rest], (0, 0.5, 0.84, 0.99))
+            rises = value >= top and near - middle > 0.25 * (value - middle)
+            fades = value <= lowest and near - value < high - middle and value not in ring
+            if not (rises or fades):
+                yield value, filled
+
+
+def _filled(band, value, valid):
+    """Return where a value fills blocks: connected pixels, or squares where chance makes those."""
+    equal = (band == value) & valid
+    others = valid & ~equal  # what is hidden neither joins nor parts
+    labels, _ = ndimage.label(equal, np.ones((3, 3)))
+    filled = equal & (np.bincount(labels.ravel()) >= 64)[labels]
+    # by itself: a pixel of a value among others, or of another one among pixels of the value
+    lone = others & (ndimage.uniform_filter(equal.astype(np.float32), 3) > 5.5 / 9)
+    alone = np.count_nonzero(equal & ~filled) + 0.1 * np.count_nonzero(lone)
+    half, needed = 0, 5
+    while half < needed and filled.any() and alone > 1e-3 * np.count_nonzero(others):
+        half = int(np.ceil(needed))
+        cores = ndimage.distance_transform_cdt(~others, "chessboard") >= half
+        filled = equal & ndimage.maximum_filter(cores, 2 * half - 1)
+        share = np.count_nonzero(others) / np.count_nonzero(valid & ~filled)
+        needed = (np.sqrt((400 * (1 - share) + 60) / share) + 1) / 2
+    return filled
+
+
+def _of_flux(data, valid):
+    """Return level, noise and correlation of bands, where sources are, and words."""
+    steps, quanta = zip(*map(_step_noise, data, valid), strict=True)
+    tails = (0.01, 0.99)  # beyond, pixels gone wild count no more than galaxies do
+    tame = [np.clip(b, *np.quantile(b[ok][::7], tails)) for b, ok in zip(data, valid, strict=True)]
+    levels, _ = zip(*map(_level, tame, valid, steps), strict=True)
+    for _ in range(2):
+        light = sum(
+            ok * np.clip((band - level) / step, -20, 40)
+            for band, ok, level, step in zip(data, valid, levels, steps, strict=True)
+        )
+        sources = _sources(light / np.sqrt(valid.sum(axis=0).clip(1)), ~valid.any(axis=0))
+        skies = [ok & ~sources if (ok & ~sources).any() else ok for ok in valid]
+        levels, excesses = zip(*map(_level, tame, skies, steps), strict=True)
+    found, words = [], []
+    for k, (sky, level, excess) in enumerate(zip(skies, levels, excesses, strict=True)):
+        noise = _scatter((data[k] - level)[sky], quanta[k])
+        noise = max(noise, 1e-5 * np.ptp(tame[k])) or 1.0
+        # wings of galaxies are left: much where they leave little sky
+        covered = 1 - sky.sum() / valid[k].sum()
+        wings = _WINGS * noise * covered * min(_MUCH_SKY / sky.sum(), 1)
+        excess = np.hypot(excess, wings)
+        crowded = excess > 0.3 * noise or wings > 0.1 * noise
+        noise = min(noise, _step_noise(data[k], sky)[0]) if crowded else noise
+        correlation = 1.0 if crowded else _correlation((data[k] - level) / noise, sky)
+        error = np.hypot(noise * correlation / np.sqrt(sky.sum()), excess)
+        zero = np.ndim(level) == 0 and abs(level) < 3 * error and tame[k].min() < 0
+        told = f"{level:.4g}" if np.ndim(level) == 0 else f"{level.min():.4g} to {level.max():.4g}"
+        told += ", within 3 errors of 0, so 0" if zero else ""
+        told += f"; means scatter {correlation:.3g} times as white noise" if correlation > 1 else ""
+        words.append(f"Band {k + 1}: the level is {told}; its error is {error:.2g}.")
+        found.append((0.0 if zero else level, noise, correlation))
+    return *zip(*found, strict=True), sources, words
+
+
+def _sources(light, hidden):
+    """Return where sources are in light in units of its noise: small ones and large ones."""
+    shape, times = light.shape, 1 + (min(light.shape) >= 96) + 2 * (min(light.shape) >= 400)
+    nodes = np.s_[times // 2 :: times, times // 2 :: times]
+    light, hidden = ndimage.uniform_filter(light, times)[nodes], hidden[nodes]
+    sources, visible = np.zeros_like(hidden), 1 - hidden.mean()
+    for sigma, least in ((3, 0.1), (9, 0.3)):  # far more than a point source
+        out = hidden | sources
+        weight = np.maximum(ndimage.gaussian_filter(1.0 - out, sigma / times), 0.1)
+        smooth = ndimage.gaussian_filter(np.where(out, 0, light), sigma / times) / weight
+        sources |= _standing_out(smooth, out, -(-6 // times), 1 - least * visible)
+    # those of large ones reach far beyond
+    radius = ndimage.distance_transform_edt(sources)
+    labels, number = ndimage.label(sources)
+    away, nearest = ndimage.distance_transform_edt(~sources, return_indices=True)
+    radius = ndimage.maximum(radius, labels, np.arange(number + 1))[labels[tuple(nearest)]]
+    grown = sources | (away < 0.66 * (radius - 20 / times))
+    sources = grown if np.mean(grown | hidden) < 1 - 0.15 * visible else sources
+    index = [np.arange(side) // times for side in shape]
+    return sources[np.ix_(*map(np.minimum, index, np.array(sources.shape) - 1))]
+
+
+def _scatter(values, quantum=0.0):
+    """Return a standard deviation that outliers and ties do not move; 0 without any scatter."""
+    values = values[:: len(values) // _SAMPLE + 1]
+    deviation = mad_std(values)
+    for _ in range(4 if quantum else 0):  # then the median absolute deviation comes in steps
+        near = np.abs(values - np.median(values)) <= 5 * max(deviation, quantum)
+        deviation = max(np.std(values[near]), _QUANTUM * quantum)
+    return deviation
+
+
+def _step_noise(band, valid):
+    """Return the noise from differences of pixels, not of galaxies, and the step of counts or 0."""
+    values = band[valid][:: valid.sum() // _SAMPLE + 1]
+    away = np.abs(values - np.median(values))
+    quantum, other = 0.0, away[away > 0]
+    if 0.9 * len(away) >= len(other) > 0:  # ties spoil medians
+        quantum = np.median(np.diff(np.unique(other[other <= 4 * np.median(other)]), prepend=0))
+    both = (band, valid), (band.T, valid.T)
+    steps = np.concatenate([(b[2:] - b[:-2])[ok[2:] & ok[:-2]] for b, ok in both])
+    noise = _scatter(steps, quantum) / np.sqrt(2) if len(steps) else 0.0
+    return noise or _scatter(values) or np.ptp(values) or 1.0, quantum
+
+
+def _level(band, sky, noise):
+    """Return the level from means in boxes, and by how much these differ beyond their errors."""
+    shape = band.shape
+    size = int(np.ceil(max(np.clip(min(shape) / 8, 4, 64), max(shape) / 20)))
+    y, x = np.nonzero(sky)
+    box = y // size * (shape[1] // size + 1) + x // size
+    number = np.bincount(box)
+    used = number >= min(0.1 * size**2, number.max())
+    y, x, value = (np.bincount(box, one)[used] / number[used] for one in (y, x, band[sky]))
+    error = noise / np.sqrt(number[used])
+    order = np.add.outer(np.arange(3), np.arange(3)) <= 1 + (min(shape) >= _CURVED)
+    terms = polyvander2d(y / shape[0], x / shape[1], (2, 2))[:, order.ravel()]
+    surface, kept = np.zeros((3, 3)), np.ones(len(value), bool)
+    for _ in range(12):  # boxes that are off do not count, above all by light left in them
+        root = kept / error
+        surface[order] = np.linalg.lstsq(root[:, None] * terms, root * value, rcond=1e-9)[0]
+        off = (value - terms @ surface[order]) / error
+        typical = max(mad_std(off[kept]), 1)
+        now = (off < 3 * typical) & (off > -6 * typical)
+        if (now == kept).all() or np.count_nonzero(now) < 8:
+            break
+        kept = now
+    value, error, off = value[kept], error[kept], off[kept]
+    mean = np.average(value, weights=error**-2)
+    more, free, squares = order.sum() - 1, len(value) - order.sum(), np.sum(off**2)
+    needed = more * f.isf(1e-4, more, free) * max(squares / free, 1) if free > 0 else np.inf
+    if np.sum(((value - mean) / error) ** 2) - squares > needed:
+        return polygrid2d(*(np.arange(side) / side for side in shape), surface), 0.0
+    typical = np.median(error)
+    excess = np.sqrt(max(mad_std(value) ** 2 - typical**2, 0)) if len(value) > 8 else 0.0
+    if excess > 2 * typical:  # light is left in most
+        mean = min(mean, np.quantile(value, 0.1) + norm.isf(0.1) * typical)
+    return mean, excess
+
+
+def _told(deviation, told, sky):
+    """Return the noise that an uncertainty states where the sky is: a map if it varies."""
+    from photutils.background import Background2D, MedianBackground  # training goes without
+
+    sky = {"mask": ~(sky if sky.any() else told), "exclude_percentile": 90, "sigma_clip": None}
+    size = max(min(deviation.shape) // 32, 4)
+    noise = Background2D(deviation, size, bkg_estimator=MedianBackground(), **sky).background
+    low, high = np.quantile(noise, (0.02, 0.98))
+    return noise if high > 1.1 * low else np.quantile(deviation[told], 0.25)
+
+
+def _correlation(rest, sky):
+    """Return `Sky.correlation` from the autocorrelation, less what distant pixels share: light."""
+    middle = tuple(slice(max(side // 2 - 300, 0), side // 2 + 300) for side in rest.shape)
+    if sky[middle].sum() > 1000:
+        rest, sky = rest[middle], sky[middle]
+    values = np.where(sky, np.clip(rest, -5, 5), 0)
+    values -= sky * values.sum() / sky.sum()
+    shape = [fft.next_fast_len(side + _LAGS, real=True) for side in rest.shape]
+    power = [np.abs(fft.rfft2(one, shape)) ** 2 for one in (values, sky.astype(float))]
+    power, pairs = (fft.irfft2(one, shape) for one in power)
+    lags = np.arange(-_LAGS, _LAGS + 1)
+    alike = (power / np.maximum(pairs, 0.5))[np.ix_(lags, lags)]
+    alike /= alike[_LAGS, _LAGS] or 1
+    ring = np.maximum(*np.abs(np.meshgrid(lags, lags)))
+    light = max(alike[ring == _LAGS].mean(), 0)
+    if light > 0.5:
+        return 1.0
+    alike = (alike - light) / (1 - light)
+    least = max(5 / np.sqrt(2 * sky.sum()), 0.03)
+    reach = np.argmax([alike[ring == k].mean() <= least for k in range(1, _LAGS + 1)])
+    return float(np.sqrt(max(alike[ring <= reach].sum(), 1)))

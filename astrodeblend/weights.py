@@ -62,6 +62,8 @@ class Card:
     calibration : dict
         What makes its standard deviations hold 68.3 % of the truths, as
         `astrodeblend.calibration.Calibration` takes it; empty if they are as they come.
+    crowded : str
+        The model that takes its place in scenes of several sources; empty for none.
     limits : str
         What it is known to fail at.
     sha256 : str
@@ -81,6 +83,7 @@ class Card:
     licence: str = ""
     scores: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
+    crowded: str = ""
     limits: str = ""
     sha256: str = ""
 
@@ -304,6 +307,8 @@ def _read_card(path):
         card = Card(**values)
         _ = card.network["kind"], card.size_rule["petrosian_radii"], card.size_rule["pixels"]
         Calibration(**card.calibration)
+        if card.scaling not in ("picture", "noise"):
+            raise ValueError(f"scaling is {card.scaling!r}, neither 'picture' nor 'noise'")
     except (ValueError, KeyError, TypeError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(

@@ -1,7 +1,10 @@
 """How Sphinx builds the documentation: `tox -e build_docs`."""
 
+import contextlib
 import datetime
+import io
 import json
+import re
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +15,7 @@ from sphinx_astropy.conf.v3 import exclude_patterns, intersphinx_mapping
 
 from astrodeblend.cards import card_text
 from astrodeblend.cli import main
+from astrodeblend.flags import Flag, decode_flags
 from astrodeblend.weights import list_models, read_card
 
 HERE = Path(__file__).parent
@@ -69,6 +73,7 @@ numpydoc_validation_overrides = {"PR01": [r"Attributes\n\s*-{10}"]}
 numpydoc_validation_exclude = {
     *(r"\.Moments\b", r"\.Flag\b", r"\.Found\b", r"\.Conditions\b"),  # tuples and an enum
     r"benchmark\.(Photutils|SEP|Scarlet2)\.__call__",  # as documented on Peer
+    r"\.(flags|inference|scaling|sky|stamps|walk)\.",  # for those who read the code
 }
 
 
@@ -112,6 +117,28 @@ def write_command_help(app):
     generated("command_line.txt", "\n".join(lines))
 
 
+def write_flags(app):
+    """Write the table of flags for docs/from_image_to_catalogue.rst."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 8 30 62", ""]
+    rows = [("bit", "name", "meaning")]
+    rows += [(str(int(flag)), f"``{flag.name}``", *decode_flags(flag)) for flag in Flag]
+    for bit, name, words in rows:
+        lines += [f"   * - {bit}", f"     - {name}", f"     - {words}"]
+    generated("flags.txt", "\n".join(lines))
+
+
+def run_rooms(app):
+    """Run the example of docs/from_image_to_catalogue.rst; write what each part of it prints."""
+    path = HERE.parent / "examples" / "from_image_to_catalogue.py"
+    names = {}
+    for part in re.split(r"^# ---- ", path.read_text("utf-8"), flags=re.MULTILINE)[1:]:
+        name, _, code = part.partition("\n")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, path.name, "exec"), names)
+        generated(f"room_{name}.txt", printed.getvalue())
+
+
 def generated(name, text):
     path = HERE / "generated" / name
     path.parent.mkdir(exist_ok=True)
@@ -122,3 +149,5 @@ def generated(name, text):
 def setup(app):
     app.connect("builder-inited", write_model_cards)
     app.connect("builder-inited", write_command_help)
+    app.connect("builder-inited", write_flags)
+    app.connect("builder-inited", run_rooms)

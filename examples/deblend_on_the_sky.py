@@ -35,11 +35,11 @@ def main():
     """Run the example."""
     write_image("field.fits")
 
-    deblender = Deblender.from_pretrained("galaxyzoo")
+    deblender = Deblender.from_pretrained()
     position = SkyCoord(53.16 * u.deg, -27.79 * u.deg)
     result = deblender("field.fits", position)
     print(result)
-    print(result.to_table()["component", "sky_centroid", "segment_flux", "flags"])
+    print(result.to_table()["component", "sky_centroid", "segment_flux", "flag_names"])
 
     result.write("galaxies.fits", overwrite=True)
     companion = CCDData.read("galaxies.fits", hdu="COMPANION", hdu_uncertainty="COMPANION_UNCERT")

@@ -31,10 +31,10 @@ def simulate():
 def main():
     """Run the example."""
     image, positions, truth = simulate()
-    deblender = Deblender.from_pretrained("survey")
+    deblender = Deblender.from_pretrained()
     scene = deblender.deblend_scene(image, positions=positions, light="network")
     print(scene)
-    print(scene.catalog["label", "segment_flux", "segment_flux_err", "n_blended", "flags"])
+    print(scene.catalog["label", "segment_flux", "segment_flux_err", "n_blended", "flag_names"])
 
     found = np.array([component.data.sum(axis=(1, 2)) for component in scene.components])
     blended = scene.catalog["n_blended"] > 1

@@ -105,7 +105,9 @@ def save(network, path):
 def recentred(deblender, canvas, places):
     """Every galaxy by deblend_scene with its position given, on the grid of the stamp."""
     middle = (canvas.shape[-1] - 1) / 2
-    scene = deblender.deblend_scene(canvas, positions=places + middle, light="network")
+    scene = deblender.deblend_scene(
+        canvas, positions=places + middle, light="network", kind="picture"
+    )
     inner = slice(MARGIN, -MARGIN)
     return np.stack([scene.component(k).data[:, inner, inner] for k in (1, 2, 3)])
 

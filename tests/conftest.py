@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# pixels of a stamp, by the kind of image
+PIXELS = {"flux": 32, "picture": 80}
+
 TINY = {"kind": "unet", "widths": [4, 8], "blocks": [1, 1], "attention": 0}
 
 
@@ -32,16 +35,27 @@ def galaxies(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """Return the path of a model that has learned nothing."""
+    """Return the path of a model of pictures that has learned nothing."""
+    return _untrained(tmp_path_factory.mktemp("models") / "tiny.safetensors", TINY)
+
+
+@pytest.fixture(scope="session")
+def flux_model(tmp_path_factory):
+    """Return the path of a model of linear flux, in any bands, that has learned nothing."""
+    network = {"kind": "band_unet", "band_widths": [4, 8], "widths": [8], "attention": 0}
+    flux = {"bands": (), "modes": ("sum",), "scaling": "noise"}
+    return _untrained(tmp_path_factory.mktemp("models") / "faint.safetensors", network, **flux)
+
+
+def _untrained(path, network, **card):
     import torch
 
     from astrodeblend.networks import build
     from astrodeblend.weights import Card, save_model
 
-    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     torch.manual_seed(1)
-    network = build(**TINY)
-    save_model(path, network, Card("tiny", "has learned nothing", network={}))
+    card = Card(path.stem, "has learned nothing", network={}, **card)
+    save_model(path, build(**network), card)
     return path
 
 
@@ -56,3 +70,47 @@ def scoring_model(tiny_model, galaxies, tmp_path_factory):
         path.with_suffix(suffix).write_bytes(tiny_model.with_suffix(suffix).read_bytes())
     add_blend_score(path, read_images(find_images(galaxies)), stamps=400, progress=False)
     return path
+
+
+@pytest.fixture(scope="session")
+def splitting():
+    """Return deblenders by the kind of image, whose network is known: by nearness to the marks.
+
+    A source has of each pixel the share exp(-(r / s)^4) / (the sum over all marks + 1e-5), r from
+    its mark and s a fifth of the stamp's width. Of flux, what is no more than noise is nobody's.
+    """
+    import torch
+
+    from astrodeblend import Deblender
+    from astrodeblend.weights import Card
+
+    class Split(torch.nn.Module):
+        familiarity = blend_score = None
+
+        def __init__(self, least):
+            super().__init__()
+            self.least = least
+
+        def forward(self, blend, positions=None, present=None):
+            n, bands, height, width = blend.shape
+            if positions is None:
+                positions = torch.tensor([[[(width - 1) / 2, (height - 1) / 2]]]).expand(n, 1, 2)
+                present = torch.ones(n, 1, dtype=torch.bool)
+            y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+            square = (x - positions[..., 0, None, None]) ** 2
+            square = square + (y - positions[..., 1, None, None]) ** 2
+            weight = present[..., None, None] * torch.exp(-((25 * square / width**2) ** 2))
+            share = (weight[:, 0] / (weight.sum(dim=1) + 1e-5))[:, None]
+            smooth = torch.nn.functional.avg_pool2d(blend.sum(dim=1, keepdim=True), 5, 1, 2)
+            light = blend * (smooth > self.least * bands**0.5)
+            components = torch.stack([share * light, (1 - share) * light], dim=1)
+            return components, 0.03 * components.abs() + 1e-3
+
+    def made(kind):
+        flux = {"bands": (), "modes": ("sum",), "scaling": "noise"} if kind == "flux" else {}
+        least = 0.8 if flux else 0.0
+        rule = {"petrosian_radii": 5.8, "pixels": PIXELS[kind]}
+        card = Card("split", "known", {}, size_rule=rule, **flux)
+        return Deblender(Split(least), card, device="cpu")
+
+    return {kind: made(kind) for kind in PIXELS}

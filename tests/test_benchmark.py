@@ -311,9 +311,8 @@ class TestBenchmark:
         assert [entry.name for entry in found.entries[1:]] == ["half (1)", "half (2)"]
         assert not np.array_equal(found.pictures["half (1)"], found.pictures["half (2)"])
 
-    def test_a_model_of_another_kind(self, blends, tiny_model):
-        deblender = Deblender.load(tiny_model, device="cpu")
-        other = Deblender(deblender._inference.network, replace(deblender.card, scaling="flux"))
+    def test_a_model_of_another_kind(self, blends, flux_model):
+        other = Deblender.load(flux_model, device="cpu")
         with pytest.raises(ValueError, match="choose a model for R, G, B"):
             benchmark(blends, models=[other], peers=[])
 

@@ -171,7 +171,7 @@ class TestFit:
         assert np.median(found[footprint]) == pytest.approx(factor, rel=0.03)
         assert (np.abs(np.log(found[footprint] / factor)) < 0.15).mean() > 0.9
 
-        blend, components, std, isolated = errors(300, "independent", rng, factor=factor)
+        blend, components, std, isolated = errors(120, "independent", rng, factor=factor)
         std = calibration.std(std, components, blend[:, None])
         (off,) = fluxes_of(components, std, isolated, calibration)
         for share, multiple in ((0.683, 1), (0.954, calibration.interval_95["flux"])):
@@ -371,8 +371,10 @@ class TestModel:
         assert together.of_scenes() is together
         deblender = Deblender.load(path, device="cpu")
         image = np.random.default_rng(1).normal(size=(2, 60, 60))
-        scene = deblender.deblend_scene(NDData(image, unit="nJy"), positions=[(30, 30)])
-        assert scene.meta["calibration"] == together.of_fluxes()
+        image, places = NDData(image, unit="nJy"), [(30, 30), (20, 25)]
+        for number, expected in ((1, calibration), (2, together)):
+            scene = deblender.deblend_scene(image, positions=places[:number])
+            assert scene.meta["calibration"] == expected.of_fluxes()
 
         # a model that was tuned on stamps does not know how its survey sees
         own = replace(card, training={"config": {"surveys": ["stamps"]}})

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,7 @@ class TestHelp:
         }  # fmt: skip
 
     def test_options_of_train_are_the_configuration(self):
-        from astrodeblend.networks import _KINDS
+        from astrodeblend.networks.registry import _KINDS
         from astrodeblend.training import TrainingConfig
         from astrodeblend.training import config as module
 
@@ -111,7 +112,7 @@ class TestHelp:
         from astrodeblend.simulate import RECIPES as KNOWN
 
         assert tuple(KNOWN) == LEARNING
-        assert tuple(n for n, r in KNOWN.items() if r.companions == (1.0,)) == RECIPES
+        assert tuple(n for n, r in KNOWN.items() if r.companions == (0.0, 1.0)) == RECIPES
 
     def test_no_option_without_help(self):
         for command in main.commands.values():
@@ -121,9 +122,9 @@ class TestHelp:
 
 
 class TestDeblend:
-    def test_components_open_on_the_same_sky(self, image, tiny_model, tmp_path):
+    def test_components_open_on_the_same_sky(self, image, flux_model, tmp_path):
         out = tmp_path / "out.fits"
-        result = invoke("deblend", image, "-o", out, "--model", tiny_model, "--plot")
+        result = invoke("deblend", image, "-o", out, "--model", flux_model, "--plot")
         assert "central" in result.output
         assert "nJy" in result.output
         assert f"wrote {out} and {out.with_suffix('.png')}" in result.output
@@ -138,19 +139,19 @@ class TestDeblend:
             assert min(picture.size) > 100
         assert len(QTable.read(out, hdu="SOURCES")) == 2
 
-    def test_a_position_is_pixels_or_sky(self, image, tiny_model, tmp_path):
+    def test_a_position_is_pixels_or_sky(self, image, flux_model, tmp_path):
         sky = wcs().pixel_to_world(41.5, 35.5)
         places = []
         for k, position in enumerate(("41.5,35.5", f"{sky.ra.deg:.8f} {sky.dec.deg:.8f}")):
             out = tmp_path / f"{k}.fits"
-            invoke("deblend", image, "-o", out, "--model", tiny_model, "--position", position)
+            invoke("deblend", image, "-o", out, "--model", flux_model, "--position", position)
             header = fits.getheader(out)
             places.append((header["XPOS"], header["YPOS"]))
         np.testing.assert_allclose(places, [(41.5, 35.5)] * 2, atol=1e-3)
 
-    def test_a_whole_scene(self, image, tiny_model, tmp_path):
+    def test_a_whole_scene(self, image, flux_model, tmp_path):
         out = tmp_path / "scene.fits"
-        result = invoke("deblend", image, "-o", out, "--model", tiny_model, "--scene", "--plot")
+        result = invoke("deblend", image, "-o", out, "--model", flux_model, "--scene", "--plot")
         assert "<Scene: 3 x 60 x 60 nJy" in result.output
         catalog = QTable.read(out, hdu="CATALOG")
         with fits.open(out) as hdus:
@@ -158,11 +159,11 @@ class TestDeblend:
         assert labels == list(catalog["label"])
         assert out.with_suffix(".png").exists()
         other = tmp_path / "o.fits"
-        arguments = ("deblend", image, "-o", other, "--model", tiny_model)
+        arguments = ("deblend", image, "-o", other, "--model", flux_model)
         assert "--position" in refused(*arguments, "--scene", "--position", "3,3")
         assert "give --scene too" in refused(*arguments, "--light", "network")
         invoke(*arguments, "--scene", "--light", "network")
-        scene = Deblender.load(tiny_model).deblend_scene(image, light="network")
+        scene = Deblender.load(flux_model).deblend_scene(image, light="network")
         drawn = QTable.read(other, hdu="CATALOG")
         np.testing.assert_allclose(
             drawn["segment_flux"].value, scene.catalog["segment_flux"].value, rtol=1e-4
@@ -178,26 +179,107 @@ class TestDeblend:
         for text in ("150.11333 +2.20083", "10:00:27.2 +02:12:03", "10h00m27.2s 2d12m03s"):
             assert place.separation(_parse_position(text)).arcsec < 0.1
 
-    def test_one_file_per_band(self, tiny_model, tmp_path):
+    def test_one_file_per_band(self, flux_model, tmp_path):
         names = [tmp_path / f"{band}.fits" for band in "irg"]
         for name, band in zip(names, blend_image(), strict=True):
             fits.writeto(name, band)
-        invoke("deblend", *names, "-o", tmp_path / "out.fits", "--model", tiny_model)
+        invoke("deblend", *names, "-o", tmp_path / "out.fits", "--model", flux_model)
         assert fits.getdata(tmp_path / "out.fits", "CENTRAL").shape == (3, 60, 60)
 
-    def test_overwrite(self, image, tiny_model, tmp_path):
+    def test_overwrite(self, image, flux_model, tmp_path):
         out = tmp_path / "out.fits"
         out.write_text("mine")
-        assert "--overwrite" in refused("deblend", image, "-o", out, "--model", tiny_model)
+        assert "--overwrite" in refused("deblend", image, "-o", out, "--model", flux_model)
         assert out.read_text() == "mine"
-        invoke("deblend", image, "-o", out, "--model", tiny_model, "--overwrite")
+        invoke("deblend", image, "-o", out, "--model", flux_model, "--overwrite")
         assert fits.getdata(out, "CENTRAL").shape == (3, 60, 60)
 
-    def test_a_picture_that_exists_keeps_the_fits_file_away(self, image, tiny_model, tmp_path):
+    def test_a_picture_that_exists_keeps_the_fits_file_away(self, image, flux_model, tmp_path):
         (tmp_path / "out.png").write_text("mine")
         before = listing(tmp_path)
-        refused("deblend", "--plot", image, "-o", tmp_path / "out.fits", "--model", tiny_model)
+        refused("deblend", "--plot", image, "-o", tmp_path / "out.fits", "--model", flux_model)
         assert listing(tmp_path) == before
+
+    @pytest.mark.parametrize("link", ["", "symbolic", "hard"])
+    def test_an_input_is_never_written_over(self, link, image, flux_model, tmp_path):
+        source = tmp_path / "in.fits"
+        shutil.copy(image, source)
+        out = tmp_path / "out.fits" if link else source
+        if link == "symbolic":
+            out.symlink_to(source)
+        elif link == "hard":
+            out.hardlink_to(source)
+        before = source.read_bytes()
+        common = ("-o", out, "--model", flux_model, "--overwrite")
+        for arguments in ((f"{source}[0]",), (image, "--noise", source), (image, "--mask", source)):
+            assert "the same file; choose another --out" in refused("deblend", *arguments, *common)
+        assert source.read_bytes() == before
+
+    def test_noise_and_mask_in_files_of_their_own(self, image, flux_model, tmp_path):
+        out, files = tmp_path / "out.fits", []
+        hidden = np.zeros((3, 60, 60), np.uint8)
+        hidden[:, :5, :5] = 1
+        for name, plane in (("noise", np.full((3, 60, 60), 2.5)), ("mask", hidden)):
+            fits.writeto(tmp_path / f"{name}.fits", plane)
+            files += [f"--{name}", tmp_path / f"{name}.fits"]
+        result = invoke(
+            "deblend",
+            image,
+            "-o",
+            out,
+            "--model",
+            flux_model,
+            "--verbose",
+            "--kind",
+            "flux",
+            *files,
+        )
+        assert "read as StdDevUncertainty\nread as flux: it has the unit nJy\n" in result.stderr
+        with fits.open(out) as hdus:
+            assert (hdus["CENTRAL_MASK"].data[:, :5, :5] == 1).all()
+            assert not hdus["CENTRAL_MASK"].data[:, 5:].any()
+
+
+class TestDegreesOrPixels:
+    @pytest.fixture
+    def places(self, tmp_path, flux_model):
+        """Deblend at a position of an image around one in degrees; where, and what is said."""
+
+        def deblend(position, crval=(30.1, 20.2)):
+            header = wcs().to_header()
+            header["CRVAL1"], header["CRVAL2"] = crval
+            fits.writeto(tmp_path / "in.fits", blend_image(), header, overwrite=True)
+            arguments = ("deblend", tmp_path / "in.fits", "-o", tmp_path / "out.fits")
+            arguments += ("--model", flux_model, "--overwrite", "--position", position)
+            result = invoke(*arguments)
+            found = fits.getheader(tmp_path / "out.fits")
+            return (found["XPOS"], found["YPOS"]), result.stderr
+
+        return deblend
+
+    def test_either_is_refused(self, places, tmp_path, flux_model):
+        places("30,20")  # in degrees that is outside the image
+        sentence = refused(
+            "deblend", tmp_path / "in.fits", "-o", tmp_path / "o.fits", "--model", flux_model,
+            "--position", "30.1, 20.2",
+        )  # fmt: skip
+        assert "inside the image both as pixels and as degrees" in sentence
+        assert "'30.1 20.2' for degrees, '30.1px,20.2px' for pixels" in sentence
+        assert places("30.1px,20.2px")[0] == pytest.approx((30.1, 20.2))
+
+    def test_only_one_of_them_is_said(self, places):
+        place, said = places("30,20", crval=(150.1, 2.2))
+        assert place == (30, 20)
+        assert "is read as pixels; 'RA DEC' would be degrees" in said
+        middle = wcs().wcs.crpix - 1
+        for text in ("150.1, -2.2", "150.1,-2.2"):
+            place, said = places(text, crval=(150.1, -2.2))
+            assert place == pytest.approx(tuple(middle), abs=1e-3)
+            assert "is read as degrees; as pixels it is outside the image" in said
+        for text in ("150.1d, -2.2d", "150.1 -2.2", "150.1deg -2.2deg", "10:00:24, -2:12:00"):
+            place, said = places(text, crval=(150.1, -2.2))
+            assert place == pytest.approx(tuple(middle), abs=1e-3)
+            assert "Note: --position" not in said
 
 
 def all_nan(folder):
@@ -210,10 +292,6 @@ def empty(folder):
 
 def all_zero(folder):
     fits.writeto(folder / "bad.fits", np.zeros((3, 40, 40), np.float32))
-
-
-def two_bands(folder):
-    fits.writeto(folder / "bad.fits", blend_image(bands=2))
 
 
 def one_dimension(folder):
@@ -252,7 +330,6 @@ class TestBadInput:
             (all_nan, "pixel"),
             (empty, "no image"),
             (all_zero, "0 in every valid pixel"),
-            (two_bands, "2 bands"),
             (one_dimension, "100"),
             (five_dimensions, "(2, 2, 3, 20, 20)"),
             (truncated, "fresh copy"),
@@ -261,13 +338,13 @@ class TestBadInput:
             (nothing, "does not exist"),
         ],
     )
-    def test_images(self, make, words, tiny_model, tmp_path):
+    def test_images(self, make, words, flux_model, tmp_path):
         make(tmp_path)
         before = listing(tmp_path)
         name = "bad.jpg" if "jpeg" in make.__name__ else "bad.fits"
         out = tmp_path / "out.fits"
         sentence = refused(
-            "deblend", tmp_path / name, "-o", out, "--model", tiny_model, "--plot"
+            "deblend", tmp_path / name, "-o", out, "--model", flux_model, "--plot"
         )  # fmt: skip
         assert words in sentence
         assert listing(tmp_path) == before
@@ -278,34 +355,59 @@ class TestBadInput:
             (("--position", "500,3"), "outside the image"),
             (("--position", "10.0 -80.0"), "outside the image"),
             (("--position", "here"), "no position"),
-            (("--model", "galaxyzo"), "--model 'galaxyzo' is not a model"),
+            (("--model", "galaxyzo"), "'galaxyzo' is not a model; did you mean 'galaxyzoo'?"),
             (("--model", "no.safetensors"), "does not exist"),
             (("--device", "abacus"), "'abacus' is not here"),
             (("--plot", "-o", "out.png"), "end it in .fits"),
+            (("-o", "out.png"), "end it in .fits, not .png"),
+            (("-o", "out.csv.gz"), "end it in .fits, not .csv"),
+            (("-o", "out.JPG"), "end it in .fits, not .jpg"),
+            (("--noise", "none.fits"), "'none.fits' does not exist"),
             (("-o", "nowhere/out.fits"), "folder 'nowhere' does not exist"),
             (("-o", "."), "is a folder"),
         ],
     )
-    def test_options(self, options, words, image, tiny_model, tmp_path, monkeypatch):
+    def test_options(self, options, words, image, flux_model, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        arguments = ["deblend", image, "-o", "out.fits", "--model", tiny_model, *options]
+        arguments = ["deblend", image, "-o", "out.fits", "--model", flux_model, *options]
         assert words in refused(*arguments)
         assert not listing(tmp_path)
 
-    def test_a_sky_position_without_wcs(self, tiny_model, tmp_path):
+    def test_a_sky_position_without_wcs(self, flux_model, tmp_path):
         fits.writeto(tmp_path / "image.fits", blend_image())
         sentence = refused(
             "deblend", tmp_path / "image.fits", "-o", tmp_path / "out.fits",
-            "--model", tiny_model, "--position", "150.1 2.2",
+            "--model", flux_model, "--position", "150.1 2.2",
         )  # fmt: skip
         assert "no WCS" in sentence
 
+    @pytest.mark.parametrize(("suited", "kind"), [("survey", "picture"), ("galaxyzoo", "flux")])
+    def test_a_model_of_the_other_kind(
+        self, suited, kind, image, galaxies, tiny_model, flux_model, tmp_path
+    ):
+        inputs = {"picture": (image, tiny_model), "flux": (galaxies / "galaxy0.jpg", flux_model)}
+        name, model = inputs[kind]
+        arguments = ("deblend", name, "-o", tmp_path / "out.fits", "--model", model)
+        sentence = refused(*arguments)
+        assert f"choose '{suited}'" in sentence
+        assert f"kind='{kind}' (--kind {kind})" in sentence
+        assert not listing(tmp_path)
+        invoke(*arguments, *re.search(r"--kind \w+", sentence)[0].split())
+        assert fits.getheader(tmp_path / "out.fits")["KIND"] == kind
+
+    def test_bands_that_a_model_does_not_take(self, tiny_model, tmp_path):
+        fits.writeto(tmp_path / "two.fits", blend_image(bands=2))
+        arguments = ("deblend", tmp_path / "two.fits", "-o", tmp_path / "out.fits")
+        assert "image has 2 bands; the model 'tiny' takes 3" in refused(
+            *arguments, "--model", tiny_model, "--kind", "picture"
+        )
+
     @pytest.mark.parametrize("damage", ["weights", "card", "no card"])
-    def test_a_corrupt_model(self, damage, image, tiny_model, tmp_path):
+    def test_a_corrupt_model(self, damage, image, flux_model, tmp_path):
         model = tmp_path / "model.safetensors"
-        shutil.copy(tiny_model, model)
+        shutil.copy(flux_model, model)
         card = model.with_suffix(".json")
-        shutil.copy(tiny_model.with_suffix(".json"), card)
+        shutil.copy(flux_model.with_suffix(".json"), card)
         if damage == "weights":
             content = bytearray(model.read_bytes())
             content[-1] ^= 1
@@ -320,12 +422,12 @@ class TestBadInput:
         assert words[damage] in sentence
         assert listing(tmp_path) == before
 
-    def test_a_read_only_folder(self, image, tiny_model, tmp_path, monkeypatch):
+    def test_a_read_only_folder(self, image, flux_model, tmp_path, monkeypatch):
         def touch(path, **_):  # permissions mean nothing to root, as whom tests may run
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
         monkeypatch.setattr(Path, "touch", touch)
-        sentence = refused("deblend", image, "-o", tmp_path / "out.fits", "--model", tiny_model)
+        sentence = refused("deblend", image, "-o", tmp_path / "out.fits", "--model", flux_model)
         assert "nothing can be written to the folder" in sentence
         assert "Read-only file system" in sentence
         assert not listing(tmp_path)
@@ -377,8 +479,8 @@ class TestBadInput:
         with pytest.raises(ValueError, match="no position"):
             invoke("--traceback", "deblend", "x", "-o", tmp_path / "x.fits", "--position", "here")
 
-    def test_exit_codes_of_the_program(self, image, tiny_model, tmp_path):
-        command = [sys.executable, "-m", "astrodeblend", "deblend", "--model", tiny_model]
+    def test_exit_codes_of_the_program(self, image, flux_model, tmp_path):
+        command = [sys.executable, "-m", "astrodeblend", "deblend", "--model", flux_model]
         done = subprocess.run(
             [*command, "missing.fits", "-o", tmp_path / "out.fits"],
             capture_output=True, text=True, check=False,
@@ -462,7 +564,7 @@ class TestModels:
 
     def test_the_list(self):
         header, _, *rows = invoke("models").output.splitlines()
-        assert header.split() == ["name", "bands", "modes", "scores"]
+        assert header.split() == ["name", "images", "bands", "modes", "scores"]
         assert [row.split()[0] for row in rows] == list(Deblender.models()["name"])
 
 

@@ -205,7 +205,7 @@ class TestEvaluate:
             log_factor=((0.4,),), coherent=0.6, interval_95={"pixel": 2.5, "flux": 2.2}
         )
         card = replace(deblender.card, calibration=calibration.to_dict())
-        deblender = Deblender(deblender._inference.network, card)
+        deblender = Deblender(deblender._model.inference.network, card)
         blends = draw_blends(galaxies, recipe="varied", number=3)
         evaluation = evaluate(deblender, blends, examples=1)
         blend, isolated = next(blends.batches())
@@ -305,10 +305,11 @@ class TestEvaluate:
         with pytest.raises(FileNotFoundError):
             evaluation.write(tmp_path / "no" / "where")
 
-    def test_a_model_of_another_kind(self, deblender, galaxies):
-        card = replace(deblender.card, scaling="flux", name="survey")
-        other = Deblender(build(**card.network), card)
-        with pytest.raises(ValueError, match=r"'survey' works on .* choose a model for R, G, B"):
+    def test_a_model_of_another_kind(self, flux_model, galaxies):
+        other = Deblender.load(flux_model, device="cpu")
+        with pytest.raises(
+            ValueError, match=r"'faint' works on any bands \(linear flux\).* choose .* for R, G, B"
+        ):
             evaluate(other, draw_blends(galaxies))
 
 

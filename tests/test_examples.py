@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 OPTIONS = {
     "train_on_your_galaxies.py": ["--steps", "2"],
     "after_the_network.py": ["GALAXIES", "", "4"],
+    "compare_marks.py": ["GALAXIES", "galaxyzoo", "--blends", "1", "--pairs", "1"],
     "error_bars.py": ["GALAXIES", "", "4"],
     "fewer_bands.py": ["", "3"],
     "isolated_stamps.py": ["", "3"],

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from astrodeblend import Deblender
 
 FILE = Path(__file__).with_name("golden.safetensors")
-MODELS = ("galaxyzoo", "reiman2019", "survey")
+MODELS = ("crowded", "galaxyzoo", "reiman2019", "survey")
 FULL_SCALE = {"survey": 50.0}  # of its pictures, in units of the noise; 1 of the others
 
 

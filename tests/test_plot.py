@@ -28,6 +28,8 @@ def result(*, bands=3, full_scale=255, unit=None, wcs=None, mask=None, way="sum"
     central, companion = colours * spot(30, 28, 4, 150), colours[::-1] * spot(40, 33, 4, 90)
     blend = central + companion if way == "sum" else np.maximum(central, companion)
 
+    kind = "flux" if full_scale is None else "picture"
+
     def image(light):
         data = light + SKY + noise
         return NDData(
@@ -35,7 +37,7 @@ def result(*, bands=3, full_scale=255, unit=None, wcs=None, mask=None, way="sum"
             unit=unit,
             wcs=wcs,
             mask=mask,
-            meta={"astrodeblend": {"full_scale": full_scale}},
+            meta={"astrodeblend": {"full_scale": full_scale, "kind": kind}},
         )
 
     return SimpleNamespace(

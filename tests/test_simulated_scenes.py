@@ -1,6 +1,7 @@
 """Scenes with known truth, and what is measured on them."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,8 +187,11 @@ class Oracle:
         self.scenes, self.wrong, self.stray, self.lost = list(scenes), wrong, stray, lost
         self.sigma = sigma
 
-    def deblend_scene(self, image, *, positions=None, light="apportioned"):
+    def deblend_scene(self, image, *, positions=None):
         (scene,) = (s for s in self.scenes if np.array_equal(s.blend, image))
+        return SimpleNamespace(with_light=partial(self.scene, scene, positions))
+
+    def scene(self, scene, positions, light):
         found = scene.light * (1 + self.wrong * (1 if light == "apportioned" else 2))
         if positions is None:
             found = np.roll(found, 2, axis=-1)[self.lost :]  # still close enough to be the galaxy

@@ -1,373 +1,277 @@
-"""Stamps: positions, resampling and the way back, WCS."""
+"""Stamps and scalings: what a network sees, and the way back, against plain formulas."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from astropy import units as u
-from astropy.coordinates import SkyCoord
-from astropy.modeling.models import Gaussian2D
-from astropy.nddata import NDData
-from astropy.wcs import WCS, DistortionLookupTable, Sip
+from astropy.nddata import NDData, StdDevUncertainty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astrodeblend.stamps import cut_stamp, pixel_position, stamp_width
+from astrodeblend.flags import Flag
+from astrodeblend.images import read_image
+from astrodeblend.scaling import Flux, Picture, scaling_of
+from astrodeblend.stamps import cut_stamp
 
-PICTURE = {"astrodeblend": {"full_scale": 255}}
-
-
-def make_wcs(kind="cd"):
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval = [150.1, 2.2]
-    wcs.wcs.crpix = [71.3, 40.6]
-    angle = np.deg2rad(33)
-    turn = np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    if kind == "pc":
-        wcs.wcs.cdelt = [7e-5, 7e-5]
-        wcs.wcs.pc = turn
-    else:
-        wcs.wcs.cd = 7e-5 * turn
-    if kind == "sip":
-        wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
-        a, b = np.zeros((4, 4)), np.zeros((4, 4))
-        a[2, 0], a[1, 1], a[0, 3] = 1e-4, -2e-4, 1e-6
-        b[0, 2], b[1, 1], b[2, 1] = -1e-4, 3e-4, 2e-6
-        wcs.sip = Sip(a, b, None, None, wcs.wcs.crpix)
-    if kind == "table":
-        y, x = np.mgrid[:20, :20]
-        table = (0.3 * np.sin(x / 5) + 0.2 * np.cos(y / 4)).astype(np.float32)
-        wcs.cpdis1 = DistortionLookupTable(table, (1, 1), (-5, -5), (9, 9))
-        wcs.det2im2 = DistortionLookupTable(table.T.copy(), (1, 1), (-5, -5), (9, 9))
-    wcs.wcs.set()
-    return wcs
+LEVEL, NOISE = np.array([5.0, 7.0])[:, None, None], np.array([1.0, 2.0])[:, None, None]
 
 
-def make_image(shape=(2, 90, 120), *, unit=None, wcs=None, mask=None, meta=None, rng=0):
-    data = np.random.default_rng(rng).normal(0, 1, shape).astype(np.float32)
-    return NDData(data, unit=unit, wcs=wcs, mask=mask, meta=meta)
+def make_image(shape=(2, 90, 120), **options):
+    data = np.random.default_rng(0).normal(10, 3, shape).astype(np.float32)
+    return NDData(data, **options)
+
+
+def cut(image, position, width, pixels=80, *, scaling=None, hidden=None, **options):
+    bands = len(image.data)
+    hidden = np.zeros(image.data.shape, bool) if hidden is None else hidden
+    sky = SimpleNamespace(level=LEVEL[:bands], noise=NOISE[:bands], hidden=hidden)
+    scaling = scaling or Flux()
+    return cut_stamp(image, sky, scaling, position, width=width, pixels=pixels, **options)
 
 
 def galaxy(shape, x, y, sigma, flux=1000.0):
     rows, columns = np.indices(shape)
-    model = Gaussian2D(flux / (2 * np.pi * sigma**2), x, y, sigma, sigma)
-    return model(columns, rows)
+    square = (columns - x) ** 2 + (rows - y) ** 2
+    return flux / (2 * np.pi * sigma**2) * np.exp(-square / (2 * sigma**2))
 
 
-def centroid(data):
-    rows, columns = np.indices(data.shape)
-    return (columns * data).sum() / data.sum(), (rows * data).sum() / data.sum()
+# Scalings.
 
 
-# positions
+def test_the_kind_of_an_image_chooses():
+    picture = read_image(np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8))
+    assert scaling_of(picture) == Picture(255)
+    assert isinstance(scaling_of(read_image(make_image())), Flux)
 
 
-def test_position_defaults_to_the_middle():
-    assert pixel_position(make_image()) == (59.5, 44.5)
+def test_scalings_have_the_same_face():
+    names = [{n for n in dir(kind) if not n.startswith("_")} for kind in (Picture(1.0), Flux())]
+    assert names[0] - {"full_scale"} == names[1]
 
 
-def test_position_on_the_sky_is_converted_with_the_wcs():
-    wcs = make_wcs("sip")
-    image = make_image(wcs=wcs)
-    place = wcs.pixel_to_world(33.25, 60.75)
-    assert pixel_position(image, place) == pytest.approx((33.25, 60.75), abs=1e-6)
-    assert pixel_position(image, place.galactic) == pytest.approx((33.25, 60.75), abs=1e-6)
+def test_what_a_network_sees():
+    data = np.array([-3.0, 0.0, 51.0, 255.0, 300.0])
+    np.testing.assert_allclose(Picture(255).values(data, 9, 2), [0, 0, 0.2, 1, 1])
+    np.testing.assert_allclose(Flux().values(data, 9, 2), (data - 9) / 2)
+    np.testing.assert_array_equal(Picture(255).averaged(np.array([-0.1, 0.5]), 3), [0, 0.5])
+    np.testing.assert_allclose(Flux().averaged(np.array([-0.1, 0.5]), 3), [-0.3, 1.5])
 
 
-def test_position_on_the_sky_needs_a_wcs():
-    with pytest.raises(ValueError, match=r"position .* the image has no WCS"):
-        pixel_position(make_image(), SkyCoord(150.1, 2.2, unit="deg"))
+def test_a_pictures_light_before_it_was_stretched():
+    data, level, noise = np.array([[[0.0, 1.0, 128.0, 255.0]]]), np.full((1, 1, 1), 2.0), 1.0
+    light, sky, scatter = Picture(255).linear(data, level, noise)
+    assert light[0, 0, 0] == 0
+    assert light[0, 0, 1] == pytest.approx(1, rel=1e-3)  # a step near black is a step
+    expected = np.sinh(6.5) / np.sinh(6.5 * 128 / 255)
+    assert light[0, 0, 3] / light[0, 0, 2] == pytest.approx(expected)
+    above, _, _ = Picture(255).linear(data * 0 + 2.001, level, noise)
+    assert scatter.item() == pytest.approx((above - sky)[0, 0, 0] / 0.001, rel=1e-3)
+    same = Flux().linear(data, level, noise)
+    assert all(a is b for a, b in zip(same, (data, level, noise), strict=True))
 
 
-@pytest.mark.parametrize("position", [(-0.6, 10), (10, 89.6), (120, 3), (np.nan, 4), (3, np.inf)])
-def test_position_outside_is_refused(position):
-    with pytest.raises(ValueError, match=r"position .* outside the image; x .* 0 and 119"):
-        pixel_position(make_image(), position)
+@settings(max_examples=60, deadline=None)
+@given(x=st.floats(-0.5, 300), y=st.floats(-0.5, 300), width=st.floats(16, 700))
+def test_stamps_of_flux_hold_whole_pixels(x, y, width):
+    at_x, at_y, wide = Flux().on_grid(x, y, width, 32, (301, 301))
+    assert wide % 32 == 0
+    assert width - 0.1 <= wide < width + 32
+    for at, wanted in ((at_x, x), (at_y, y)):
+        assert abs(at - wanted) <= 0.5 + 1e-5
+        assert (at - wide / 2 + 0.5) % 1 == 0
 
 
-def test_position_on_the_sky_outside_is_refused():
-    wcs = make_wcs()
-    with pytest.raises(ValueError, match=r"position .* outside the image"):
-        pixel_position(make_image(wcs=wcs), wcs.pixel_to_world(500, 500))
-    opposite = SkyCoord(330.1, -2.2, unit="deg")  # the projection does not reach there
-    with pytest.raises(ValueError, match=r"position .* outside the image"):
-        pixel_position(make_image(wcs=wcs), opposite)
+@pytest.mark.parametrize("x", [40.0, 41.0, 40.5, 40.3])
+def test_a_shift_by_a_pixel_is_a_shift_by_a_pixel(x):
+    one, other, by_sky = (
+        Flux().on_grid(at, 30, 20.0, 32, (99, 99))[0] for at in (x, x + 1, x + 1e-7)
+    )
+    assert other == one + 1
+    assert by_sky == one
 
 
-def test_many_positions_are_refused():
-    places = SkyCoord([150, 150.1], [2, 2.1], unit="deg")
-    with pytest.raises(ValueError, match="position holds 2 places"):
-        pixel_position(make_image(wcs=make_wcs()), places)
+def test_stamps_of_pictures_may_take_all_of_it():
+    on_grid = Picture(255).on_grid
+    assert on_grid(30, 33, 55.5, 80, (80, 80)) == (30, 33, 55.5)
+    assert on_grid(30, 33, 60.0, 80, (80, 80)) == (30, 33, 60.0)  # not in the middle
+    for middle in (39, 39.5, 40):
+        assert on_grid(middle, 39.5, 20.0, 80, (80, 80)) == (39.5, 39.5, 80)
+    assert on_grid(47.5, 47.5, 72.0, 80, (96, 96)) == (47.5, 47.5, 96)
+    assert on_grid(47.5, 47.5, 71.0, 80, (96, 96)) == (47.5, 47.5, 71)
+    assert on_grid(47.5, 49.5, 90.0, 80, (100, 96)) == (47.5, 49.5, 90)
 
 
-@pytest.mark.parametrize("position", [5, "5,6x", (1, 2, 3), (1,), ("a", "b"), (None, 2)])
-def test_position_of_another_kind_is_refused(position):
-    with pytest.raises(TypeError, match=r"position is .* two numbers"):
-        pixel_position(make_image(), position)
+# Cutting.
 
 
-# width
-
-
-def test_width_follows_the_rule():
-    assert stamp_width(10) == pytest.approx(58)
-    assert stamp_width(10 * u.pix, petrosian_radii=4) == pytest.approx(40)
-
-
-def test_width_has_limits():
-    assert stamp_width(0.5) == 16
-    assert stamp_width(100, shape=(90, 120)) == 120
-    assert stamp_width(100, shape=(5, 9)) == 16
-
-
-@pytest.mark.parametrize("radius", [np.nan, 0, -3, np.inf])
-def test_width_of_no_galaxy_is_refused(radius):
-    with pytest.raises(ValueError, match="radius is"):
-        stamp_width(radius)
-
-
-@pytest.mark.parametrize("width", [0, -5, np.nan, np.inf, 0.5])
-def test_a_width_below_a_pixel_is_refused(width):
-    with pytest.raises(ValueError, match="width is"):
-        cut_stamp(make_image(), width=width)
-
-
-# cutting
-
-
-def test_aligned_stamp_is_a_copy():
+def test_a_stamp_on_the_images_pixels_is_a_copy():
     image = make_image()
-    stamp = cut_stamp(image, (49.5, 39.5), width=80, background=0)
-    np.testing.assert_array_equal(stamp.image.data, image.data[:, :80, 10:90])
-    assert not stamp.image.mask.any()
+    stamp = cut(image, (49.5, 39.5), 80.0)
+    part = image.data[:, :80, 10:90]
+    np.testing.assert_allclose(stamp.blend, (part - LEVEL) / NOISE, rtol=1e-5, atol=1e-6)
+    assert stamp.blend.dtype == np.float32
     assert stamp.slices == (slice(0, 80), slice(10, 90))
-    odd = cut_stamp(image, (40, 30), width=31, pixels=31, background=0)
-    np.testing.assert_array_equal(odd.image.data, image.data[:, 15:46, 25:56])
-    np.testing.assert_array_equal(odd.to_image(odd.image.data, cutout=True), odd.image.data)
+    np.testing.assert_array_equal(stamp.data, part)
+    np.testing.assert_array_equal(stamp.to_image(stamp.blend), stamp.blend)
+    odd = cut(image, (40, 30), 31.0, 31)
+    np.testing.assert_array_equal(odd.data, image.data[:, 15:46, 25:56])
 
 
-def test_whole_image_of_the_networks_size_is_a_copy_by_default():
-    image = make_image((3, 80, 80))
-    stamp = cut_stamp(image, width=80, background=0)
-    np.testing.assert_array_equal(stamp.image.data, image.data)
-    np.testing.assert_array_equal(stamp.to_image(stamp.image.data), image.data)
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("scaling", [Flux(), Picture(20.0)])
+def test_whole_pixels_are_block_means(times, scaling):
+    image = make_image((2, 40 * times + 10, 40 * times + 6))
+    middle = (20 * times + 2.5, 20 * times + 3.5)
+    stamp = cut(image, middle, 40.0 * times, 40, scaling=scaling)
+    part = image.data[:, 4 : 4 + 40 * times, 3 : 3 + 40 * times]
+    if scaling.adds:
+        seen, last = (part - LEVEL) / NOISE, times  # the sum, over its noise
+    else:
+        seen, last = (part / 20).clip(0, 1), 1
+    means = seen.reshape(2, 40, times, 40, times).mean(axis=(2, 4)) * last
+    np.testing.assert_allclose(stamp.blend, means, rtol=1e-4, atol=1e-5)
 
 
-def test_shrinking_by_a_whole_number_averages_cells():
-    image = make_image((1, 240, 240), meta=PICTURE)
-    stamp = cut_stamp(image, width=240, background=0)
-    cells = image.data.reshape(1, 80, 3, 80, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(stamp.image.data, cells, atol=1e-6)
+@pytest.mark.parametrize("width", [23.7, 32.0, 57.3])
+def test_between_pixels_smooth_light_is_averaged_exactly(width):
+    """A cubic spline through sums is exact where light is a quadratic along an axis."""
+    x, y = 50.3, 44.8
+    rows, columns = np.mgrid[:90, :120].astype(float)
+
+    def light(rows, columns):
+        return 3 + 0.02 * (rows - 40) ** 2 - 0.5 * columns + 0.01 * (rows - 40) * (columns - 50)
+
+    data = light(rows, columns) + 0.02 / 12  # the mean over a pixel
+    stamp = cut(NDData(data[None]), (x, y), width, 32)
+    within = width / 32 * (np.arange(16) - 7.5) / 16
+    centres = width / 32 * (np.arange(32) - 15.5)[:, None] + within
+    fine = light((y + centres).reshape(-1, 1), (x + centres).ravel())
+    means = fine.reshape(32, 16, 32, 16).mean(axis=(1, 3))
+    expected = (means - LEVEL[0]) / NOISE[0] * width / 32
+    np.testing.assert_allclose(stamp.blend[0], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("width", [37.3, 60, 80, 101.7, 200])
+@pytest.mark.parametrize("width", [37.3, 60, 101.7, 200])
 def test_a_galaxy_keeps_place_shape_and_flux(width):
     x, y = 99.2, 107.9
-    image = NDData(galaxy((220, 200), x, y, 4)[None])
-    stamp = cut_stamp(image, (97.3, 105.1), width=width, background=0)
-    data = stamp.image.data[0]
-    assert data.sum() == pytest.approx(1000, rel=2e-3)
-    place = np.array([x - 97.3, y - 105.1]) * 80 / width + 39.5
-    np.testing.assert_allclose(centroid(data), place, atol=0.02)
+    image = NDData((galaxy((220, 200), x, y, 4) + LEVEL[0, 0, 0])[None])
+    stamp = cut(image, (97.3, 105.1), width)
+    light = stamp.blend[0] * NOISE[0, 0, 0] * width / 80  # the sum per pixel of the stamp
+    assert light.sum() == pytest.approx(1000, rel=2e-3)
+    (place,) = stamp.places([(x, y)])
+    rows, columns = np.indices((80, 80))
+    found = (columns * light).sum() / light.sum(), (rows * light).sum() / light.sum()
+    np.testing.assert_allclose(found, place, atol=0.02)
     sigma = np.hypot(4, width / 80 / 12**0.5) * 80 / width
     middle = galaxy((80, 80), *place, sigma)
-    np.testing.assert_allclose(data, middle, atol=0.012 * middle.max())
-
-
-centres = st.floats(35, 65)
-widths = st.floats(16, 60)
-grids = st.integers(16, 96)
+    np.testing.assert_allclose(light, middle, atol=0.012 * middle.max())
 
 
 @settings(max_examples=30, deadline=None)
-@given(low=st.integers(0, 40), width=st.integers(16, 60), pixels=grids, seed=st.integers(0, 99))
-def test_cutting_between_pixels_keeps_the_flux(low, width, pixels, seed):
-    data = np.random.default_rng(seed).normal(size=(1, 101, 101))
-    centre = (low + (width - 1) / 2, 50 - (width % 2 == 0) / 2)
-    stamp = cut_stamp(NDData(data), centre, width=width, pixels=pixels, background=0)
-    rows = slice(round(centre[1] - (width - 1) / 2), round(centre[1] + (width + 1) / 2))
-    flux = data[0, rows, low : low + width].sum()
-    assert stamp.image.data.sum() == pytest.approx(flux, abs=1e-9)
-    assert not stamp.image.mask.any()
-
-
-@settings(max_examples=30, deadline=None)
-@given(x=centres, y=centres, width=widths, pixels=grids, seed=st.integers(0, 99))
-def test_the_way_back_keeps_the_flux(x, y, width, pixels, seed):
-    stamp = cut_stamp(NDData(np.zeros((1, 101, 101))), (x, y), width=width, pixels=pixels)
-    values = np.random.default_rng(seed).normal(size=(2, pixels, pixels))
-    back = stamp.to_image(values)
-    assert back.shape == (2, 101, 101)
-    np.testing.assert_allclose(back.sum(axis=(1, 2)), values.sum(axis=(1, 2)), atol=1e-8)
-    np.testing.assert_array_equal(back[:, *stamp.slices], stamp.to_image(values, cutout=True))
-    back[:, *stamp.slices] = 0
-    assert not back.any()
-
-
-@settings(max_examples=30, deadline=None)
-@given(x=centres, y=centres, width=st.floats(16, 400), pixels=grids, level=st.floats(-1e3, 1e3))
-def test_brightness_of_an_even_sky_stays(x, y, width, pixels, level):
-    image = NDData(np.full((1, 101, 101), level), unit=u.MJy / u.sr)
-    stamp = cut_stamp(image, (x, y), width=width, pixels=pixels)
-    assert stamp.brightness
-    # numbers with fewer digits than most are no flux
-    np.testing.assert_allclose(stamp.image.data, level, rtol=1e-9, atol=1e-300)
-
-
-@settings(max_examples=30, deadline=None)
-@given(x=st.floats(0, 100), y=st.floats(0, 100), width=st.floats(16, 400), seed=st.integers(0, 99))
-def test_fractions_stay_fractions(x, y, width, seed):
-    stamp = cut_stamp(NDData(np.ones((1, 101, 101))), (x, y), width=width, background=0)
-    first = np.random.default_rng(seed).uniform(size=(3, 80, 80))
-    first[0] = 0.25
-    fractions = stamp.fractions_to_image(np.stack([first, 1 - first]))
-    assert fractions.shape == (2, 3, 101, 101)
-    assert fractions.min() >= 0
-    assert fractions.max() <= 1
-    inside = fractions[..., *stamp.slices]
-    np.testing.assert_allclose(inside.sum(axis=0), 1, rtol=1e-6)
-    np.testing.assert_allclose(inside[0, 0], 0.25, rtol=1e-6)
-    outside = np.ones((101, 101), dtype=bool)
-    outside[stamp.slices] = False
-    assert not fractions[..., outside].any()
-
-
-@pytest.mark.parametrize("width", [40, 80, 150.5])
-def test_fractions_take_galaxies_apart_on_the_images_own_grid(width):
-    shape = (160, 170)
-    one, two = galaxy(shape, 80.3, 76.1, 5), galaxy(shape, 88.9, 80.4, 4, flux=600)
-    sky = 1.0
-    image = NDData((one + two + sky)[None], unit=u.nJy)
-    stamp = cut_stamp(image, (80.3, 76.1), width=width, background=sky)
-    parts = [
-        cut_stamp(NDData(g[None]), (80.3, 76.1), width=width, background=0) for g in (one, two)
-    ]
-    blend = stamp.image.data - sky * stamp.scale**2
-    fractions = np.stack([part.image.data / np.maximum(blend, 1e-6) for part in parts])
-    back = stamp.fractions_to_image(fractions.clip(0, 1)) * (image.data - sky)
-    for found, true in zip(back[:, 0], (one, two), strict=True):
-        seen = np.zeros(shape, dtype=bool)
-        seen[stamp.slices] = True
-        seen &= true > 0.01 * true.max()
-        np.testing.assert_allclose(found[seen], true[seen], atol=0.01 * true.max())
-
-
-@pytest.mark.parametrize(
-    ("unit", "brightness"),
-    [
-        (u.nJy, False),
-        (u.MJy / u.sr, True),
-        (u.Unit("1e-9 Jy / arcsec2"), True),
-        (u.dimensionless_unscaled, False),
-        (u.Unit("counts of mine", parse_strict="silent"), False),
-        (u.ABmag, False),
-        (None, False),
-    ],
+@given(
+    x=st.floats(35, 65), y=st.floats(35, 65), width=st.floats(16, 60), pixels=st.integers(16, 96)
 )
-def test_unit_tells_flux_from_brightness(unit, brightness):
-    image = NDData(np.ones((1, 60, 60)), unit=unit)
-    stamp = cut_stamp(image, width=40, background=1)
-    assert stamp.brightness is brightness
-    assert stamp.image.unit == unit
-    np.testing.assert_allclose(stamp.image.data, 1 if brightness else 0.25)
-    np.testing.assert_allclose(stamp.to_image(stamp.image.data, cutout=True), 1)
+def test_the_way_back_keeps_fractions_and_places(x, y, width, pixels):
+    stamp = cut(make_image((1, 101, 101)), (x, y), width, pixels)
+    values = np.random.default_rng(pixels).normal(1, 0.3, (2, pixels, pixels))
+    back = stamp.to_image(values)
+    assert back.shape == (2, *(part.stop - part.start for part in stamp.slices))
+    np.testing.assert_allclose(back + stamp.to_image(1 - values), 1, rtol=1e-6)
+    corners = np.array([[part.start, part.stop - 1] for part in stamp.slices[::-1]]).T
+    places = stamp.places(corners)
+    beyond = 0.5 + 0.5 / stamp.scale + 1e-6
+    assert (places > -beyond).all()
+    assert (places < pixels - 1 + beyond).all()
+    np.testing.assert_allclose((places - (pixels - 1) / 2) * stamp.scale + (x, y), corners)
+    np.testing.assert_allclose(stamp.places([(x, y)]), (pixels - 1) / 2)
 
 
-def test_pictures_keep_their_brightness_and_their_meta():
-    image = NDData(np.full((3, 60, 60), 17, np.float32), meta=PICTURE)
-    stamp = cut_stamp(image, width=33.3, background=17)
-    np.testing.assert_allclose(stamp.image.data, 17, rtol=1e-6)
-    assert stamp.image.meta == PICTURE
-    assert stamp.image.data.dtype == np.float32
+@pytest.mark.parametrize("times", [2, 4])
+def test_the_way_back_from_larger_pixels_keeps_their_means(times):
+    stamp = cut(make_image((1, 200, 200)), (99.5, 99.5), 32.0 * times, 32)
+    values = np.random.default_rng(1).normal(size=(32, 32))
+    means = stamp.to_image(values).reshape(32, times, 32, times).mean(axis=(1, 3))
+    np.testing.assert_allclose(means, values, atol=1e-9)
 
 
-def test_what_is_missing_is_filled_and_flagged():
-    image = make_image((2, 60, 60), mask=np.zeros((2, 60, 60), dtype=bool))
-    image.mask[1, 30:32, 20:24] = True
-    image.data[1, 30:32, 20:24] = 1e30
-    image.data[0, 5, 6] = np.nan
-    stamp = cut_stamp(image, (29.5, 19.5), width=80, background=[5, 7])
-    data, mask = stamp.image.data, stamp.image.mask
-    assert np.isfinite(data).all()
-    assert mask[:, :20].all()  # below the image
-    assert mask[:, :, :10].all()
-    assert mask[:, :, 70:].all()
-    inside = np.zeros((2, 60, 60), dtype=bool)
-    inside[1, 30:32, 20:24] = True
-    inside[0, 5, 6] = True
-    np.testing.assert_array_equal(mask[:, 20:, 10:70], inside[:, :60])
-    assert (data[0][mask[0]] == 5).all()
-    assert (data[1][mask[1]] == 7).all()
+def test_what_is_missing_is_empty_sky():
+    image = make_image((2, 60, 60))
+    hidden = np.zeros((2, 60, 60), bool)
+    hidden[1, 30:32, 20:24] = True
+    image.data[hidden] = np.nan
+    stamp = cut(image, (29.5, 19.5), 80.0, hidden=hidden)
     assert stamp.slices == (slice(0, 60), slice(0, 60))
+    outside = np.ones((2, 80, 80), bool)
+    outside[:, 20:, 10:70] = hidden
+    np.testing.assert_array_equal(stamp.blend[outside], 0)
+    assert (stamp.blend[~outside] != 0).all()
+    assert stamp.flags == Flag.MASKED | Flag.EDGE
+    assert stamp.known.all()
+    np.testing.assert_array_equal(stamp.variance, np.broadcast_to(NOISE**2, (2, 60, 60)))
+    resampled = cut(image, (21.7, 30.6), 33.3, hidden=hidden)
+    assert np.isfinite(resampled.blend).all()
 
 
-def test_fill_is_the_background_at_the_position():
-    data = np.random.default_rng(1).normal(12, 1, (1, 60, 60))
-    data[0] += galaxy((60, 60), 30, 30, 4, flux=20000)
-    stamp = cut_stamp(NDData(data), (30, 30), width=100)
-    area = stamp.scale**2
-    assert stamp.image.data[0, 0, 0] == pytest.approx(12 * area, rel=0.02)
+@pytest.mark.parametrize(("part", "known"), [(0.4, True), (0.6, False)])
+def test_bands_that_are_known(part, known):
+    hidden = np.zeros((2, 90, 120), bool)
+    hidden[1, :, : int(45 + 40 * part)] = True  # the middle half of the stamp is 45 to 85
+    stamp = cut(make_image(), (65, 45), 80.0, hidden=hidden)
+    assert stamp.known.tolist() == [True, known]
 
 
-def test_flags_follow_the_resampling():
-    mask = np.zeros((1, 60, 60), dtype=bool)
-    mask[0, 30, 20] = True
-    stamp = cut_stamp(NDData(np.ones((1, 60, 60)), mask=mask), (29.5, 29.5), width=30, background=1)
-    rows, columns = np.nonzero(stamp.image.mask[0])
-    centres = 29.5 + (np.array([columns, rows]) - 39.5) * stamp.scale
-    reach = 0.5 + stamp.scale / 2
-    assert (np.abs(centres - [[20], [30]]) < reach + 1e-6).all()
-    assert len(rows) == pytest.approx((2 * reach / stamp.scale) ** 2, rel=0.6)
+def test_a_stated_uncertainty_is_the_variance():
+    spread = np.random.default_rng(3).uniform(1, 2, (2, 90, 120))
+    stamp = cut(make_image(uncertainty=StdDevUncertainty(spread)), (60, 40), 33.3)
+    assert stamp.stated
+    np.testing.assert_allclose(stamp.variance, spread[:, *stamp.slices] ** 2)
+    assert not cut(make_image(), (60, 40), 33.3).stated
 
 
 def test_a_stamp_at_the_corner_has_its_way_back():
-    image = make_image((1, 50, 70))
-    stamp = cut_stamp(image, (0, 49), width=30.7, background=0)
-    back = stamp.to_image(stamp.image.data)
-    assert back.shape == (1, 50, 70)
-    assert stamp.slices[0].stop == 50
-    assert stamp.slices[1].start == 0
+    stamp = cut(make_image((1, 50, 70)), (0, 49), 30.7)
+    assert (stamp.slices[0].stop, stamp.slices[1].start) == (50, 0)
+    assert stamp.to_image(stamp.blend).shape == stamp.data.shape
+    assert Flag.EDGE in stamp.flags
 
 
-def test_cutting_copies():
-    image = make_image((1, 80, 80))
-    stamp = cut_stamp(image, width=80, background=0)
-    stamp.image.data[:] = 0
-    assert image.data.any()
+def test_components_of_pictures_fade_where_the_image_goes_on():
+    stamp = cut(make_image(), (30.5, 44.5), 80.0, scaling=Picture(255.0))
+    x = np.arange(stamp.slices[1].start, stamp.slices[1].stop)
+    ramp = np.clip((70.5 - x) / 8, 0, 1)  # of the way in at the right; at the left is an edge
+    np.testing.assert_allclose(stamp.weight[40], ramp**2 * (3 - 2 * ramp), atol=1e-6)
+    assert stamp.core == (slice(13, 77), slice(0, 63))
+    assert (cut(make_image(), (30.5, 44.5), 80.0).weight == 1).all()
 
 
-# WCS
+# The way back of components.
 
 
-@pytest.mark.filterwarnings("ignore:.*cdfix.*")
-@pytest.mark.parametrize("kind", ["cd", "pc", "sip", "table"])
-@pytest.mark.parametrize(("width", "pixels"), [(80, 80), (37.31, 80), (211.7, 80), (50, 33)])
-def test_wcs_follows_the_stamp(kind, width, pixels):
-    wcs = make_wcs(kind)
-    stamp = cut_stamp(make_image(wcs=wcs), (51.3, 47.8), width=width, pixels=pixels, background=0)
-    assert stamp.image.wcs.array_shape == (pixels, pixels)
-    i, j = np.meshgrid(*2 * [np.linspace(0, pixels - 1, 7)])
-    x = 51.3 + (i - (pixels - 1) / 2) * width / pixels
-    y = 47.8 + (j - (pixels - 1) / 2) * width / pixels
-    sky = wcs.pixel_to_world(x, y)
-    apart = stamp.image.wcs.pixel_to_world(i, j).separation(sky).deg / 7e-5
-    assert apart.max() < 1e-6  # pixels of the image
-    if kind != "table":
-        # astropy inverts distortions step by step, to 1e-6 or a little more
-        back = stamp.image.wcs.world_to_pixel(sky)
-        np.testing.assert_allclose(back, (i, j), atol=3e-6)
+def test_a_fluxs_component_is_the_answer_in_units_of_the_image():
+    stamp = cut(make_image(), (49.5, 39.5), 80.0)
+    light, sky, deblending, noise = stamp.component(stamp.blend, np.full_like(stamp.blend, 0.5))
+    np.testing.assert_allclose(light, stamp.data - LEVEL, atol=1e-4)
+    np.testing.assert_array_equal(sky, LEVEL)
+    np.testing.assert_allclose(deblending, np.broadcast_to((0.5 * NOISE) ** 2, light.shape))
+    assert not noise.any()
+    wide = cut(make_image(), (59.5, 44.5), 80.0, 40)
+    light, *_ = wide.component(wide.blend, wide.blend)
+    expected = (wide.data - LEVEL).sum(axis=(1, 2))
+    np.testing.assert_allclose(light.sum(axis=(1, 2)), expected, rtol=1e-4)
 
 
-def test_wcs_of_the_image_is_left_alone():
-    wcs = make_wcs("sip")
-    before = wcs.to_header_string(relax=True)
-    cut_stamp(make_image(wcs=wcs), width=30, background=0)
-    assert wcs.to_header_string(relax=True) == before
-
-
-def test_light_lies_where_the_wcs_says():
-    wcs = make_wcs("sip")
-    image = NDData(galaxy((90, 120), 63.4, 41.7, 3)[None], wcs=wcs)
-    stamp = cut_stamp(image, (60.1, 43.2), width=55.5, background=0)
-    sky = wcs.pixel_to_world(63.4, 41.7)
-    there = stamp.image.wcs.world_to_pixel(sky)
-    np.testing.assert_allclose(centroid(stamp.image.data[0]), there, atol=0.02)
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_a_pictures_component_is_a_fraction_of_the_image(kept):
+    """What a network takes away of the sky is no light."""
+    data = np.random.default_rng(5).uniform(40, 200, (2, 80, 80))
+    data[:, :20] = LEVEL
+    image = NDData(data, uncertainty=StdDevUncertainty(np.full(data.shape, 3.0)))
+    stamp = cut(image, (39.5, 39.5), 80.0, scaling=Picture(255.0))
+    answer = 0.25 * stamp.blend
+    answer[:, :20] = kept * stamp.blend[:, :20]
+    light, sky, deblending, noise = stamp.component(answer, np.full_like(answer, 2 / 255))
+    np.testing.assert_allclose(sky, kept * LEVEL, rtol=1e-5)
+    np.testing.assert_allclose(light[:, 30:], 0.25 * data[:, 30:] - kept * LEVEL, rtol=1e-4)
+    np.testing.assert_allclose(light[:, :20], 0, atol=1e-5)
+    np.testing.assert_allclose(deblending, 4, rtol=1e-4)
+    np.testing.assert_allclose(noise[:, 30:], (0.25 * 3) ** 2, rtol=1e-4)

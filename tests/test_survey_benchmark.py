@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -25,9 +26,9 @@ from astrodeblend.benchmark import (
     by_position,
     tune_survey,
 )
+from astrodeblend.calibration.turns import recentred
 from astrodeblend.cli import main
 from astrodeblend.cli.benchmark import PEERS as OFFERED
-from astrodeblend.joint import recentred
 from astrodeblend.metrics import centroid_error, ellipticity_error, flux_error, isophote, psnr
 from astrodeblend.simulate import simulate_blends
 from astrodeblend.weights import Card
@@ -101,7 +102,7 @@ def result(blends):
 def test_scores_go_on_the_card(blends):
     """Of a model that answers with half the blend for every source."""
 
-    def half(stamps, std):
+    def half(stamps, positions, std):
         return np.stack([stamps, stamps], axis=1) / 2, np.ones((len(stamps), 2, *stamps.shape[1:]))
 
     mine = model(half, sha256="0123456789abcdef", scores={"hsc on val": {"blends": 3}})
@@ -231,9 +232,9 @@ class TestModels:
         stars = replace(stars, blend=stars.isolated.sum(axis=1))
         asked = []
 
-        def answer(stamps, std):
+        def answer(stamps, positions, std):
             assert std == "predicted"
-            asked.append(stamps)
+            asked.append((stamps, positions))
             y, x = np.indices(stamps.shape[2:]) - 23.5
             near = stamps * (np.hypot(x, y) < 6)
             components = np.stack([near, stamps - near], axis=1)
@@ -241,14 +242,15 @@ class TestModels:
 
         entry = run(stars, models=[model(answer)]).entries[1]
         assert entry.milliseconds > 0
-        stamps = asked[0]
-        assert len(stamps) == 12
-        core = stamps[:, :, 22:26, 22:26].max(axis=(2, 3))
         alone = stars.isolated / stars.noise[:, None, :, None, None]
-        peaks = alone.reshape(12, 3, -1).max(axis=2)
-        assert (core > 0.99 * peaks).all()
+        offset = stars.position[:, 1] - stars.position[:, 0]
+        for k, (stamps, positions) in enumerate(asked[:2]):
+            core = stamps[:, :, 22:26, 22:26].max(axis=(2, 3))
+            assert (core > 0.99 * alone[:, k].max(axis=(2, 3))).all()
+            assert np.abs(positions[:, 0] - 23.5).max() <= 0.5
+            np.testing.assert_allclose(positions[:, 1] - positions[:, 0], (-1) ** k * offset)
         # the footprint is within these six pixels, and so are wings of the other one
-        far = np.hypot(*(stars.position[:, 1] - stars.position[:, 0]).T) > 10
+        far = np.hypot(*offset.T) > 10
         assert far.any()
         assert np.abs(entry.scores["flux"][far]).max() < 0.1
 
@@ -257,15 +259,16 @@ class TestModels:
         """Of Gaussian errors of known size as many are within as should be."""
         rng = np.random.default_rng(3)
         isolated = blends.isolated / blends.noise[:, None, :, None, None]
-        flat = isolated.reshape(2 * NUMBER, *isolated.shape[2:])
-        shifts = np.rint(19.5 - blends.position).astype(int).reshape(-1, 2)
+        shifts = np.rint(19.5 - blends.position).astype(int)
 
+        turn = cycle(range(2))
         # what one source has too much the other one lacks, so that their sum is the blend
         error = 0.3 * rng.standard_normal(isolated[:, 0].shape)
-        error = np.stack([error, -error], axis=1).reshape(flat.shape).astype(np.float32)
+        error = np.stack([error, -error], axis=1).astype(np.float32)
 
-        def answer(stamps, std):
-            found = recentred(flat + error, shifts)
+        def answer(stamps, positions, std):
+            k = next(turn)
+            found = recentred((isolated + error)[:, k], shifts[:, k])
             components = np.stack([found, stamps - found], axis=1)
             return components, np.full_like(components, 0.3 * factor)
 

@@ -52,12 +52,14 @@ def test_a_run_makes_a_model_and_goes_on_as_if_never_stopped(tmp_path):
 def test_companions_are_all_but_the_central_galaxy_in_units_of_the_noise():
     options = {"batch": 3, "seed": 1, "stamp": 24, "sources": {3: 1.0}}
     stream = FluxStream(["lsst"], **options)
-    blend, isolated = stream[5]
+    blend, isolated, positions, present = stream[5]
     raw, apart, noise = stream.stream[5]
     scale = noise[:, None, :, None, None]
     torch.testing.assert_close(isolated[:, 0], apart[:, 0] / noise[..., None, None])
     torch.testing.assert_close(isolated.sum(dim=1), (apart / scale).sum(dim=1))
     torch.testing.assert_close(blend * noise[..., None, None], raw)
+    np.testing.assert_allclose(positions, stream.stream.draw(5).position, rtol=1e-6)
+    assert present.all()
     # What is no source is noise of deviation 1, or a little more under bright light.
     assert 0.9 < (blend - isolated.sum(dim=1)).std() < 1.5
 
@@ -65,20 +67,20 @@ def test_companions_are_all_but_the_central_galaxy_in_units_of_the_noise():
 def test_stamps_may_be_shown_in_part():
     options = {"batch": 2, "seed": 1, "stamp": 32, "bands": 2}
     whole = FluxStream(["lsst"], **options)
-    parts = FluxStream(["lsst"], widths={20: 0.5, 32: 0.5}, **options)
+    parts = FluxStream(["lsst"], widths={19: 0.5, 32: 0.5}, **options)
     seen = set()
     for number in range(8):
-        blend, isolated = parts[number]
+        blend, isolated, positions, _ = parts[number]
         width = blend.shape[-1]
         seen.add(width)
         outside = (32 - width) // 2
-        middle = (..., *2 * [slice(outside, 32 - outside)])
+        middle = (..., *2 * [slice(outside, outside + width)])
         torch.testing.assert_close(blend, whole[number][0][middle])
         torch.testing.assert_close(isolated, whole[number][1][middle])
-    assert seen == {20, 32}
-    for width in (31, 34):
-        with pytest.raises(ValueError, match=f"{width} is not 32"):
-            FluxStream(["lsst"], widths=width, **options)
+        torch.testing.assert_close(positions + outside, whole[number][2])
+    assert seen == {19, 32}
+    with pytest.raises(ValueError, match="34 is more than 32"):
+        FluxStream(["lsst"], widths=34, **options)
 
 
 def test_the_flux_loss_is_that_of_its_formula():
@@ -148,7 +150,7 @@ class TestStampsOfOnesOwn:
 
     def test_light_is_moved_whole_and_noise_is_new(self, light):
         stream = StampStream(light, batch=40, seed=3, separations=(2, 6), sources={2: 0.5, 3: 0.5})
-        blend, isolated = stream[7]
+        blend, isolated, positions, _ = stream[7]
         assert torch.equal(blend, stream[7][0])
         assert not torch.equal(blend, stream[8][0])
         noise = blend - isolated.sum(dim=1)
@@ -159,9 +161,12 @@ class TestStampsOfOnesOwn:
         assert torch.equal(middle, isolated[:, 0, 0].sum(dim=(1, 2)))
         assert set(middle.tolist()) <= {100.0, 200.0, 300.0, 400.0, 500.0}
         assert torch.equal(isolated[:, 0, 1].sum(dim=(1, 2)), middle + 10)
+        assert (positions[:, 0] == 9.5).all()
         # The others are as far as was asked for, one or two of them.
-        for others in isolated[:, 1, 0]:
+        for others, where in zip(isolated[:, 1, 0], positions, strict=True):
             y, x = np.nonzero(others.numpy())
+            nearest = np.abs(np.stack([x, y], axis=1)[:, None] - where[1:].numpy()).max(axis=2)
+            assert (nearest.min(axis=1) <= 0.5).all()
             assert len(y) in (1, 2)
             away = np.hypot(y - 9.5, x - 9.5)
             assert (away > 2 - 1.5).all()

@@ -290,7 +290,7 @@ class TestStart:
     def test_its_first_losses_are_those_of_the_model(self, images, parent, tmp_path):
         path = train(replace(CONFIG, steps=1), images, tmp_path, start=parent, progress=False)
         network, card = load_model(parent)
-        blend, isolated = BlendStream(images, "reiman2019", batch=4, seed=CONFIG.seed)[0]
+        blend, isolated, *_ = BlendStream(images, "reiman2019", batch=4, seed=CONFIG.seed)[0]
         with torch.no_grad():
             components, std = network(blend)
         (row,) = read_log(tmp_path)
@@ -302,7 +302,7 @@ class TestStart:
 
     def test_a_deeper_network_starts_as_the_model(self, images, parent, tmp_path):
         network, _ = load_model(parent)
-        blend, _ = BlendStream(images, "reiman2019", batch=4, seed=CONFIG.seed)[0]
+        blend, *_ = BlendStream(images, "reiman2019", batch=4, seed=CONFIG.seed)[0]
         for blocks in ((3, 1), (1, 2), (2, 4)):
             deeper = build(**{**TINY, "blocks": blocks})
             load_parent(parent, deeper, weights=True)
@@ -324,6 +324,19 @@ class TestStart:
             config, images, tmp_path / "run", start=tmp_path / "knows.safetensors", progress=False
         )
         assert load_model(path)[0].familiarity is None
+
+    def test_what_is_kept_is_a_share_of_the_weights_at_the_start(self, images, parent, tmp_path):
+        config = replace(CONFIG, steps=3)
+        learned = train(config, images, tmp_path / "learned", start=parent, progress=False)
+        kept = replace(config, keep=0.75)
+        mixed = train(kept, images, tmp_path / "mixed", start=parent, progress=False)
+        ours, new, old = (load_model(path)[0].state_dict() for path in (mixed, learned, parent))
+        assert any((new[name] != old[name]).any() for name in old)
+        for name, value in ours.items():
+            expected = 0.75 * old[name] + 0.25 * new[name]
+            torch.testing.assert_close(value, expected, atol=2e-4, rtol=2e-3)  # saved in 16 bits
+        with pytest.raises(ValueError, match=r"keep=0.75: give a model to start from"):
+            train(kept, images, tmp_path / "none", progress=False)
 
     def test_a_run_taken_up_again_keeps_its_start(self, images, parent, tmp_path, monkeypatch):
         through, stopped = tmp_path / "through", tmp_path / "stopped"

@@ -119,6 +119,13 @@ def test_weights_that_do_not_fit_their_card_are_refused(path):
         load_model(path)
 
 
+def test_a_scaling_that_is_none_is_refused(path):
+    values = json.loads(path.with_suffix(".json").read_text()) | {"scaling": "flux"}
+    path.with_suffix(".json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="scaling is 'flux', neither 'picture' nor 'noise'"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '{"name": "x"}', "\xff", "null"])
 def test_a_card_that_cannot_be_read_is_named(path, text):
     path.with_suffix(".json").write_bytes(text.encode("latin-1"))

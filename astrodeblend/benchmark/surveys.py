@@ -6,8 +6,8 @@ import numpy as np
 from astropy.table import QTable
 from tqdm import tqdm
 
-from astrodeblend.calibration import Calibration, measure_segment
-from astrodeblend.joint import ask_in_turn, regained
+from astrodeblend.calibration import Calibration, ask_in_turn, measure_segment
+from astrodeblend.light import regained
 from astrodeblend.metrics import isophote, moments, psnr
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import draw_psfs
@@ -230,8 +230,9 @@ class _ModelRun(_Nothing):
         components, std = ask_in_turn(self._answer, batch.blend, batch.positions)
         return components * regained(batch.blend, components.sum(axis=1), 1.0)[:, None], std
 
-    def _answer(self, stamps):
-        components, std = self.deblender.deblend_arrays(stamps, std="predicted")
+    def _answer(self, stamps, positions):
+        options = {"positions": positions, "std": "predicted"}
+        components, std = self.deblender.deblend_arrays(stamps, **options)
         return components, self.calibration.std(std, components, stamps[:, None])
 
     def coverage(self, components, std, isolated, footprint):

@@ -265,7 +265,7 @@ _TASKS = {
     "beside photutils; or, beside photutils too, telling blends from single galaxies; or real "
     "blends with known peaks.",
 )
-@options.model
+@options.model("galaxyzoo")
 @click.option("--data", required=True, metavar="DIR", help="Folder of isolated galaxies.")
 @click.option(
     "--split",

@@ -17,7 +17,7 @@ SHORT = (
     "sky_centroid",
     "segment_flux",
     "ellipticity",
-    "flags",
+    "flag_names",
 )
 
 
@@ -31,12 +31,37 @@ SHORT = (
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
-@options.model
+@options.model(None)
 @click.option(
     "--position",
     metavar="POSITION",
     help="Of the central galaxy: pixels X,Y counted from 0, or a place on the sky: 'RA DEC' in "
-    "degrees, or 'hh:mm:ss dd:mm:ss'. Default: the middle of the image.",
+    "degrees, or 'hh:mm:ss dd:mm:ss'. X,Y that only as degrees is inside the image is read as "
+    "such; what may be either is refused. Default: the middle of the image.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["picture", "flux"]),
+    help="What the values of the image are. Default: what it looks like, see --verbose.",
+)
+@click.option(
+    "--noise",
+    metavar="FILE",
+    multiple=True,
+    help="FITS file of standard deviations (of variances or inverse variances if its name in the "
+    "file says so); once, or once per band.",
+)
+@click.option(
+    "--weight",
+    metavar="FILE",
+    multiple=True,
+    help="FITS file of weights, in proportion to inverse variances, in place of --noise.",
+)
+@click.option(
+    "--mask",
+    metavar="FILE",
+    multiple=True,
+    help="File with 1 where the image has no data; once, or once per band.",
 )
 @click.option(
     "--scene",
@@ -50,9 +75,12 @@ SHORT = (
     "what the network drew, which may be more where one hides the other.  [default: apportioned]",
 )
 @options.plot("what went in, the components and what is left")
+@click.option("--verbose", is_flag=True, help="Say how the image was read, and what was not.")
 @options.overwrite
 @options.how
-def deblend(images, out, model, position, scene, light, plot, overwrite, how):
+def deblend(
+    images, out, model, position, kind, scene, light, plot, verbose, overwrite, how, **planes
+):
     """Take the galaxy at a position and the one that overlaps it apart.
 
     IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
@@ -68,30 +96,38 @@ def deblend(images, out, model, position, scene, light, plot, overwrite, how):
     if light is not None and not scene:
         raise ValueError(f"--light {light!r} is for scenes; give --scene too, or leave it out")
     place = _parse_position(position)
-    with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
+    inputs = [*images, *(name for names in planes.values() for name in names)]
+    files = options.outputs(out, plot, overwrite=overwrite, inputs=inputs)
+    with files as (fits_file, picture, written):
+        image = _read(images, kind, planes)
         deblender = options.load_model(model, **how)
-        image = images[0] if len(images) == 1 else list(images)
         if scene:
             result = deblender.deblend_scene(image, light=light or "apportioned", progress=True)
         else:
-            result = deblender(image, position=place)
+            result = deblender(image, position=_told_apart(place, position, image))
+        for words in result.meta["words"] if verbose else ():
+            click.echo(words, err=True)
         result.write(fits_file)
         if picture:
             result.plot().savefig(picture)
-    from astrodeblend.results import decode_flags
-
+    table = result.catalog if scene else result.to_table()
     if scene:
         click.echo(repr(result))
-        click.echo(written)
-        return
-    table = result.to_table()
-    flags = 0
-    for of_component in table["flags"]:
-        flags |= int(of_component)
-    click.echo(options.table_text(table[[name for name in SHORT if name in table.colnames]]))
-    for words in decode_flags(flags):
-        click.echo(f"Note: {words}", err=True)
+    else:
+        click.echo(options.table_text(table[[name for name in SHORT if name in table.colnames]]))
+    _tell(table["flags"])
     click.echo(written)
+
+
+def _tell(flags):
+    """Say what there is to know of sources, and of how many."""
+    from astrodeblend import Flag, decode_flags
+
+    for flag in Flag:
+        number = sum(bool(value & flag) for value in flags)
+        if number:
+            of = f"{number} of {len(flags)}: " if len(flags) > 2 else ""
+            click.echo(f"Note: {of}{flag.name}, {decode_flags(flag)[0]}", err=True)
 
 
 @click.command(
@@ -160,7 +196,7 @@ def models(name, as_json):
     help="How many blends at most. Default: 6, and 24 out of a folder.",
 )
 @options.seed
-@options.model
+@options.model("galaxyzoo")
 @options.overwrite
 @options.how
 @click.pass_context
@@ -205,21 +241,66 @@ def _refuse_without_data(context):
             raise ValueError(f"--{name} chooses pictures of a folder; give that by --data")
 
 
+def _read(images, kind, planes):
+    """Read one image, or several of one band each, with noise, weights and masks."""
+    from astrodeblend.images import read_image
+
+    one = len(images) == 1
+    given = {
+        "uncertainty" if name == "noise" else name: files[0] if len(files) == 1 else list(files)
+        for name, files in planes.items()
+        if files
+    }
+    return read_image(images[0] if one else list(images), kind=kind, **given)
+
+
 def _parse_position(text):
     """Turn X,Y into two numbers and anything else into a place on the sky."""
     if text is None:
         return None
     number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-    pixels = re.fullmatch(rf"\s*({number})\s*,\s*({number})\s*", text)
+    pixels = re.fullmatch(rf"\s*({number})\s*(?:px)?\s*,\s*({number})\s*(?:px)?\s*", text)
     if pixels:
         return float(pixels[1]), float(pixels[2])
     from astropy.coordinates import SkyCoord
 
-    degrees = re.fullmatch(rf"\s*{number}\s+{number}\s*", text)
+    pair = text.replace(",", " ")
+    degrees = re.fullmatch(rf"\s*({number})\s*(?:d|deg|°)?\s+({number})\s*(?:d|deg|°)?\s*", pair)
     try:
-        return SkyCoord(text, unit="deg" if degrees else ("hourangle", "deg"))
+        if degrees:
+            return SkyCoord(float(degrees[1]), float(degrees[2]), unit="deg")
+        return SkyCoord(pair, unit=("hourangle", "deg"))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"--position {text!r} is no position; give pixels as X,Y (512.3,488.9), or a place on "
             "the sky as 'RA DEC' ('150.11 2.2' in degrees, or '10:00:27.2 +02:12:03')"
         ) from error
+
+
+def _told_apart(place, text, image):
+    """Return a position, what was written as pixels as degrees if only so it is in the image."""
+    if not isinstance(place, tuple) or image.wcs is None or "px" in text:
+        return place
+    if not (0 <= place[0] <= 360 and abs(place[1]) <= 90):
+        return place
+    from astropy.coordinates import SkyCoord
+
+    from astrodeblend.images import pixel_position
+
+    inside = {}
+    for name, each in (("pixels", place), ("degrees", SkyCoord(*place, unit="deg"))):
+        try:
+            pixel_position(image, each)
+            inside[name] = each
+        except ValueError:
+            continue
+    if len(inside) != 1:
+        where = "inside the image both" if inside else "outside the image"
+        raise ValueError(
+            f"--position {text!r} is {where} as pixels and as degrees; write '{place[0]:g} "
+            f"{place[1]:g}' for degrees, '{place[0]:g}px,{place[1]:g}px' for pixels"
+        )
+    ((name, place),) = inside.items()
+    other = "'RA DEC' would be degrees" if name == "pixels" else "as pixels it is outside the image"
+    click.echo(f"Note: --position {text!r} is read as {name}; {other}", err=True)
+    return place

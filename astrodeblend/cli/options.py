@@ -1,6 +1,7 @@
 """What several commands share."""
 
 import os
+import re
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -12,13 +13,19 @@ from click.core import ParameterSource
 RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
 LEARNING = (*RECIPES, "crowded", "crowded_max")  # of more than two galaxies, to learn from
 
-model = click.option(
-    "--model",
-    default="galaxyzoo",
-    show_default=True,
-    metavar="NAME|PATH",
-    help="A model of the package (see 'astrodeblend models') or a .safetensors file.",
-)
+
+def model(default):
+    """Return the option --model; without a default it is the one that suits the image."""
+    chosen = "galaxyzoo for pictures, survey for linear flux" if default is None else default
+    return click.option(
+        "--model",
+        default=default,
+        metavar="NAME|PATH",
+        help="A model of the package (see 'astrodeblend models') or a .safetensors file.  "
+        f"[default: {chosen}]",
+    )
+
+
 overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 seed = click.option(
     "--seed",
@@ -78,20 +85,14 @@ def given(context, *names):
 def load_model(name, **how):
     """Load a model of the package or out of a file, on a device and with an arithmetic."""
     from astrodeblend import Deblender
-    from astrodeblend.weights import list_models
 
-    if name.endswith(".safetensors"):
+    if name is not None and name.endswith(".safetensors"):
         return Deblender.load(name, **how)
-    if name not in list_models():
-        raise ValueError(
-            f"--model {name!r} is not a model; choose one of {', '.join(list_models())}, or give a "
-            ".safetensors file"
-        )
     return Deblender.from_pretrained(name, **how)
 
 
 @contextmanager
-def outputs(out, plot, *, overwrite):
+def outputs(out, plot, *, overwrite, inputs=()):
     """Refuse output files before the work, write them after it, all or none.
 
     Parameters
@@ -102,6 +103,8 @@ def outputs(out, plot, *, overwrite):
         Whether a picture is wanted too.
     overwrite : bool
         Replace files that are there already.
+    inputs : sequence of str, optional
+        Files that are read, and so may not be written.
 
     Yields
     ------
@@ -113,13 +116,21 @@ def outputs(out, plot, *, overwrite):
     from astrodeblend.files import atomic_path
 
     with ExitStack() as stack:
+        bare = out[:-3] if out.lower().endswith(".gz") else out
+        suffix = Path(bare).suffix.lower()
+        if suffix not in ("", ".fits", ".fit", ".fts"):
+            raise ValueError(f"--out {out!r} is to be a FITS file; end it in .fits, not {suffix}")
         paths = [Path(out)]
         if plot:
             paths.append(Path(out).with_suffix(".png"))
-            if paths[0] == paths[1]:
-                raise ValueError(
-                    f"--out {out!r} is the picture's name with --plot; end it in .fits"
-                )
+        for path in paths:
+            for name in inputs:
+                read = Path(re.sub(r"\[[^\[\]]+\]$", "", name))
+                if path.exists() and read.exists() and path.samefile(read):
+                    raise ValueError(
+                        f"{str(path)!r} is to be written and {name!r} read, the same file; "
+                        "choose another --out"
+                    )
         places = [stack.enter_context(atomic_path(path, overwrite=overwrite)) for path in paths]
         picture = places[1] if plot else None
         yield places[0], picture, f"wrote {' and '.join(map(str, paths))}"

@@ -33,6 +33,7 @@ FIELDS = {
     "optimizer": ("adamw", ("adamw", "adam"), "With weight decay or without."),
     "weight_decay": (0.01, float, "For adamw."),
     "average": (0.999, float, "Decay of the weights' running average, which is what is saved."),
+    "keep": (0.0, float, "Share of the weights of --from in what is saved; it forgets less."),
     "clip": (1.0, float, "Largest norm of the gradient; 0 for any."),
     "adversarial": (
         "none",
@@ -393,11 +394,12 @@ def _training_config(given, choices, start=None):
     if "surveys" in given:
         choices = {"loss": "flux", **choices, "surveys": given["surveys"]}
     if "network" in given:
-        choices["network"] = {"kind": given["network"]}
+        marks = {} if given["network"] == "reiman2019" else {"marks": True}
+        choices["network"] = {"kind": given["network"], **marks}
     elif start is not None and "paper" not in given and "network" not in choices:
         choices["network"] = read_card(start).network
     elif choices.get("surveys") and "network" not in choices:
-        choices["network"] = {"kind": "band_unet"}
+        choices["network"] = {"kind": "band_unet", "marks": True}
     config = reiman2019(**choices) if "paper" in given else TrainingConfig(**choices)
     if config.vgg is not None:
         if not config.burn_in:

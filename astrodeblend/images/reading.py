@@ -3,372 +3,396 @@
 import os
 import re
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import singledispatch
 from numbers import Number
 from pathlib import Path
 
 import numpy as np
-from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import (
-    CCDData,
-    InverseVariance,
-    NDData,
-    StdDevUncertainty,
-    VarianceUncertainty,
-)
-from astropy.utils.exceptions import AstropyUserWarning
-from PIL import Image
+from astropy.nddata import NDData, NDUncertainty, StdDevUncertainty
+from PIL import Image, ImageOps
 
 from .bands import put_on_grid, stack
-from .cards import cards_of_mapping, observation_cards, valid_cards
-from .errors import restated
-from .uncertainty import broadcast, standard_deviation
+from .dialects import choose_hdu, companions, observation_cards, read_data, read_plane, valid_cards
+from .errors import leave_aside, restated
+from .kind import KINDS, Origin, kind_by_type, kind_in_common, with_kind
+from .planes import (
+    RelativeWeight,
+    changed,
+    compact,
+    is_plain_mask,
+    noise_per_weight,
+    standard_deviation,
+)
+from .units import is_logarithmic, parse_unit
 from .wcs import celestial_wcs, read_wcs
 
 __all__ = ["read_image"]
 
 SMALLEST = 16  # pixels along x and y that the networks need
 
-KINDS = (
+INPUTS = (
     "give a path to a FITS, JPEG or PNG file, an array, a Quantity, an NDData, a CCDData, "
     "a FITS HDU or HDUList, or a sequence of those, one per band"
 )
 
 # How a FITS file starts, bare or compressed with gzip, bzip2, zip, xz or compress.
 FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK\x03\x04", b"\xfd7zXZ", b"\x1f\x9d")
+PATHS, HDUS = (str, os.PathLike), (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
-def read_image(image):
+def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None):
     """Read an image, whatever holds it.
 
     Parameters
     ----------
     image : path, array, Quantity, NDData, HDU, HDUList or sequence
-        A path to a FITS file (``"f.fits[2]"`` and ``"f.fits[SCI]"`` choose an extension, by
-        default the first one with an image is read) or to a picture (JPEG, PNG, TIFF); an
-        array of shape (y, x), (bands, y, x) or, for colour pictures, (y, x, 3 or 4); anything
-        of astropy that holds such an array; or a sequence of images of one band each. Bands of
-        a sequence whose WCS differ are resampled to the grid of the first.
+        A path to a FITS file (``"f.fits[2]"`` and ``"f.fits[SCI]"`` choose an extension) or to
+        a picture (JPEG, PNG, TIFF); an array of shape (y, x), (bands, y, x) or, for colour
+        pictures, (y, x, 3 or 4), of Dask or masked ones too; anything of astropy that holds
+        such an array; or a sequence of images of one band each, resampled to the grid of the
+        first where their WCS differ.
+    kind : {"picture", "flux"}, optional
+        What the values are. By default the input says, see the notes.
+    uncertainty : path, HDU, array, number or `~astropy.nddata.NDUncertainty`, optional
+        In place of the input's own; arrays are standard deviations, in a file its name or
+        UTYPE may say otherwise. For several bands a sequence may hold one for each.
+    weight : as ``uncertainty``, optional
+        Weights in place of an uncertainty: inverse variances, or proportional to them.
+    mask : path, HDU or array, optional
+        True or 1 where there is no data, beside the input's own.
 
     Returns
     -------
     image : `~astropy.nddata.NDData`
-        Float32 data of shape (bands, y, x), sharing no memory with the input, in the input's
-        own unit. The mask, boolean and of the same shape, is true where the input's is, where
-        a value is not finite or beyond the range of float32, and where an uncertainty is not
-        finite or a weight is zero; values under it are left as they are. The uncertainty is a
-        standard deviation, the WCS celestial with two axes. ``meta["header"]`` holds the FITS
-        cards that describe the observation, ``meta["astrodeblend"]`` a dictionary: ``ndim``, 2
-        or 3 dimensions in the input; ``full_scale``, 255 or 65535 for a picture and None for
-        fluxes; ``bands``, a tuple of names or None.
+        Data of shape (bands, y, x), sharing no memory with the input, in the input's own unit:
+        float32, or float64 where most values are below 1e-15 or above 1e15. The mask, of the same
+        shape, is true where the input's is, where a value is not finite in that type, an
+        uncertainty not finite or 0, or a weight not above 0; values under it stay as they are. The
+        uncertainty is a standard deviation, the WCS celestial with two axes. ``meta["header"]``
+        holds the FITS cards that describe the observation, ``meta["astrodeblend"]`` a dictionary:
+        ``ndim``, 2 or 3 dimensions in the input; ``kind``; ``full_scale``, the value that is white
+        in a picture, None for flux; ``bands``, a tuple of names or None; ``read``, sentences that
+        say what was decided and what was left unread.
 
     Raises
     ------
-    FileNotFoundError, OSError
+    OSError
         If a path names no file, a folder, or a file that cannot be read.
     TypeError
         If the input is no image, or its values are no real numbers.
     ValueError
-        If the shape is not that of an image, no pixel is valid, or the bands do not match.
+        If the shape is not that of an image, no pixel is valid, an uncertainty is 0 throughout
+        a band, or the bands do not match.
 
     Notes
     -----
-    Float32 keeps seven digits: subtract a large pedestal in float64 before.
+    How the kind is told, which extensions of a FITS file are read, which bits of a mask count and
+    when weights are scaled is said in :doc:`/survey_images`. A picture by ``kind`` is white at the
+    largest value of its type, or at the least of 1, 255 and 65535 that holds 99.9 % of the values;
+    what lies beyond black or white in a picture is clipped.
 
-    An array of 8-bit integers without unit is a picture, any other array holds fluxes. The
-    alpha channel of a picture is dropped, and Pillow reads colours of 16 bits as 8.
-
-    A FITS image of four axes is accepted where one of the first two has length 1, as in radio
-    astronomy. With a FITS image go the extensions MASK and UNCERT, as CCDData writes them, or
-    NAME_MASK and NAME_UNCERT for an image called NAME. A BUNIT that astropy cannot read stays in
-    ``meta["header"]`` as text.
-
-    Bands on other grids are put on the first one's by bicubic interpolation, or by the
-    anti-aliased ``reproject_adaptive`` (Hann kernel) where their pixels have less than
-    half the area. Values per solid angle or beam keep their value, all others are light per
-    pixel and scale with the pixel's area. Pixels outside a band's footprint are masked.
+    Bands come to another grid by bicubic interpolation, or by the anti-aliased
+    ``reproject_adaptive`` where their pixels have less than half the area. Values per solid angle
+    or beam and temperatures keep their value, all others scale with the pixel's area. Pixels
+    outside a band's footprint are masked.
     """
-    return _conform(_read(image))
+    if kind not in (None, *KINDS):
+        raise ValueError(f"kind is {kind!r}; give one of {', '.join(KINDS)}")
+    if uncertainty is not None and weight is not None:
+        raise ValueError("uncertainty and weight are both given; leave one of them out")
+    planes = {"uncertainty": uncertainty, "weight": weight, "mask": mask}
+    planes = {name: plane for name, plane in planes.items() if plane is not None}
+    return with_kind(*_read_bands(image, planes, kind), kind)
 
 
-# One function for each kind of input, each giving an NDData in the input's own layout.
+def _read_bands(image, planes, kind):
+    """Return an image in the one form, but its kind, and what is known of that."""
+    if not _is_sequence(image):
+        return _conform(*_read(image), planes)
+    if not image:
+        raise ValueError(f"image is an empty {type(image).__name__}; {INPUTS}")
+    planes = {name: _of_each_band(plane, name, len(image)) for name, plane in planes.items()}
+    bands, origins = [], []
+    for i, each in enumerate(image):
+        own = {name: plane[i] for name, plane in planes.items()}
+        try:
+            band, origin = _read_bands(each, own, kind)
+        except (TypeError, ValueError, OSError) as error:
+            raise restated(error, f"band {i} of the sequence: {error}") from error
+        if len(band.data) != 1:
+            text = "bands of its own; give images of one band each, or that image alone"
+            raise ValueError(f"band {i} of the sequence has {len(band.data)} {text}")
+        bands.append(put_on_grid(band, bands[0], i) if bands else band)
+        origins.append(origin)
+    return stack(bands), kind_in_common(origins, kind)
+
+
+def _is_sequence(given):
+    """Tell whether something is several images, not one written out as lists of numbers."""
+    if isinstance(given, fits.HDUList) or not isinstance(given, list | tuple):
+        return False
+    first = given
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    return not isinstance(first, Number)
+
+
+def _of_each_band(plane, name, bands):
+    """Return what of an uncertainty or a mask belongs to each band of a sequence."""
+    if isinstance(plane, NDUncertainty) and np.ndim(plane.array) == 3:
+        each = [type(plane)(array, unit=plane.unit) for array in plane.array]
+    elif _is_sequence(plane) or np.ndim(plane) == 3 or (name != "mask" and np.ndim(plane) == 1):
+        each = list(plane)
+    else:  # the noise of one band in a file is not that of another, but bad columns may be
+        each = [plane] * (bands if name == "mask" or not isinstance(plane, PATHS + HDUS) else 1)
+    if len(each) != bands:
+        raise ValueError(f"{name} is for one band, and there are {bands}; give one for each")
+    return each
+
+
+# One function for each kind of input. It gives an image in its own layout, sentences, and the
+# kind, white and why, or None if the input does not tell.
 
 
 @singledispatch
 def _read(image):
-    if not hasattr(image, "__array__"):
-        raise TypeError(f"image is of type {type(image).__name__}, not an image; {KINDS}")
-    return NDData(image if isinstance(image, np.ndarray) else np.asarray(image))
+    if not hasattr(image, "__array__") and not isinstance(image, list | tuple):
+        raise TypeError(f"image is of type {type(image).__name__}, not an image; {INPUTS}")
+    return NDData(_computed(image)), [], None
+
+
+def _computed(array):
+    """Return an array of numpy, of a Dask one too, with its mask."""
+    array = array.compute() if hasattr(array, "compute") else array
+    return array if isinstance(array, np.ndarray) else np.asarray(array)
 
 
 @_read.register(NDData)
 def _read_nddata(image):
-    return image
+    known = image.meta.get("astrodeblend", {})
+    told = (known["kind"], known["full_scale"], "") if "kind" in known else None
+    if hasattr(image.data, "compute"):
+        computed = NDData(_computed(image.data))  # takes a masked array apart
+        masks = [np.asarray(m) for m in (computed.mask, image.mask) if m is not None]
+        mask = sum(masks) > 0 if masks else None
+        image = changed(image, computed.data, mask=mask, uncertainty=image.uncertainty)
+    return image, list(known.get("read", [])), told
 
 
 @_read.register(str)
 @_read.register(os.PathLike)
 def _read_path(image):
-    path, extension = Path(image).expanduser(), None
+    with _opened(image) as (path, hdulist, extension):
+        if hdulist is None:
+            return _read_picture(path)
+        return _read_hdu(choose_hdu(hdulist, extension), hdulist)
+
+
+@contextmanager
+def _opened(name):
+    """Open a FITS file, and say of errors in which one: its path, HDUs, and chosen extension."""
+    path, extension = Path(name).expanduser(), None
     chosen = re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(path))
     if chosen and not path.exists():
         path, extension = Path(chosen[1]), chosen[2]
+    said = f"image {str(path)!r}"
     if not path.exists():
-        raise FileNotFoundError(f"image {str(path)!r} does not exist; check the path")
+        raise FileNotFoundError(f"{said} does not exist; check the path")
     if path.is_dir():
-        raise IsADirectoryError(f"image {str(path)!r} is a folder; name a file in it")
-    try:
-        with path.open("rb") as file:
-            is_fits = file.read(9).startswith(FITS_STARTS)
-    except PermissionError:
-        raise PermissionError(
-            f"image {str(path)!r} may not be read; check its permissions"
-        ) from None
-    if is_fits:
-        return _read_fits(path, extension)
-    if extension is not None:
-        raise ValueError(f"image {str(path)!r} is no FITS file: it has no extension {extension!r}")
-    return _read_picture(path)
-
-
-def _read_fits(path, extension):
+        raise IsADirectoryError(f"{said} is a folder; name a file in it")
+    with path.open("rb") as file:
+        is_fits = file.read(9).startswith(FITS_STARTS)
+    if not is_fits:
+        if extension is not None:
+            raise ValueError(f"{said} is no FITS file: it has no extension {extension!r}")
+        yield path, None, None
+        return
     with warnings.catch_warnings():
         # A file that lacks data is refused below; one that only lacks its padding is whole.
         warnings.filterwarnings("ignore", message="(?s).*(truncated|corrupted|non-ASCII)")
         try:
             hdulist = fits.open(path, lazy_load_hdus=False)
         except Exception as error:  # whatever a damaged file makes astropy raise
-            raise OSError(
-                f"image {str(path)!r} is not a whole FITS file; get a fresh copy ({error})"
-            ) from error
+            raise OSError(f"{said} is not a whole FITS file; get a fresh copy ({error})") from error
         with hdulist:
             try:
-                return _read_hdu(_choose_hdu(hdulist, extension), hdulist)
+                yield path, hdulist, extension
             except (OSError, ValueError) as error:
-                raise restated(error, f"image {str(path)!r}: {error}") from error
+                raise restated(error, f"{said}: {error}") from error
 
 
 def _read_picture(path):
+    said, colours = [], None
     try:
         with Image.open(path) as picture:
-            # older versions of Pillow read a PNG of 16 bits as 32-bit integers
-            is_16_bit = picture.mode.startswith("I;16") or (picture.mode, picture.format) == (
-                "I",
-                "PNG",
-            )
-            if picture.mode in ("1", "LA"):
+            form, mode = picture.format, picture.mode
+            if getattr(picture, "n_frames", 1) > 1:
+                said.append(f"the first of {picture.n_frames} pages is read")
+            if picture.getexif().get(0x0112, 1) != 1:
+                said.append("turned as its EXIF orientation says")
+            if picture.has_transparency_data:
+                said.append("the alpha channel is left unread")
+            tiff_bits = max(picture.tag_v2.get(258, (8,))) if form == "TIFF" else 8
+            if mode.startswith("RGB") and tiff_bits == 16:
+                from skimage.io import imread  # slow to import; Pillow reads 8 of the bits
+
+                colours = imread(path)[..., :3]
+            if form == "PNG" and mode.startswith("RGB") and path.read_bytes()[24] == 16:
+                said.append("its colours of 16 bits are read as 8")
+            picture = ImageOps.exif_transpose(picture)
+            if mode in ("1", "LA"):
                 picture = picture.convert("L")
-            elif not picture.mode.startswith(("L", "I", "F")) or picture.mode == "LAB":
+            elif not mode.startswith(("L", "I", "F")) or mode == "LAB":
                 picture = picture.convert("RGB")  # drops alpha, resolves palettes
-            values = np.asarray(picture)
+            values = np.asarray(picture) if colours is None else colours
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(
-            f"image {str(path)!r} is not a whole FITS, JPEG, PNG or TIFF file; "
-            f"get a fresh copy or convert it ({error})"
-        ) from error
-    return NDData(values, meta={"astrodeblend": {"full_scale": 65535 if is_16_bit else None}})
-
-
-@_read.register(fits.HDUList)
-def _read_hdulist(hdulist):
-    return _read_hdu(_choose_hdu(hdulist, None), hdulist)
+        text = f"is not a whole FITS, JPEG, PNG or TIFF file; get a fresh copy ({error})"
+        raise OSError(f"image {str(path)!r} {text}") from error
+    # older versions of Pillow read a PNG of 16 bits as 32-bit integers
+    bits = 16 if mode.startswith("I;16") or (mode, form) == ("I", "PNG") else 8 * values.itemsize
+    told = ("picture", 2**bits - 1, f"a picture file of {bits} bits") if bits <= 16 else None
+    return NDData(values), said, told
 
 
 @_read.register(fits.PrimaryHDU)
 @_read.register(fits.ImageHDU)
 @_read.register(fits.CompImageHDU)
+@_read.register(fits.HDUList)
 def _read_hdu(hdu, hdulist=None):
-    header = observation_cards(hdu.header)
-    mask = uncertainty = None
+    if isinstance(hdu, fits.HDUList):
+        hdu, hdulist = choose_hdu(hdu), hdu
+    header, said, told = observation_cards(hdu.header), [], None
+    data, mask, uncertainty, unit = read_data(hdu, said), None, None, None
     if hdulist is not None:
-        if hdu is not hdulist[0] and not _has_image(hdulist[0]):
+        if hdu is not hdulist[0] and not hdulist[0].shape:
             header.extend(observation_cards(hdulist[0].header), strip=True, unique=True)
-        mask = _read_mask(_partner(hdulist, hdu, "MASK"))
-        uncertainty = _read_uncertainty(_partner(hdulist, hdu, "UNCERT"))
-    return NDData(
-        _data(hdu),
-        unit=_pop_unit(header),
-        mask=mask,
-        uncertainty=uncertainty,
-        wcs=read_wcs(valid_cards(hdu.header), hdulist),
-        meta={"header": header},
-    )
+        noise, hidden = companions(hdulist, hdu, said)
+        if noise is not None:
+            uncertainty = read_plane(noise, "uncertainty", said)
+        if hidden is not None:
+            mask = read_plane(hidden, "mask", said, header.get("TELESCOP"))
+    if text := str(header.get("BUNIT", "")).strip():
+        unit = parse_unit(text)
+        if unit is None:
+            leave_aside(said, f"BUNIT {text!r} is no unit that astropy knows: it is kept as text")
+    if unit is not None or not text:
+        header.remove("BUNIT", ignore_missing=True)
+    if isinstance(white := hdu.header.get("FULLSCAL"), int | float):
+        told = "picture", white, f"its header says FULLSCAL = {white:g}"
+    elif unit is None and data.dtype != np.uint8:
+        told = "flux", None, "FITS values of more than 8 bits"
+    wcs = read_wcs(valid_cards(hdu.header), hdulist, said)
+    image = NDData(data, unit=unit, mask=mask, uncertainty=uncertainty, wcs=wcs, meta=header)
+    return image, said, told
 
 
-@_read.register(list)
-@_read.register(tuple)
-def _read_sequence(images):
-    if not images:
-        raise ValueError(f"image is an empty {type(images).__name__}; {KINDS}")
-    if _holds_numbers(images):
-        return NDData(np.array(images))
-    bands = []
-    for i, image in enumerate(images):
-        try:
-            band = read_image(image)
-        except (TypeError, ValueError, OSError) as error:
-            raise restated(error, f"band {i} of the sequence: {error}") from error
-        if len(band.data) != 1:
-            raise ValueError(
-                f"band {i} of the sequence has {len(band.data)} bands of its own; "
-                "give images of one band each, or that image alone"
-            )
-        bands.append(put_on_grid(band, bands[0], i) if bands else band)
-    return stack(bands)
+def _read_planes(given, name, said):
+    """Read a mask or an uncertainty, whatever holds it: a list of one part, or one for each band.
+
+    Of a mask whose bits have no known meaning the list is empty.
+    """
+    if given is None:
+        return []
+    if _is_sequence(given):
+        return [part for one in given for part in _read_planes(one, name, said)]
+    if isinstance(given, PATHS):
+        with _opened(given) as (path, hdulist, extension):
+            if hdulist is not None:
+                hdu = choose_hdu(hdulist, extension, name)
+                plane = read_plane(hdu, name, said, hdulist[0].header.get("TELESCOP"))
+            elif name == "mask":
+                plane = _plain_mask(_read_picture(path)[0].data)
+            else:
+                raise ValueError(f"{name} is {str(given)!r}, no FITS file; give one")
+    elif isinstance(given, HDUS):
+        plane = read_plane(given, name, said)
+    elif name == "mask":
+        plane = _plain_mask(_computed(given))
+    elif isinstance(given, NDUncertainty):
+        plane = given
+    else:
+        kind = RelativeWeight if name == "weight" else StdDevUncertainty
+        plane = kind(np.asarray(_computed(given)), unit=getattr(given, "unit", None))
+    return [] if plane is None else [plane]
 
 
-def _holds_numbers(nested):
-    """Whether lists within lists hold numbers, as an array written out in full does."""
-    while isinstance(nested, list | tuple) and nested:
-        nested = nested[0]
-    return isinstance(nested, Number)
-
-
-def _choose_hdu(hdulist, extension):
-    """Return the HDU that ``extension`` names, by default the first one with an image."""
-    if extension is None:
-        for hdu in hdulist:
-            if _has_image(hdu):
-                return hdu
-        raise ValueError("there is no image in any of its HDUs; give a file that has one")
-    name, _, version = (part.strip() for part in extension.partition(","))
-    key = int(name) if name.isdigit() else name
-    try:
-        hdu = hdulist[(key, int(version)) if version else key]
-    except (KeyError, IndexError, ValueError):
-        there = ", ".join(f"{i} {hdu.name}".strip() for i, hdu in enumerate(hdulist))
-        raise ValueError(f"there is no extension {extension!r}; there are {there}") from None
-    if not _has_image(hdu):
-        raise ValueError(f"extension {extension!r} holds no image; choose another one")
-    return hdu
-
-
-def _has_image(hdu):
-    return hdu.is_image and len(hdu.shape) > 0
-
-
-def _data(hdu):
-    """Return an HDU's array, or say that there is none."""
-    if not _has_image(hdu):
-        raise ValueError(f"HDU {hdu.name!r} holds no image; choose another one")
-    try:
-        return hdu.data
-    except Exception as error:  # whatever a damaged file makes the decoders raise
-        raise OSError(
-            f"the data of HDU {hdu.name!r} cannot be read, the file is truncated or damaged; "
-            f"get a fresh copy ({error})"
-        ) from error
-
-
-def _partner(hdulist, hdu, kind):
-    """Return the HDU that CCDData or `image_to_hdus` wrote to go with this one, if any."""
-    for name in (f"{hdu.name}_{kind}", kind):
-        if name not in hdulist or hdulist[name] is hdu:
-            continue
-        if _has_image(hdulist[name]) and hdulist[name].shape == hdu.shape:
-            return hdulist[name]
-    return None
-
-
-def _read_mask(hdu):
-    if hdu is None:
-        return None
-    mask = _data(hdu)
-    if mask.dtype.itemsize > 1 and mask.max(initial=0) > 1:
-        warnings.warn(  # as in surveys, where a bit may just say that a source was detected
-            f"HDU {hdu.name!r} holds bit planes, not a mask of 0 and 1: it is left aside",
-            AstropyUserWarning,
-            stacklevel=2,
-        )
-        return None
+def _plain_mask(mask):
+    mask = np.asarray(mask)
+    if mask.dtype != bool and not is_plain_mask(mask):
+        text = "bit planes are no mask of 0 and 1; give those of no data, as in (planes & 1) > 0"
+        raise ValueError(f"the mask has values up to {mask.max()}: {text}")
     return mask.astype(bool)
 
 
-def _read_uncertainty(hdu):
-    if hdu is None:
-        return None
-    kinds = {kind.__name__: kind for kind in (VarianceUncertainty, InverseVariance)}
-    return kinds.get(hdu.header.get("UTYPE"), StdDevUncertainty)(_data(hdu))
-
-
-def _pop_unit(header):
-    """Take the unit out of a header; a BUNIT that is none stays there, as text."""
-    text = str(header.get("BUNIT", "")).strip()
-    unit = CCDData.known_invalid_fits_unit_strings.get(text)
-    if text and unit is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", u.UnitsWarning)
-            with suppress(ValueError):
-                unit = u.Unit("adu" if text.lower() == "adu" else text)
-        if unit is None:
-            warnings.warn(
-                f"BUNIT {text!r} is no unit that astropy knows: it is kept as text",
-                AstropyUserWarning,
-                stacklevel=2,
-            )
-            return None
-    header.remove("BUNIT", ignore_missing=True)
-    return unit
-
-
-# From the input's own layout to the one form inside.
-
-
-def _conform(image):
+def _conform(image, said, told, planes):
+    """Bring an image from its own layout to the one form; return what tells its kind, too."""
     data = np.asarray(image.data)
     if data.dtype.kind not in "iuf":
-        raise TypeError(
-            f"image has values of type {data.dtype}, which are no real numbers; "
-            "convert them to integers or floats first"
-        )
-    if _is_logarithmic(image.unit):
+        raise TypeError(f"image has values of type {data.dtype}, which are no real numbers")
+    if is_logarithmic(image.unit):
         raise ValueError(f"image is in {image.unit}, but magnitudes do not add; convert it to flux")
     values = _bands_first(data)
     if values.ndim != 3 or min(values.shape[1:]) < SMALLEST or not values.size:
-        raise ValueError(
-            f"image has shape {data.shape}; it has to be (y, x) or (bands, y, x), "
-            f"with at least {SMALLEST} pixels along x and y"
+        text = (
+            f"it has to be (y, x) or (bands, y, x), with at least {SMALLEST} pixels along x and y"
         )
-    flux = _float32(values)
-    mask = ~np.isfinite(flux)
-    has_mask = image.mask is not None and image.mask is not np.ma.nomask
-    if has_mask:
-        mask |= _bands_first(broadcast(image.mask, data.shape, "mask")).astype(bool)
-    deviation = standard_deviation(image)
-    if deviation is not None:
-        deviation = _float32(_bands_first(broadcast(deviation, data.shape, "uncertainty")))
-        mask |= ~(np.isfinite(deviation) & (deviation >= 0))
+        raise ValueError(f"image has shape {data.shape}; {text}")
+    own = [] if image.mask is None or image.mask is np.ma.nomask else [_plain_mask(image.mask)]
+    given = _read_planes(planes.get("mask"), "mask", said)
+    hidden = np.zeros(values.shape, bool)
+    for parts in filter(None, (own, given)):
+        hidden |= _fitted(parts, "mask", values, data)
+    flux = compact(values, hidden)
+    mask = hidden | ~np.isfinite(flux)
+    deviation = _deviation(image, values, mask, planes, said)
     if mask.all():
-        raise ValueError(
-            "image has no valid pixel: all are masked or not finite; give one that has some"
-        )
-    brightest = np.abs(values[~mask]).max()
-    if 0 < brightest < np.finfo(np.float32).tiny:
-        raise ValueError(
-            f"image has no value above {brightest:.3g}, too small for float32; choose another unit"
-        )
-    return NDData(
-        flux,
-        unit=image.unit,
-        mask=mask if has_mask or mask.any() else None,
-        uncertainty=None if deviation is None else StdDevUncertainty(deviation, copy=False),
-        wcs=celestial_wcs(image.wcs),
-        meta=_meta(image, bands=len(flux)),
-    )
+        raise ValueError("image has no valid pixel: all are masked or not finite")
+    wcs = celestial_wcs(image.wcs, said)
+    type_ = data.dtype.name, _colour_last(data)
+    has_more = wcs is not None or deviation is not None
+    origin = Origin(told or kind_by_type(*type_, image.unit, has_more), *type_)
+    mask = mask if own or given or mask.any() else None
+    meta = _meta(image, origin, len(values), said)
+    return changed(image, flux, mask=mask, deviation=deviation, wcs=wcs, meta=meta), origin
 
 
-def _is_logarithmic(unit):
-    if unit is None or isinstance(unit, u.LogUnit):
-        return unit is not None
-    return any(isinstance(base, type(u.dex)) for base in unit.decompose().bases)
+def _fitted(parts, name, values, data):
+    """Bring a mask or an uncertainty, in one part or one for each band, to (bands, y, x)."""
+    plane = parts[0] if len(parts) == 1 else np.concatenate([_bands_first(part) for part in parts])
+    for shape in (values.shape, data.shape):
+        with suppress(ValueError):
+            return _bands_first(np.broadcast_to(plane, shape))
+    shapes = f"{np.shape(plane)} and the image {data.shape}"
+    raise ValueError(f"the {name} has shape {shapes}; make them the same")
 
 
-def _float32(array):
-    """Copy an array; what is beyond the range of float32 becomes infinite."""
-    with np.errstate(over="ignore"):
-        return np.array(array, dtype=np.float32, order="C")
+def _deviation(image, values, mask, planes, said):
+    """Return the standard deviation in the one form, or None; mask where it tells nothing."""
+    name = "weight" if "weight" in planes else "uncertainty"
+    parts = _read_planes(planes.get(name, image.uncertainty), name, said)
+    if not parts:
+        return None
+    arrays = [standard_deviation(part, image.unit) for part in parts]
+    deviation = _fitted(arrays, name, values, image.data)
+    nothing = ~(np.isfinite(deviation) & (deviation > 0))
+    zero = (deviation == 0) & ~mask
+    if ((zero | mask).all(axis=(1, 2)) & zero.any(axis=(1, 2))).any():
+        text = "give the noise of its pixels, or leave the uncertainty out"
+        raise ValueError(f"image has an uncertainty of 0 in every valid pixel of a band; {text}")
+    if added := np.count_nonzero(nothing & ~mask):
+        said.append(f"{added} pixels have an uncertainty of 0 or none, or no weight: no data there")
+    mask |= nothing
+    if any(isinstance(part, RelativeWeight) for part in parts):
+        bands = zip(values, deviation, mask, strict=True)
+        scale = np.array([noise_per_weight(*band) for band in bands])
+        if ((scale < 0.5) | (scale > 2)).any() and np.isfinite(scale).all() and scale.all():
+            deviation = deviation * scale[:, np.newaxis, np.newaxis]
+            times = ", ".join(f"{factor:.3g}" for factor in scale)
+            text = f"noise is 1 / sqrt(weight), times {times} to agree with the image's"
+            said.append(f"the weights are no inverse variances: {text}")
+    return compact(deviation, mask)
 
 
 def _bands_first(array):
@@ -377,31 +401,22 @@ def _bands_first(array):
         return array[np.newaxis]
     if array.ndim == 4 and 1 in array.shape[:2]:  # Stokes, frequency, y, x
         return array.squeeze(axis=array.shape[:2].index(1))
-    if _colour_last(array):
-        return np.moveaxis(array[..., :3] if array.dtype == np.uint8 else array, -1, 0)
-    return array
+    return np.moveaxis(array, -1, 0) if _colour_last(array) else array
 
 
 def _colour_last(array):
     return array.ndim == 3 and array.shape[0] > 4 and array.shape[2] in (3, 4)
 
 
-def _meta(image, *, bands):
+def _meta(image, origin, bands, said):
     meta = {} if isinstance(image.meta, fits.Header) else dict(image.meta)
     known = meta.pop("astrodeblend", {})
-    cards = meta.get("header", image.meta)
-    header = observation_cards(cards if isinstance(cards, fits.Header) else cards_of_mapping(cards))
+    header = observation_cards(meta.get("header", image.meta))
     names = known.get("bands") or [header.get(f"BAND{i + 1}") for i in range(bands)]
-    if _colour_last(image.data) and bands == 3:
+    if origin.colour_last and bands == 3:
         names = "RGB"
-    full_scale = known.get("full_scale")
-    if image.data.dtype == np.uint8 and image.unit in (None, u.dimensionless_unscaled):
-        full_scale = 255
+    kind, white, _ = origin.told or (None, None, "")
     is_2d = bands == 1 and (image.data.ndim == 2 or known.get("ndim") == 2)
-    meta["header"] = header
-    meta["astrodeblend"] = {
-        "ndim": 2 if is_2d else 3,
-        "full_scale": full_scale,
-        "bands": tuple(names) if len(names) == bands and all(names) else None,
-    }
-    return meta
+    names = tuple(names) if len(names) == bands and all(names) else None
+    known = {"ndim": 2 if is_2d else 3, "kind": kind, "full_scale": white, "bands": names}
+    return meta | {"header": header, "astrodeblend": known | {"read": said}}

@@ -4,81 +4,35 @@ import re
 import warnings
 
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.wcsapi import SlicedLowLevelWCS
 
+from .errors import leave_aside
+
 __all__ = ["celestial_wcs", "read_wcs", "wcs_to_cards"]
 
+# Frames as headers call them: their FITS name, and the equinox if the header has none.
+_FRAMES = {
+    **dict.fromkeys(("FK5", "J2000", "FK5J2000", "GSC1"), ("FK5", 2000.0)),
+    **dict.fromkeys(("FK4", "B1950", "FK4B1950"), ("FK4", 1950.0)),
+    **dict.fromkeys(("ICRF", "ICRF2", "ICRF3"), ("ICRS", np.nan)),
+    "FK4-NO-E": ("FK4-NO-E", 1950.0),
+}
 
-def read_wcs(header, hdulist=None):
-    """Read the WCS of an image's x and y, with its distortions; None if they are not celestial.
 
-    A broken WCS gives a warning and None.
-    """
+def read_wcs(header, hdulist=None, said=None):
+    """Read the WCS of an image's x and y, with its distortions; None if it is none of the sky."""
     if header.get("NAXIS", 2) < 2:
         return None  # no image, as will be said: nothing to say of its WCS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FITSFixedWarning)
             # Distortions allow two axes only, so those of a cube have to go while reading.
             wcs = WCS(header, fobj=hdulist, naxis=2)
-        except Exception as error:  # noqa: BLE001 - whatever a broken header makes wcslib raise
-            _warn(f"the WCS in the header is broken and left aside: {' '.join(str(error).split())}")
-            return None
+    except Exception as error:  # noqa: BLE001 - whatever a broken header makes wcslib raise
+        text = " ".join(str(error).split())
+        return leave_aside(said, f"the WCS in the header is broken and left aside: {text}")
     return wcs if _is_celestial(wcs) else None
-
-
-def celestial_wcs(wcs):
-    """Take the WCS of x and y, as an astropy WCS of two axes, from that of an NDData, or None."""
-    if wcs is None:
-        return None
-    wcs, corner = wcs.low_level_wcs, (slice(None), slice(None))
-    if isinstance(wcs, SlicedLowLevelWCS):  # from slicing an NDData; there is no public way back
-        wcs, corner = wcs._wcs, tuple(wcs._slices_array[-2:])
-    has_both = all(isinstance(cut, slice) for cut in corner)
-    if not (has_both and isinstance(wcs, WCS) and _is_celestial(wcs)):
-        _warn(
-            f"the WCS ({type(wcs).__name__}) is left aside: it is no FITS WCS with the celestial "
-            "axes along x and y"
-        )
-        return None
-    # The property `celestial` fails in wcslib for a cube with TPV distortion.
-    wcs = wcs.deepcopy() if wcs.naxis == 2 else read_wcs(wcs.to_header(relax=True))
-    return wcs[corner]
-
-
-def wcs_to_cards(wcs, ndim):
-    """Write a celestial WCS.
-
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-        Of two axes.
-    ndim : {2, 3}
-        Dimensions of the image; in a cube the third axis counts the bands.
-
-    Returns
-    -------
-    cards : `~astropy.io.fits.Header`
-    tables : list of `~astropy.io.fits.ImageHDU`
-        The look-up tables of its distortion.
-    """
-    if ndim == 3:
-        wcs = _sip_to_tpv(wcs)
-    primary, *tables = wcs.to_fits(relax=True)
-    if ndim == 2:
-        return primary.header, tables
-    if tables or wcs.sip is not None:
-        _warn(
-            "the distortion in the WCS is one for two axes: read the cube's WCS with "
-            "WCS(header, hdulist, naxis=2)"
-        )
-        return primary.header, tables
-    cube = wcs.sub([1, 2, 0])
-    cube.wcs.crpix = [*wcs.wcs.crpix, 1]
-    cube.wcs.crval = [*wcs.wcs.crval, 1]
-    return cube.to_header(relax=True), []
 
 
 def _is_celestial(wcs):
@@ -89,8 +43,61 @@ def _is_celestial(wcs):
     return {wcs.wcs.lng, wcs.wcs.lat} == {0, 1}
 
 
-def _warn(message):
-    warnings.warn(message, AstropyUserWarning, stacklevel=3)
+def celestial_wcs(wcs, said):
+    """Take from the WCS of an image that of x and y, if they are places on the sky, or None.
+
+    Its frame is spelled as astropy knows it.
+    """
+    if wcs is None:
+        return None
+    wcs, corner = wcs.low_level_wcs, (slice(None), slice(None))
+    if isinstance(wcs, SlicedLowLevelWCS):  # from slicing an NDData; there is no public way back
+        wcs, corner = wcs._wcs, tuple(wcs._slices_array[-2:])
+    has_both = all(isinstance(cut, slice) for cut in corner)
+    if not (has_both and isinstance(wcs, WCS) and _is_celestial(wcs)):
+        text = "is left aside: it is no FITS WCS with the celestial axes along x and y"
+        return leave_aside(said, f"the WCS ({type(wcs).__name__}) {text}")
+    # The property `celestial` fails in wcslib for a cube with TPV distortion.
+    wcs = (wcs.deepcopy() if wcs.naxis == 2 else read_wcs(wcs.to_header(relax=True)))[corner]
+    stated = wcs.wcs.radesys
+    if wcs.wcs.lngtyp == "GLON":
+        wcs.wcs.radesys = stated = ""
+    elif stated:
+        name = re.sub("[^A-Z0-9-]", "", stated.upper())
+        wcs.wcs.radesys, equinox = _FRAMES.get(name, (name, np.nan))
+        if np.isnan(wcs.wcs.equinox):
+            wcs.wcs.equinox = equinox
+    wcs.wcs.set()
+    try:
+        wcs.pixel_to_world(*(wcs.wcs.crpix - 1)).icrs  # noqa: B018 - as for a position given
+        # of other axes astropy makes a right ascension, or needs to know when it was seen
+        works = wcs.wcs.lngtyp in ("RA", "GLON")
+    except Exception:  # noqa: BLE001 - astropy, of a frame it does not know
+        works = False
+    if not works:
+        text = "the WCS is left aside: astropy finds no place on the sky from"
+        axes = ", ".join(ctype[:4] for ctype in wcs.wcs.ctype)
+        return leave_aside(said, f"{text} the axes {axes} and RADESYS {stated!r}")
+    if stated and wcs.wcs.radesys != stated:
+        said.append(f"RADESYS {stated!r} is read as {wcs.wcs.radesys}")
+    return wcs
+
+
+def wcs_to_cards(wcs, ndim):
+    """Return the cards of a WCS, in a cube with an axis of bands, and the HDUs of its tables."""
+    if ndim == 3:
+        wcs = _sip_to_tpv(wcs)
+    primary, *tables = wcs.to_fits(relax=True)
+    if ndim == 2:
+        return primary.header, tables
+    if tables or wcs.sip is not None:
+        text = "the distortion in the WCS is one for two axes: read the cube's WCS with"
+        leave_aside([], f"{text} WCS(header, hdulist, naxis=2)")
+        return primary.header, tables
+    cube = wcs.sub([1, 2, 0])
+    cube.wcs.crpix = [*wcs.wcs.crpix, 1]
+    cube.wcs.crval = [*wcs.wcs.crval, 1]
+    return cube.to_header(relax=True), []
 
 
 def _sip_to_tpv(wcs):

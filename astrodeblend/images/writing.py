@@ -6,19 +6,18 @@ import warnings
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import NDData
 from astropy.utils.exceptions import AstropyUserWarning
 
 from astrodeblend.files import atomic_path
 
-from .uncertainty import broadcast, standard_deviation
+from .planes import changed, compact, standard_deviation
 from .wcs import wcs_to_cards
 
 __all__ = ["image_to_hdus", "to_original_shape", "write_fits"]
 
 
 def to_original_shape(image):
-    """Give a 2-D image back as 2-D, and any other one as it is.
+    """Give an image that was 2-D back as 2-D, of the same arrays, and any other one as it is.
 
     Parameters
     ----------
@@ -28,24 +27,14 @@ def to_original_shape(image):
     Returns
     -------
     image : `~astropy.nddata.NDData`
-        Of shape (y, x) if the image has one band and ``meta["astrodeblend"]["ndim"]`` is 2;
-        its arrays are views.
     """
-    if np.ndim(image.data) != 3 or len(image.data) != 1:
-        return image
-    if image.meta.get("astrodeblend", {}).get("ndim") != 2:
+    if np.shape(image.data)[:-2] != (1,) or image.meta.get("astrodeblend", {}).get("ndim") != 2:
         return image
     uncertainty = image.uncertainty
     if uncertainty is not None:
         uncertainty = type(uncertainty)(uncertainty.array[0], unit=uncertainty.unit, copy=False)
-    return NDData(
-        image.data[0],
-        unit=image.unit,
-        mask=None if image.mask is None else image.mask[0],
-        uncertainty=uncertainty,
-        wcs=image.wcs,
-        meta=image.meta,
-    )
+    mask = None if image.mask is None else image.mask[0]
+    return changed(image, image.data[0], mask=mask, uncertainty=uncertainty)
 
 
 def image_to_hdus(image, name):
@@ -54,47 +43,56 @@ def image_to_hdus(image, name):
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        An image of shape (bands, y, x) or (y, x). One that was 2-D when `read_image` read it
-        becomes 2-D again.
+        Of shape (bands, y, x) or (y, x); what `read_image` read as 2-D becomes 2-D again.
     name : str
         The name of the first HDU.
 
     Returns
     -------
     hdus : list of `~astropy.io.fits.ImageHDU`
-        The data in float32 under ``name``; the mask under ``name_MASK`` and the standard
-        deviation under ``name_UNCERT``, where the image has them; and the tables of a WCS whose
-        distortion is a look-up table. ``CCDData.read(path, hdu=name, hdu_mask=f"{name}_MASK",
+        The data, in float32 if that holds them, under ``name``; the mask under ``name_MASK`` and
+        the standard deviation under ``name_UNCERT``, where the image has them; and the tables of
+        its distortion. ``CCDData.read(path, hdu=name, hdu_mask=f"{name}_MASK",
         hdu_uncertainty=f"{name}_UNCERT")`` opens them.
 
     Notes
     -----
-    A dimensionless image, or one without unit, gets the BUNIT ``1``, since CCDData demands a
-    unit. A BUNIT that astropy could not read goes out as it came in.
-
-    SIP is defined for two axes only, so a cube's SIP distortion is written as the TPV polynomial
-    that equals it.
+    The card FULLSCAL says that the values are a picture, and which is white; `read_image` heeds it.
+    No unit is the BUNIT ``1``, since CCDData demands one; a BUNIT that astropy could not read goes
+    out as it came in. A cube's SIP distortion, which is for two axes only, is written as TPV.
     """
     image = to_original_shape(image)
-    data = np.asarray(image.data)
     header = image.meta.get("header", fits.Header()).copy()
     header["BUNIT"] = _unit_text(image.unit, header)
-    for i, band in enumerate(image.meta.get("astrodeblend", {}).get("bands") or ()):
-        header[f"BAND{i + 1}"] = (band, f"name of band {i + 1}")
+    known = image.meta.get("astrodeblend", {})
+    for i, band in enumerate(known.get("bands") or ()):
+        header[f"BAND{i + 1}"] = (ascii(str(band))[1:-1], f"name of band {i + 1}")
+    if known.get("full_scale") is not None:
+        header["FULLSCAL"] = (known["full_scale"], "white, as the values are a picture")
     tables = []
     if image.wcs is not None:
-        cards, tables = wcs_to_cards(image.wcs, data.ndim)
+        cards, tables = wcs_to_cards(image.wcs, np.ndim(image.data))
         header.update(cards)
-    hdus = [fits.ImageHDU(_big_endian(data), header, name=name)]
-    if image.mask is not None:
-        mask = broadcast(image.mask, data.shape, "mask").astype(np.uint8)
-        hdus.append(fits.ImageHDU(mask, name=f"{name}_MASK"))
-    deviation = standard_deviation(image)
-    if deviation is not None:
-        deviation = _big_endian(broadcast(deviation, data.shape, "uncertainty"))
-        hdus.append(fits.ImageHDU(deviation, header, name=f"{name}_UNCERT"))
+    hdus = []
+    for suffix, array in _planes(image).items():
+        is_mask = suffix == "_MASK"
+        values = array if is_mask else _big_endian(array)
+        hdus.append(fits.ImageHDU(values, None if is_mask else header, name=name + suffix))
+    if suffix == "_UNCERT":
         hdus[-1].header["UTYPE"] = "StdDevUncertainty"
     return hdus + tables
+
+
+def _planes(image):
+    """Return the data, mask and standard deviation that an image has, by the end of their names."""
+    shape = np.shape(image.data)
+    planes = {"": np.asarray(image.data)}
+    if image.mask is not None:
+        planes["_MASK"] = np.broadcast_to(image.mask, shape).astype(np.uint8)
+    if image.uncertainty is not None:
+        deviation = standard_deviation(image.uncertainty, image.unit)
+        planes["_UNCERT"] = np.broadcast_to(deviation, shape)
+    return planes
 
 
 def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
@@ -107,10 +105,9 @@ def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
     path : str or path-like
         Where to; ``.gz`` at its end compresses the file.
     cutouts : sequence of `~astropy.nddata.NDData`, optional
-        Parts of one image, to follow as `image_to_hdus` turns them into HDUs, with their place
-        in the sequence, from 1, as EXTVER. ``meta["box"]`` says where in the image each is,
-        ((y, y), (x, x)); LTV1 and LTV2 say so in the file: physical coordinates in DS9 are
-        those of the image.
+        Parts of one image, to follow as `image_to_hdus` turns them into HDUs, with EXTVER from 1.
+        ``meta["box"]`` says where in the image each is, ((y, y), (x, x)); LTV1 and LTV2 say so in
+        the file: physical coordinates in DS9 are those of the image.
     name : str, optional
         Of their HDUs.
     overwrite : bool, optional
@@ -136,8 +133,8 @@ def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
 def _cutout_blocks(cutouts, name):
     """Yield headers and data of cutouts as bytes.
 
-    There may be thousands. What differs between their headers is little, and astropy takes
-    milliseconds for each new one: so those of the first serve all.
+    There may be thousands, and astropy takes milliseconds for each new header: those of the first
+    serve all.
     """
     if not cutouts:
         return
@@ -148,28 +145,24 @@ def _cutout_blocks(cutouts, name):
         header["LTV1"] = (0.0, "[pix] x of the image's first column in this one")
         header["LTV2"] = (0.0, "[pix] y of the image's first row in this one")
     for number, cutout in enumerate(cutouts, 1):
-        cutout = to_original_shape(cutout)
-        arrays = [np.asarray(cutout.data, ">f4")]
-        if cutout.mask is not None:
-            arrays.append(broadcast(cutout.mask, cutout.data.shape, "mask").astype(np.uint8))
-        deviation = standard_deviation(cutout)
-        if deviation is not None:
-            arrays.append(broadcast(deviation, cutout.data.shape, "uncertainty").astype(">f4"))
+        planes = _planes(to_original_shape(cutout)).values()
         (top, _), (left, _) = cutout.meta["box"]
-        for header, array in zip(headers, arrays, strict=True):
+        for header, array in zip(headers, planes, strict=True):
             header["EXTVER"] = number
             header["NAXIS1"], header["NAXIS2"] = array.shape[:-3:-1]
             header["LTV1"], header["LTV2"] = -float(left), -float(top)
             if cutout.wcs is not None and "CRPIX1" in header:
                 header["CRPIX1"], header["CRPIX2"] = map(float, cutout.wcs.wcs.crpix)
             yield header.tostring().encode("ascii")
-            content = array.tobytes()
+            dtype = np.dtype(fits.BITPIX2DTYPE[header["BITPIX"]]).newbyteorder(">")
+            content = np.asarray(array, dtype).tobytes()
             yield content + bytes(-len(content) % 2880)
 
 
 def _big_endian(array):
-    """Copy as float32 in the byte order of FITS; others astropy swaps in place while it writes."""
-    return np.array(array, dtype=">f4")
+    """Copy in the byte order of FITS; others astropy swaps in place while it writes."""
+    array = compact(array, ~np.isfinite(array), 1e-30)
+    return array.astype(array.dtype.newbyteorder(">"))
 
 
 def _unit_text(unit, header):
@@ -181,14 +174,7 @@ def _unit_text(unit, header):
         return unit.to_string("fits")
     except ValueError:
         text = unit.to_string()
-    try:
-        readable = u.Unit(text) == unit
-    except ValueError:
-        readable = False
-    if not readable:
-        warnings.warn(
-            f"unit {text!r} is not known to FITS nor to astropy: it is written as text",
-            AstropyUserWarning,
-            stacklevel=3,
-        )
+    if u.Unit(text, parse_strict="silent") != unit:
+        message = f"unit {text!r} is not known to FITS nor to astropy: it is written as text"
+        warnings.warn(message, AstropyUserWarning, stacklevel=3)
     return text

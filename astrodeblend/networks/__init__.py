@@ -1,11 +1,26 @@
-"""The networks, each a configuration and a module built from it alone. Only torch is needed."""
+"""The networks, each a configuration and a module built from it alone. Only torch is needed.
 
-from dataclasses import asdict
+All generators keep one contract, ``network(blend, positions=None, present=None, *,
+with_features=False, with_blend_score=False)``, which returns light and standard deviations:
+
+- ``blend``, shape (n, bands, y, x), y and x of at least 16.
+- ``positions``, shape (n, s, 2): x and y of sources in pixels, the centre of the first pixel at
+  0. ``present``, shape (n, s), bool: whether there is such a source; all are by default. Without
+  positions there is one source, in the middle.
+- light, shape (n, slots, bands, y, x), in the units of the blend, and the standard deviation
+  expected of its error, the same shape, or None from a network that has no opinion on it.
+
+Networks of two slots answer with the source at ``positions[:, 0]``, the target, and with everything
+else; the other positions tell those that take marks where that comes from. A network may also
+answer with a slot for every position. What order the others are in changes nothing, nor does a
+position that is not present. Features and scores follow, if they are asked for; not all have them.
+"""
 
 from .band_unet import BandUNet, BandUNetConfig
 from .blend_score import BlendScore
 from .discriminator import Discriminator, DiscriminatorConfig
 from .familiarity import Familiarity, fit_familiarity
+from .registry import build, describe, register
 from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
 from .unet import UNet, UNetConfig
 from .vgg import VGG19Features, load_vgg19
@@ -26,65 +41,5 @@ __all__ = [
     "describe",
     "fit_familiarity",
     "load_vgg19",
+    "register",
 ]
-
-_KINDS = {
-    "band_unet": (BandUNet, BandUNetConfig),
-    "reiman2019": (BranchedGenerator, BranchedGeneratorConfig),
-    "unet": (UNet, UNetConfig),
-}
-
-
-def build(kind, **config):
-    """Build a generator from the name of its kind and its configuration.
-
-    Parameters
-    ----------
-    kind : {'reiman2019', 'unet', 'band_unet'}
-        The paper's branched generator, the U-shaped one for pictures, or that for linear flux
-        in any bands.
-    **config
-        Fields of its configuration; those left out take their defaults.
-
-    Returns
-    -------
-    torch.nn.Module
-        Takes a blend (n, bands, y, x), returns components and their standard deviations,
-        (n, branches, bands, y, x) each; the latter is None for a network that has none.
-
-    Raises
-    ------
-    ValueError
-        If there is no such kind.
-    TypeError
-        If the configuration has a field that the kind has not.
-    """
-    if kind not in _KINDS:
-        raise ValueError(f"kind={kind!r} is not a network; choose one of {', '.join(_KINDS)}")
-    module, configuration = _KINDS[kind]
-    config = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
-    return module(configuration(**config))
-
-
-def describe(network):
-    """Return what `build` needs to make the same network again.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        A network that `build` made.
-
-    Returns
-    -------
-    dict
-        Kind and configuration, as plain values.
-
-    Raises
-    ------
-    ValueError
-        If the network is of no kind that `build` knows.
-    """
-    for kind, (module, _) in _KINDS.items():
-        if type(network) is module:
-            return {"kind": kind, **asdict(network.config)}
-    raise ValueError(f"network is a {type(network).__name__}, none of the kinds {list(_KINDS)}")

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .blocks import Attention, ResidualBlock, distance_from_centre
+from .blocks import Attention, ResidualBlock, crop, draw_marks, pad
+from .registry import register
 
 __all__ = ["BandUNet", "BandUNetConfig"]
 
@@ -27,12 +28,15 @@ class BandUNetConfig:
         Features of all bands together at each level but the first, at least as deep.
     attention : int
         Self-attention blocks at the coarsest level.
+    marks : bool
+        Whether spots at the target and at the other sources go in, too.
     """
 
     branches: int = 2
     band_widths: tuple[int, ...] = (16, 32, 64)
     widths: tuple[int, ...] = (64, 128, 192)
     attention: int = 1
+    marks: bool = False
 
     def __post_init__(self):
         if not 1 < len(self.band_widths) <= len(self.widths) + 1:
@@ -42,6 +46,7 @@ class BandUNetConfig:
             )
 
 
+@register("band_unet", BandUNetConfig)
 class BandUNet(nn.Module):
     """Branched generator for linear flux; bands are a set.
 
@@ -65,7 +70,7 @@ class BandUNet(nn.Module):
         self.config = config
         self.familiarity = None
         own, shared = config.band_widths, config.widths
-        self.stem = nn.Conv2d(2, own[0], 3, padding=1)
+        self.stem = nn.Conv2d(2 + 2 * config.marks, own[0], 3, padding=1)
         self.encoder = nn.ModuleList(map(ResidualBlock, own))
         self.decoder = nn.ModuleList(map(ResidualBlock, own))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(own))
@@ -93,7 +98,7 @@ class BandUNet(nn.Module):
         with torch.no_grad():
             self.light.bias.copy_(torch.tensor([0.0, -3.0, *config.branches * [0.0]]))
 
-    def forward(self, blend):
+    def forward(self, blend, positions=None, present=None):
         """Take a blend apart.
 
         Parameters
@@ -101,6 +106,8 @@ class BandUNet(nn.Module):
         blend : torch.Tensor
             Shape (n, bands, y, x), sky-subtracted flux in units of each band's noise, any y
             and x of at least 16.
+        positions, present : torch.Tensor, optional
+            Where sources are, shape (n, s, 2), and whether they are there, (n, s).
 
         Returns
         -------
@@ -108,12 +115,12 @@ class BandUNet(nn.Module):
             Shape (n, branches, bands, y, x) each, in the units of the blend: the components
             and the standard deviation expected of their error.
         """
-        n, bands, height, width = blend.shape
-        multiple = 2 ** len(self.shared_encoder)
-        padding = (0, -width % multiple, 0, -height % multiple)
+        n, bands = blend.shape[:2]
         compressed = torch.asinh(blend.flatten(0, 1))[:, None]
-        own = torch.cat([compressed, distance_from_centre(compressed) / 24], dim=1)
-        own = F.pad(own, padding, mode="replicate").to(memory_format=torch.channels_last)
+        distance, spots = draw_marks(blend, positions, present)
+        marks = torch.cat([distance / 24, *([spots] if self.config.marks else [])], dim=1)
+        own = torch.cat([compressed, marks.repeat_interleave(bands, dim=0)], dim=1)
+        own = pad(own, 2 ** len(self.shared_encoder)).to(memory_format=torch.channels_last)
 
         own = self.encoder[0](self.stem(own))
         skips, shared_skips = [own], []
@@ -133,7 +140,7 @@ class BandUNet(nn.Module):
                 told = self.tell[k](shared).repeat_interleave(bands, dim=0) + skips.pop()
                 own = self.decoder[k + 1](told if own is None else told + self.up[k + 1](own))
         own = self.decoder[0](skips.pop() + self.up[0](own))
-        own = F.relu(own[..., :height, :width])
+        own = F.relu(crop(own, blend))
 
         light = self.light(own).float()
         # A gate between what was measured, exact where it is bright, and what is expected.

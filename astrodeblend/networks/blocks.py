@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["Attention", "ResidualBlock", "distance_from_centre"]
+__all__ = ["Attention", "ResidualBlock", "crop", "draw_marks", "pad"]
+
+_SIGMA = 1.5  # of a spot, in pixels
 
 
 class ResidualBlock(nn.Module):
@@ -53,19 +55,48 @@ class Attention(nn.Module):
         return x + self.project(mixed)
 
 
-def distance_from_centre(blend):
-    """Return how far each pixel of stamps is from their middle, which tells who is central.
+def draw_marks(blend, positions=None, present=None):
+    """Draw what tells a network where sources are.
 
     Parameters
     ----------
     blend : torch.Tensor
         Shape (n, bands, y, x).
+    positions, present : torch.Tensor, optional
+        As every generator takes them.
 
     Returns
     -------
-    torch.Tensor
-        Shape (n, 1, y, x), in pixels, of the same type.
+    distance : torch.Tensor
+        Shape (n, 1, y, x), float32: of each pixel from the target.
+    spots : torch.Tensor
+        Shape (n, 2, y, x): a Gaussian of height 1 at the target, and the maximum of those at all
+        others.
     """
-    n, _, height, width = blend.shape
-    y, x = (torch.arange(side, device=blend.device) - (side - 1) / 2 for side in (height, width))
-    return torch.hypot(y[:, None], x[None, :]).to(blend.dtype).expand(n, 1, height, width)
+    n, (height, width) = len(blend), blend.shape[-2:]
+    if positions is None:
+        positions = blend.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(n, 1, 2)
+    x, y = positions.float().nan_to_num()[..., None].unbind(dim=2)  # (n, s, 1) each
+    column, row = (torch.arange(side, device=blend.device) for side in (width, height))
+    distance = torch.hypot((row - y)[..., None], (column - x)[:, :, None])
+    spots = torch.exp(-0.5 * (distance / _SIGMA).square())
+    if present is not None:
+        spots = spots * present[..., None, None]
+    others = spots[:, 1:].amax(dim=1, keepdim=True) if spots.shape[1] > 1 else spots * 0
+    return distance[:, :1], torch.cat([spots[:, :1], others], dim=1)
+
+
+def pad(x, multiple):
+    """Repeat the edges of images, alike on opposite sides, up to multiples of a width."""
+    up, left = (-side % multiple // 2 for side in x.shape[-2:])
+    down, right = (
+        -side % multiple - before for side, before in zip(x.shape[-2:], (up, left), strict=True)
+    )
+    return F.pad(x, (left, right, up, down), mode="replicate")
+
+
+def crop(x, blend):
+    """Undo `pad`: return the middle of a map that is as wide as a blend."""
+    (height, width), rows, columns = blend.shape[-2:], *x.shape[-2:]
+    up, left = (rows - height) // 2, (columns - width) // 2
+    return x[..., up : up + height, left : left + width]

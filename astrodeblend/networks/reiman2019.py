@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from .blend_score import look_around
-from .blocks import distance_from_centre
+from .blocks import draw_marks
 from .familiarity import pool
+from .registry import register
 
 __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
 
@@ -70,6 +71,7 @@ class _ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
+@register("reiman2019", BranchedGeneratorConfig)
 class BranchedGenerator(nn.Module):
     """The paper's branched residual generator, derived from SRGAN (Ledig et al. 2017).
 
@@ -127,13 +129,17 @@ class BranchedGenerator(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, blend, *, with_features=False, with_blend_score=False):
+    def forward(
+        self, blend, positions=None, present=None, *, with_features=False, with_blend_score=False
+    ):
         """Take a blend apart.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), values in [0, 1].
+        positions, present : torch.Tensor, optional
+            Where sources are, shape (n, s, 2); only the first counts.
         with_features : bool, optional
             Return the features that `Familiarity` judges, too.
         with_blend_score : bool, optional
@@ -150,31 +156,33 @@ class BranchedGenerator(nn.Module):
         score : torch.Tensor
             Shape (n,); only if it is asked for.
         """
-        shallow = self._shallow(blend)  # (n, width, y, x)
+        shallow = self._shallow(blend, positions)  # (n, width, y, x)
         x = shallow + self.root(shallow)
         more = (pool(shallow, x),) if with_features else ()
         more += (self.blend_score(look_around(blend, shallow, x)),) if with_blend_score else ()
         components = torch.stack([branch(x) for branch in self.branches], dim=1)
         return (components.float() + 1) / 2, None, *more
 
-    def blend_features(self, blend):
+    def blend_features(self, blend, positions=None, present=None):
         """Return what a `BlendScore` judges stamps by, without taking them apart.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), as in `forward`.
+        positions, present : torch.Tensor, optional
+            As in `forward`.
 
         Returns
         -------
         torch.Tensor
             Shape (n, features).
         """
-        shallow = self._shallow(blend)
+        shallow = self._shallow(blend, positions)
         return look_around(blend, shallow, shallow + self.root(shallow))
 
-    def _shallow(self, blend):
+    def _shallow(self, blend, positions):
         """Return the first features; of distance 1 are the sides of the paper's stamps."""
         if self.config.distance:
-            blend = torch.cat([blend, distance_from_centre(blend) / 40], dim=1)
+            blend = torch.cat([blend, draw_marks(blend, positions)[0] / 40], dim=1)
         return self.first(blend)

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from .blend_score import look_around
-from .blocks import Attention, ResidualBlock, distance_from_centre
+from .blocks import Attention, ResidualBlock, crop, draw_marks, pad
 from .familiarity import pool
+from .registry import register
 
 __all__ = ["UNet", "UNetConfig"]
 
@@ -31,6 +32,8 @@ class UNetConfig:
     attention : int
         Self-attention blocks at the coarsest level, where every part of the stamp can ask
         every other which galaxy it belongs to.
+    marks : bool
+        Whether spots at the target and at the other sources go in, too.
     """
 
     bands: int = 3
@@ -38,6 +41,7 @@ class UNetConfig:
     widths: tuple[int, ...] = (32, 96, 192, 256)
     blocks: tuple[int, ...] = (1, 1, 2, 3)
     attention: int = 2
+    marks: bool = False
 
     def __post_init__(self):
         if len(self.widths) != len(self.blocks):
@@ -47,6 +51,7 @@ class UNetConfig:
             )
 
 
+@register("unet", UNetConfig)
 class UNet(nn.Module):
     """Branched U-shaped generator of bounded fractions.
 
@@ -73,7 +78,7 @@ class UNet(nn.Module):
         self.config = config
         self.familiarity = self.blend_score = None
         widths = config.widths
-        self.stem = nn.Conv2d(2 * config.bands + 1, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(2 * config.bands + 1 + 2 * config.marks, widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(widths))
         self.encoder = nn.ModuleList(map(_blocks, widths[:-1], config.blocks[:-1]))
@@ -91,13 +96,17 @@ class UNet(nn.Module):
             nn.Conv2d(widths[0], outputs, 1),
         )
 
-    def forward(self, blend, *, with_features=False, with_blend_score=False):
+    def forward(
+        self, blend, positions=None, present=None, *, with_features=False, with_blend_score=False
+    ):
         """Take a blend apart.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), not negative, any y and x of at least 16.
+        positions, present : torch.Tensor, optional
+            Where sources are, shape (n, s, 2), and whether they are there, (n, s).
         with_features : bool, optional
             Return the features that `Familiarity` judges, too.
         with_blend_score : bool, optional
@@ -114,52 +123,52 @@ class UNet(nn.Module):
             Shape (n,); only if it is asked for.
         """
         height, width = blend.shape[-2:]
-        seen, skips, x, scale = self._encode(blend)
+        seen, skips, x, scale = self._encode(blend, positions, present)
         more = (pool((*skips, x)[0], x),) if with_features else ()
         more += (self.blend_score(_around(seen, skips, x)),) if with_blend_score else ()
         for blocks, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             x = blocks(up(x) + skips.pop())
-        x = F.relu(x[..., :height, :width])
+        x = F.relu(crop(x, blend))
         shape = (-1, self.config.branches, self.config.bands, height, width)
         fraction = self.fraction(x).view(shape).float().sigmoid()
         # Detached: learning how large the errors are must not change the components.
         log_std = self.log_std(x.detach()).view(shape).float().clamp(-8, 2)
         return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *more
 
-    def blend_features(self, blend):
+    def blend_features(self, blend, positions=None, present=None):
         """Return what a `BlendScore` judges stamps by, at half the cost of taking them apart.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), as in `forward`.
+        positions, present : torch.Tensor, optional
+            As in `forward`.
 
         Returns
         -------
         torch.Tensor
             Shape (n, features).
         """
-        return _around(*self._encode(blend)[:-1])
+        return _around(*self._encode(blend, positions, present)[:-1])
 
-    def _encode(self, blend):
-        """Return the input, what is made of it above the last level and there, and the mean."""
-        height, width = blend.shape[-2:]
-        features, scale = _normalised(blend)
-        multiple = 2 ** len(self.down)
-        padding = (0, -width % multiple, 0, -height % multiple)
-        x = self.stem(F.pad(features, padding, mode="replicate"))
+    def _encode(self, blend, positions, present):
+        """Return the views, what is made of them above the last level and there, and the mean."""
+        views, scale = _normalised(blend)
+        distance, spots = draw_marks(blend, positions, present)
+        seen = [views, distance / 40, *([spots] if self.config.marks else [])]
+        x = self.stem(pad(torch.cat(seen, dim=1), 2 ** len(self.down)))
         skips = []
         for blocks, down in zip(self.encoder, self.down, strict=True):
             x = blocks(x)
             skips.append(x)
             x = down(x)
-        return features, skips, self.bottom(x), scale
+        return views, skips, self.bottom(x), scale
 
 
-def _around(features, skips, deepest):
+def _around(views, skips, deepest):
     """Pool the second level, which knows structure and still sees it sharply, and the last."""
-    # The last feature is the distance from the middle, the same on opposite sides.
-    return look_around(features[:, :-1], (*skips, deepest)[min(1, len(skips))], deepest)
+    return look_around(views, (*skips, deepest)[min(1, len(skips))], deepest)
 
 
 def _blocks(width, number):
@@ -171,8 +180,7 @@ def _normalised(blend):
 
     Two views of every band: the light above the stamp's own level (its median), in units of
     the stamp's contrast, compressed; and the whole light in units of the stamp's mean, which
-    tells how high the sky stands. Then the distance from the centre, which says which galaxy
-    is the central one.
+    tells how high the sky stands.
     """
     level = blend.flatten(2).median(dim=2).values[..., None, None]
     above = blend - level
@@ -180,9 +188,8 @@ def _normalised(blend):
     mean = blend.mean(dim=(1, 2, 3), keepdim=True)
     # A blank stamp has neither contrast nor mean: the floor keeps it at zero.
     tiny = torch.finfo(torch.float32).tiny
-    features = [
+    views = [
         torch.asinh(4 * above / contrast.clamp(min=tiny)),
         torch.asinh(blend / mean.clamp(min=tiny)),
-        distance_from_centre(blend) / 40,
     ]
-    return torch.cat(features, dim=1), mean
+    return torch.cat(views, dim=1), mean

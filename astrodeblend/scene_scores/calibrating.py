@@ -12,7 +12,7 @@ from astrodeblend.simulate import SCENE_MODES
 from astrodeblend.weights import check_model, load_model, write_card
 
 from .result import LIGHTS
-from .scoring import measure_truth, pixel_errors, with_memory
+from .scoring import measure_truth, pixel_errors
 from .sets import draw_scenes
 
 __all__ = ["add_scene_calibration"]
@@ -90,10 +90,11 @@ def _with(calibration, in_scenes):
 
 def _errors(deblender, scene):
     """Return errors of a scene's pixels and fluxes, in the deviations that are stated of them."""
-    truth, once = measure_truth(scene), with_memory(deblender)
+    truth = measure_truth(scene)
+    apart = deblender.deblend_scene(scene.blend, positions=truth.positions)
     fluxes = []
     for light in LIGHTS:
-        found = once.deblend_scene(scene.blend, positions=truth.positions, light=light)
+        found = apart.with_light(light)
         if light == "network":
             pixels = [(error / std)[::_THIN] for error, std in pixel_errors(found, truth)]
         error = np.abs(found.catalog["segment_flux"] - truth.flux)

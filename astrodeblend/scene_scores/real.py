@@ -12,9 +12,9 @@ from tqdm import tqdm
 from astrodeblend import __version__
 from astrodeblend.detect import find_sources
 from astrodeblend.files import atomic_paths
+from astrodeblend.flags import Flag
 from astrodeblend.images import read_image
 from astrodeblend.plot import scene_panels
-from astrodeblend.results import Flag
 
 from .scoring import match_sources
 
@@ -57,12 +57,11 @@ class RealScores:
         deblender missed, the ``reason``.
     blends : `~astropy.table.QTable`
         A row for every blend: how many ``peaks`` and ``sources``, ``masked`` (share of pixels
-        without weight), ``rounds``, how many sources were ``not_deblended``, and ``chi_square``:
+        without weight), how many sources were ``not_deblended``, and ``chi_square``:
         of data less the network's components, per pixel and band in their footprints; and
-        ``chi_square_blended``, in the footprints of sources whose light touches that of others:
-        an isolated source keeps its light, which leaves none. For every other deblender both
-        of its own model in the same pixels, such as ``chi_square_scarlet2``, NaN where it was
-        not tried or failed.
+        ``chi_square_blended``, in the footprints of sources whose light touches that of others.
+        For every other deblender both of its own model in the same pixels, such as
+        ``chi_square_scarlet2``, NaN where it was not tried or failed.
     failures : dict of str to str
         What was said of blends that could not be taken apart.
     scenes : dict of str to Scene
@@ -292,7 +291,6 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
                     "peaks": len(places),
                     "sources": len(catalog),
                     "masked": float(np.mean(weights <= 0)),
-                    "rounds": scene.meta["rounds"],
                     "not_deblended": int(np.sum(flags & int(Flag.NOT_DEBLENDED) > 0)),
                     **squares,
                 }

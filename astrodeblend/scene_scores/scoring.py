@@ -1,6 +1,5 @@
 """Scenes taken apart, and every galaxy of them compared with the truth."""
 
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from astrodeblend import __version__
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
-from astrodeblend.weights import check_model
+from astrodeblend.weights import check_model, read_card
 
 from .result import METHODS, SceneScores
 
@@ -78,11 +77,12 @@ def score_scenes(deblender, scenes, *, progress=False):
     """
     card = deblender.card
     check_model(card, "scenes")
-    interval_95 = Calibration(**card.calibration).of_scenes().interval_95
+    scenes_card = read_card(card.crowded) if card.crowded else card
+    interval_95 = Calibration(**scenes_card.calibration).of_scenes().interval_95
     sources, detections = [], []
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
     for k, scene in enumerate(bar):
-        truth, once = measure_truth(scene), with_memory(deblender)
+        truth = measure_truth(scene)
         rows = {
             "scene": np.full(len(truth.flux), k),
             "galaxy": scenes.names(k),
@@ -96,8 +96,11 @@ def score_scenes(deblender, scenes, *, progress=False):
             "true_flux": truth.flux,
         }
         for given in (True, False):
+            positions = truth.positions if given else None
+            apart = deblender.deblend_scene(scene.blend, positions=positions)
             for method in METHODS:
-                found, counts = _try(once, scene.blend, truth, method, interval_95, given=given)
+                ours = None if method == "photutils" else apart.with_light(method)
+                found, counts = _try(ours, scene.blend, truth, interval_95, given=given)
                 suffix = f"{method}_{'given' if given else 'detected'}"
                 rows |= {f"{name}_{suffix}": values for name, values in found.items()}
                 if not given:
@@ -113,20 +116,6 @@ def score_scenes(deblender, scenes, *, progress=False):
         sources=_stacked(sources),
         detections=QTable(detections),
     )
-
-
-def with_memory(deblender):
-    """Return a copy that remembers what the network said: both kinds of light ask the same."""
-    remembering, known = copy(deblender), {}
-
-    def central(blends):
-        stamps = blends.tobytes()
-        if stamps not in known:
-            known[stamps] = deblender._central(blends)
-        return known[stamps]
-
-    remembering._central = central
-    return remembering
 
 
 def _stacked(tables):
@@ -171,15 +160,13 @@ def _peaks(image, segments, labels):
     return peaks[:, ::-1].astype(float)
 
 
-def _try(deblender, blend, truth, method, interval_95, *, given):
-    """Take a scene apart one way; return what became of the galaxies, and what was detected."""
-    positions = truth.positions if given else None
-    scene = None
-    if method == "photutils":
+def _try(scene, blend, truth, interval_95, *, given):
+    """Return what became of the galaxies, and what was detected: in a scene, or by photutils."""
+    if scene is None:
+        positions = truth.positions if given else None
         sources, segments = find_sources(NDData(blend), positions=positions)
         places = _peaks(blend, segments, sources["label"])
     else:
-        scene = deblender.deblend_scene(blend, positions=positions, light=method)
         sources = scene.catalog
         places = np.reshape([_peak(scene.component(k)) for k in sources["label"]], (-1, 2))
     which = np.arange(len(truth.flux)) if given else match_sources(truth.positions, places)

@@ -5,6 +5,7 @@ end up in a stamp: the perturbation samples the images at the stamp's own pixels
 images stay in memory as bytes.
 """
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -84,32 +85,34 @@ class Simulator:
         -------
         blend, isolated : torch.Tensor
             Shapes (n, bands, s, s) and (n, 2, bands, s, s), float32 from 0 to 1; ``isolated``
-            holds the truth, central first, then all companions together.
+            holds the truth: the target, which is the central galaxy if none is drawn, then all
+            others together; where there are none, the sky.
         """
-        isolated, sky = self._isolated(draw)
-        for more in draw.further:
-            chosen = (more.companion >= 0).nonzero()[0]
-            if len(chosen):
-                more, where = more[chosen], torch.as_tensor(chosen, device=self.device)
-                alone, _ = self._isolated(more)
-                both = torch.stack([isolated[where, 1], alone[:, 1]], dim=1)
-                isolated[where, 1] = self._blend(both, more.mode, sky[where])
-        return self._blend(isolated, draw.mode, sky), isolated
-
-    def _isolated(self, draw):
-        """Return central galaxies and companions (n, 2, bands, s, s), and the sky's level."""
-        matrices = draw.matrices(self.size)
-        isolated = torch.stack(
-            [
-                self._sample(index, matrix)
-                for index, matrix in zip((draw.central, draw.companion), matrices, strict=True)
-            ],
-            dim=1,
+        index, matrices = draw.galaxies(self.size)
+        sky = self._tensor(draw.sky)[..., None, None]
+        galaxies = []
+        for k, each in enumerate((draw, draw, *draw.further)):
+            chosen = (index[:, k] >= 0).nonzero()[0]
+            alone = self._sample(index[chosen, k], matrices[chosen, k])
+            if draw.seeing is not None:
+                alone = self._render(alone, each[chosen], min(k, 1))
+            image = sky.expand(-1, self.bands, *alone.shape[2:]).clone()
+            image[torch.as_tensor(chosen, device=self.device)] = alone.float()
+            galaxies.append(image)
+        order = draw.order()
+        there = torch.as_tensor(np.take_along_axis(index >= 0, order, 1), device=self.device)
+        order, rows = (
+            torch.as_tensor(a, device=self.device) for a in (order, np.ogrid[: len(draw)])
         )
-        sky = isolated.new_zeros(len(draw), 1, 1, 1)
-        if draw.seeing is not None:
-            isolated, sky = self._render(isolated, draw)
-        return isolated, sky
+        galaxies = torch.stack(galaxies, dim=1)[rows[:, None], order]
+        target, rest = galaxies[:, 0], galaxies[:, 1]
+        for k in range(2, galaxies.shape[1]):
+            both = self._blend(torch.stack([rest, galaxies[:, k]], dim=1), draw.mode, sky)
+            both = _where(there[:, 1:k].any(dim=1), both, galaxies[:, k])
+            rest = _where(there[:, k], both, rest)
+        isolated = torch.stack([target, rest], dim=1)
+        blend = self._blend(isolated, draw.mode, sky)
+        return _where(there[:, 1:].any(dim=1), blend, target), isolated
 
     def _tensor(self, values):
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
@@ -136,22 +139,21 @@ class Simulator:
                 out = out + weight[..., None] * values.view(*where.shape, self.bands)
         return out.movedim(-1, 1)
 
-    def _render(self, isolated, draw):
-        """Show both galaxies as another survey would; return them and the sky's level."""
-        shape = (-1, 1, 1, 1, 1)
-        x = _apart(_blur, isolated, self._tensor(draw.seeing), neutral=0)
-        grey = x.mean(dim=2, keepdim=True)
+    def _render(self, images, draw, which):
+        """Show galaxies as another survey would, with the first or the second noise drawn."""
+        shape = (-1, 1, 1, 1)
+        x = _apart(_blur, images, self._tensor(draw.seeing), neutral=0)
+        grey = x.mean(dim=1, keepdim=True)
         x = (grey + self._tensor(draw.saturation).view(shape) * (x - grey)).clamp(min=0)
         x = x.pow(self._tensor(draw.exponent).view(shape))
-        gain = self._tensor(draw.gain)[:, None, :, None, None]
+        gain = self._tensor(draw.gain)[..., None, None]
         sky = self._tensor(draw.pedestal).view(shape)
         x = gain * ((1 - sky) * x + sky)
         for k in draw.noise.nonzero()[0]:
             generator = torch.Generator(self.device).manual_seed(int(draw.noise_seed[k]))
-            noise = torch.randn(x.shape[1:], generator=generator, device=self.device)
-            x[k] += float(draw.noise[k]) * noise
-        x = _apart(_jpeg, x.clamp(0, 1), self._tensor(draw.quality), neutral=100)
-        return x, (gain * sky)[:, 0].clamp(max=1)
+            noise = torch.randn((2, *x.shape[1:]), generator=generator, device=self.device)
+            x[k] += float(draw.noise[k]) * noise[which]
+        return _apart(_jpeg, x.clamp(0, 1), self._tensor(draw.quality), neutral=100)
 
     def _blend(self, isolated, mode, sky):
         """Blend by each one's mode; see `astrodeblend.simulate.blend_images` for the rule."""
@@ -166,6 +168,10 @@ class Simulator:
         return (isolated.amax(dim=1) + adds * (1 - opacity) * fainter).clamp(max=1)
 
 
+def _where(chosen, images, others):
+    return torch.where(chosen[:, None, None, None], images, others)
+
+
 def _apart(function, x, values, *, neutral):
     """Apply a function to those blends alone for which it does something."""
     chosen = (values != neutral).nonzero()[:, 0]
@@ -176,10 +182,10 @@ def _blur(x, sigma, radius=4):
     """Blur by a Gaussian of each blend's own width, edges repeated."""
     offset = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).view(len(x), -1, 1, 1, 1, 1)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).view(len(x), -1, 1, 1, 1)
     for padding, axis in (((0, 0, radius, radius), -2), ((radius, radius, 0, 0), -1)):
         length = x.shape[axis]
-        padded = F.pad(x.flatten(1, 2), padding, mode="replicate").unflatten(1, x.shape[1:3])
+        padded = F.pad(x, padding, mode="replicate")
         x = sum(kernel[:, k] * padded.narrow(axis, k, length) for k in range(2 * radius + 1))
     return x
 
@@ -187,12 +193,11 @@ def _blur(x, sigma, radius=4):
 def _jpeg(x, quality):
     """Lose what JPEG compression loses: YCbCr, 8x8 cosine transform, rounding, and back."""
     height, width = x.shape[-2:]
-    planes = F.pad(x.flatten(1, 2), (0, -width % 8, 0, -height % 8), mode="replicate")
-    planes = 255 * planes.unflatten(1, x.shape[1:3])
-    colour = planes.shape[2] == 3
+    planes = 255 * F.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate")
+    colour = planes.shape[1] == 3
     if colour:
         to_ycc = _YCC.to(x.device)
-        planes = torch.einsum("ij,nkjyx->nkiyx", to_ycc, planes)
+        planes = torch.einsum("ij,njyx->niyx", to_ycc, planes)
     k = torch.arange(8, device=x.device, dtype=x.dtype)
     cosine = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
     cosine[0] /= 2**0.5
@@ -201,11 +206,11 @@ def _jpeg(x, quality):
     tables = [_LUMINANCE, _COLOUR, _COLOUR] if colour else [_LUMINANCE]
     tables = [[int(v) for v in table.split()] for table in tables]
     table = torch.tensor(tables, device=x.device).view(-1, 8, 8)
-    table = ((table * percent + 50) / 100).floor().clamp(1, 255)[:, None, :, None, None]
+    table = ((table * percent + 50) / 100).floor().clamp(1, 255)[:, :, None, None]
     blocks = planes.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-2, -3)
     frequencies = cosine @ blocks @ cosine.T
     blocks = cosine.T @ (table * (frequencies / table).round()) @ cosine
     planes = blocks.transpose(-2, -3).flatten(-2).flatten(-3, -2)
     if colour:
-        planes = torch.einsum("ij,nkjyx->nkiyx", to_ycc.inverse(), planes)
+        planes = torch.einsum("ij,njyx->niyx", to_ycc.inverse(), planes)
     return (planes[..., :height, :width] / 255).clamp(0, 1)

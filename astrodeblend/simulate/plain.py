@@ -98,38 +98,34 @@ def blend_pair(images, draw, recipe="reiman2019"):
     Returns
     -------
     blend, isolated : numpy.ndarray
-        Shapes (bands, s, s) and (2, bands, s, s), from 0 to 1; ``isolated`` holds the truth,
-        central first, then all companions together.
+        Shapes (bands, s, s) and (2, bands, s, s), from 0 to 1; ``isolated`` holds the truth: the
+        target, which is the central galaxy if none is drawn, then all others together; where there
+        are none, the sky.
     """
-    recipe = get_recipe(recipe)
-    isolated, sky = _isolated(images, draw, recipe)
-    how = {"mode": recipe.modes[draw.mode[0]], "sky": sky}
-    for more in draw.further:
-        if more.companion[0] >= 0:
-            (_, companion), _ = _isolated(images, more, recipe)
-            isolated[1] = blend_images(isolated[1], companion, **how)
-    return blend_images(*isolated, **how), np.array(isolated)
-
-
-def _isolated(images, draw, recipe):
-    """Return the central galaxy and the companion, and the level of their sky."""
-    images = np.asarray(images)
+    recipe, images = get_recipe(recipe), np.asarray(images)
     full_scale = 255.0 if images.dtype == np.uint8 else 1.0
     rng = np.random.default_rng(draw.noise_seed[0])
-    isolated = []
-    for index, matrix in zip(
-        (draw.central, draw.companion), draw.matrices(images.shape[-1]), strict=True
-    ):
-        image = np.moveaxis(images[index[0]] / full_scale, 0, -1)
-        image = warp(image, matrix[0], order=1, mode="constant", cval=0)
+    sky = draw.sky[0][:, None, None]
+    how = {"mode": recipe.modes[draw.mode[0]], "sky": sky}
+    index, matrices = draw.galaxies(images.shape[-1])
+    galaxies = []
+    for k in draw.order()[0]:
+        if index[0, k] < 0:
+            continue
+        image = np.moveaxis(images[index[0, k]] / full_scale, 0, -1)
+        image = warp(image, matrices[0, k], order=1, mode="constant", cval=0)
         image = np.moveaxis(image, -1, 0)
-        isolated.append(reduce_image(image, crop=recipe.crop, factor=recipe.factor))
-    sky = 0.0
-    if draw.seeing is not None:
-        gain = draw.gain[0][:, None, None]
-        isolated = [_render(image, draw, gain, rng) for image in isolated]
-        sky = np.minimum(gain * draw.pedestal[0], 1)
-    return isolated, sky
+        image = reduce_image(image, crop=recipe.crop, factor=recipe.factor)
+        if draw.seeing is not None:
+            image = _render(image, draw, draw.gain[0][:, None, None], rng)
+        galaxies.append(image)
+    target, *others = galaxies
+    if not others:
+        return target, np.stack([target, sky + np.zeros_like(target)])
+    rest = others[0]
+    for other in others[1:]:
+        rest = blend_images(rest, other, **how)
+    return blend_images(target, rest, **how), np.stack([target, rest])
 
 
 def _render(image, draw, gain, rng):

@@ -93,7 +93,7 @@ class Recipe:
     rendering : Rendering or None
         Re-render the pictures, so as to learn what other surveys look like.
     companions : tuple of float
-        Chances of one, two, three, ... companions, each displaced from one of the galaxies before
+        Chances of no, one, two, ... companions, each displaced from one of the galaxies before
         it. All of them together, blended as the blend is, are the second component.
     """
 
@@ -106,7 +106,7 @@ class Recipe:
     scale: tuple[float, float] = (math.exp(-1), math.exp(0.5))
     symmetries: bool = False
     rendering: Rendering | None = None
-    companions: tuple[float, ...] = (1.0,)
+    companions: tuple[float, ...] = (0.0, 1.0)
 
     def __post_init__(self):
         wrong = [mode for mode in self.modes if mode not in BLENDING_MODES]
@@ -114,8 +114,11 @@ class Recipe:
             raise ValueError(f"modes={self.modes!r}: choose from {', '.join(BLENDING_MODES)}")
         if self.crop % self.factor:
             raise ValueError(f"crop={self.crop} is not a multiple of factor={self.factor}")
-        if min(self.companions, default=-1) < 0 or not math.isclose(sum(self.companions), 1):
-            raise ValueError(f"companions={self.companions!r}: give chances, whose sum is 1")
+        chances = self.companions
+        if len(chances) < 2 or min(chances) < 0 or not math.isclose(sum(chances), 1):
+            raise ValueError(
+                f"companions={chances!r}: give the chances of none, one, ..., whose sum is 1"
+            )
 
     @property
     def stamp(self):
@@ -142,18 +145,45 @@ class Recipe:
         if sources < 2:
             raise ValueError(f"sources={sources}: a blend takes two galaxies, give at least 2")
         drawn = self._draw_pairs(rng, number, sources)
-        if len(self.companions) == 1:
+        if self.companions == (0.0, 1.0):
             return drawn
         count = rng.choice(len(self.companions), size=number, p=self.companions)
         shifts, further = [np.zeros((number, 2)), drawn.shift], []
-        for k in range(1, len(self.companions)):
+        for k in range(2, len(self.companions)):
             more = self._draw_pairs(rng, number, sources)
             before = rng.integers(len(shifts), size=number)
             shifts.append(np.stack(shifts)[before, np.arange(number)] + more.shift)
             companion = np.where(count >= k, more.companion, -1)
             shared = {name: getattr(drawn, name) for name in _SHARED}
             further.append(replace(more, companion=companion, shift=shifts[-1], **shared))
-        return replace(drawn, further=tuple(further))
+        companion = np.where(count >= 1, drawn.companion, -1)
+        return replace(drawn, companion=companion, further=tuple(further))
+
+    def positions(self, draw, size):
+        """Return where the galaxies of blends are.
+
+        Parameters
+        ----------
+        draw : Draw
+            Of n blends, from `draw`.
+        size : int
+            Width of the images.
+
+        Returns
+        -------
+        positions : numpy.ndarray
+            Shape (n, s, 2), x and y in pixels of the stamp: of the middles of their images, the
+            target first.
+        present : numpy.ndarray
+            Shape (n, s): whether there is such a galaxy.
+        """
+        index, matrices = draw.galaxies(size)
+        middle = np.array([(size - 1) / 2, (size - 1) / 2, 1])
+        start = (size - self.crop) // 2 + self.factor // 2
+        positions = np.linalg.inv(matrices) @ middle
+        positions, order = (positions[..., :2] - start) / self.factor, draw.order()
+        present = np.take_along_axis(index >= 0, order, 1)
+        return np.take_along_axis(positions, order[..., None], 1), present
 
     def _draw_pairs(self, rng, number, sources):
         """Draw the random part of blends of two."""
@@ -184,7 +214,7 @@ class Draw:
     Parameters
     ----------
     central, companion : numpy.ndarray
-        Which of the galaxies, as indices.
+        Which of the galaxies, as indices; -1 for no companion.
     flip_x, flip_y : numpy.ndarray
         Whether the companion is mirrored along x, along y.
     angle : numpy.ndarray
@@ -203,8 +233,12 @@ class Draw:
         Re-rendering (see `Rendering`); ``gain`` has the shape (n, 3), one per band. Seeing 0,
         zoom 1, quality 100, ... leave a picture as it is. None: nothing is re-rendered.
     further : tuple of Draw
-        Of the same blends with further companions, a draw for each; ``companion`` is -1 where
-        there is none.
+        Of the same blends with further companions, a draw for each.
+    target : numpy.ndarray or None
+        Which galaxy is the first component, and all others the second: 0 for the central one, 1
+        for the companion, then further ones. None: the central one.
+    origin : numpy.ndarray or None
+        Shape (n, 2): by how much everything is displaced in the end, in image pixels.
     """
 
     central: np.ndarray
@@ -226,6 +260,8 @@ class Draw:
     noise: np.ndarray | None = None
     quality: np.ndarray | None = None
     further: tuple = ()
+    target: np.ndarray | None = None
+    origin: np.ndarray | None = None
 
     def __len__(self):
         return len(self.central)
@@ -280,6 +316,37 @@ class Draw:
             quality=uniform(rendering.quality, 100.0, share=0.5),
         )
 
+    def galaxies(self, size):
+        """Return which galaxies blends are of, and where each pixel of theirs comes from.
+
+        Parameters
+        ----------
+        size : int
+            Width of the square images.
+
+        Returns
+        -------
+        index : numpy.ndarray
+            Shape (n, s): the central one, then all others; -1 where there is none.
+        matrices : numpy.ndarray
+            Shape (n, s, 3, 3), as `matrices` returns them.
+        """
+        central, companion = self.matrices(size)
+        others = [more.matrices(size)[1] for more in self.further]
+        matrices = np.stack([central, companion, *others], axis=1)
+        index = [self.central, self.companion, *(more.companion for more in self.further)]
+        index = np.stack(index, axis=1)
+        if self.origin is not None:
+            matrices = matrices @ _translation(len(self), -self.origin)[:, None]
+        return index, matrices
+
+    def order(self):
+        """Return the galaxies of each blend, the target first, shape (n, s)."""
+        order = np.tile(np.arange(2 + len(self.further)), (len(self), 1))
+        if self.target is None:
+            return order
+        return np.argsort(np.where(order == self.target[:, None], -1, order), axis=1)
+
     def matrices(self, size):
         """Return where each pixel of the perturbed images comes from.
 
@@ -332,6 +399,9 @@ def _symmetry(code):
     return np.array([*table, *(mirror @ m for m in table)])[code]
 
 
+# Chances of none to seven companions.
+_CROWDED = (0.08, 0.3, 0.2, 0.14, 0.1, 0.08, 0.06, 0.04)
+
 #: The recipes by name.
 RECIPES = {
     recipe.name: recipe
@@ -375,19 +445,19 @@ RECIPES = {
         ),
         Recipe(
             "crowded",
-            "as varied, but half of the blends have two or three companions, which come as one",
+            "as varied, but with none to seven companions, which come as one",
             ("max", "max", "sum", "max_sum"),
             symmetries=True,
             rendering=Rendering(),
-            companions=(0.5, 0.25, 0.25),
+            companions=_CROWDED,
         ),
         Recipe(
             "crowded_max",
-            "as crowded, but three in four blends are of mode max, and four in five as they were",
+            "as mostly_reiman2019, but two blends in five with none or two to seven companions",
             (*6 * ("max",), "sum", "max_sum"),
             symmetries=True,
             rendering=Rendering(fraction=0.2),
-            companions=(0.5, 0.25, 0.25),
+            companions=(0.04, 0.6, 0.12, 0.08, 0.06, 0.04, 0.03, 0.03),
         ),
     )
 }

@@ -1,13 +1,15 @@
 """Survey blends by the batch, fast enough to train on as they are made."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from .fourier import FourierRenderer
 from .populations import (
+    DISK_HALF_LIGHT,
+    GALAXY,
     POPULATIONS,
     Sources,
     draw_brightest,
@@ -24,6 +26,8 @@ STAMP = 64
 
 # Narrower PSFs, in pixels at half maximum, are drawn on finer pixels.
 _SAMPLING = 2.4
+# Of galaxies that are made large: magnitudes above the depth, and half-light radii in pixels.
+_BRIGHT, _LARGE = -4.0, (4.0, 15.0)
 # Moffat exponents of varied PSFs.
 _BETAS = (2.5, 3.0, 3.5, 4.0, 4.765)
 
@@ -79,6 +83,33 @@ class SurveyDraw:
         values = {k: v[flat if k == "sources" else key] for k, v in values.items()}
         return SurveyDraw(**values)
 
+    def aimed(self, target, middle, stamp):
+        """Return the same blends, all moved alike, with one source first.
+
+        Parameters
+        ----------
+        target : numpy.ndarray
+            Shape (n,): which of the sources.
+        middle : numpy.ndarray
+            Shape (n, 2): where it goes, x and y in pixels.
+        stamp : int
+            Width of the stamps; sources that leave them are left out.
+        """
+        n, most = self.present.shape
+        order = np.argsort(np.arange(most) != target[:, None], axis=1, kind="stable")
+        rows = np.arange(n)[:, None]
+        position = self.position[rows, order]
+        position = position + (middle - position[:, 0])[:, None]
+        inside = ((position > 0) & (position < stamp - 1)).all(axis=2)
+        present = self.present[rows, order] & inside
+        return replace(
+            self,
+            present=present,
+            position=position,
+            sources=self.sources[(rows * most + order).ravel()],
+            fluxes=self.fluxes[rows, order] * present[:, :, None, None],
+        )
+
 
 class SurveyStream:
     """Blends as surveys would show them, the same whenever batch ``k`` is asked for.
@@ -117,6 +148,10 @@ class SurveyStream:
         PSF; drawn uniformly.
     offset : float, optional
         How far the first source is at most from the middle of the stamp, in pixels, in x and y.
+    chain : float, optional
+        Chance that a source is at such a distance from another one than the first.
+    large : float, optional
+        Share of the bright galaxies that are made as large as 4 to 15 pixels, half-light radius.
     vary : float, optional
         Scatter of ln FWHM. The depth then scatters by twice that, in magnitudes, and half of the
         PSFs are Moffat profiles of any exponent. 0: all as the survey has it.
@@ -139,7 +174,8 @@ class SurveyStream:
     def __init__(
         self, surveys, images=None, *, batch, seed, stamp=STAMP, sources=2, bands=None,
         magnitudes=(-7.5, -1.5), slope=None, contrast=2.0, separations=(0.5, 4.0), offset=0.5,
-        vary=0.1, population="mixed", stars=0.1, device="cpu", rank=0, world=1,
+        chain=0.0, large=0.0, vary=0.1, population="mixed", stars=0.1, device="cpu", rank=0,
+        world=1,
     ):  # fmt: skip
         self.surveys = [get_survey(survey) for survey in surveys]
         if not self.surveys:
@@ -167,6 +203,7 @@ class SurveyStream:
         self.batch, self.seed, self.stamp = batch, seed, stamp
         self.magnitudes, self.slope = magnitudes, slope
         self.contrast, self.separations = contrast, separations
+        self.chain, self.large = chain, large
         self.offset, self.vary, self.population, self.stars = offset, vary, population, stars
         self.share = slice(rank * batch // world, (rank + 1) * batch // world)
 
@@ -243,11 +280,22 @@ class SurveyStream:
             rng, present, brightest, faintest, self.contrast,
             [limit * width for limit in self.separations], self.stamp, self.offset,
         )  # fmt: skip
+        more = np.random.default_rng([self.seed, number, 2])
+        for k in range(2, most if self.chain else 0):
+            near = more.integers(k, size=n) * (more.random(n) < self.chain)
+            position[:, k] += position[np.arange(n), near] - position[:, 0]
         wavelength = np.array([r.wavelength for r in references])[survey]
         sources = draw_sources(
             rng, magnitude.ravel(), reference=np.repeat(wavelength, most),
             population=self.population, images=self.images, stars=self.stars,
         )  # fmt: skip
+        if self.large:
+            bright = (magnitude - depth[survey][:, None] < _BRIGHT).ravel()
+            radius = np.exp(more.uniform(*np.log(_LARGE), len(bright))) * np.repeat(scale, most)
+            radius /= np.where(sources.kind == GALAXY, DISK_HALF_LIGHT, 1)
+            chosen = bright & (more.random(len(bright)) < self.large)
+            radius = np.where(chosen[:, None], radius[:, None], 0)
+            sources = replace(sources, radius=np.maximum(sources.radius, radius))
         fluxes = sources.fluxes(np.repeat(of["wavelength"], most, axis=0))
         fluxes = fluxes.reshape(n, most, *fluxes.shape[1:]) * present[:, :, None, None]
 

@@ -10,8 +10,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from ..calibration import Calibration, log_peaks, measure_segment, pixel_features
-from ..joint import ask_in_turn, regained
+from ..calibration import Calibration, ask_in_turn, log_peaks, measure_segment, pixel_features
+from ..light import regained
 from ..metrics import isophote
 from ..networks.symmetries import symmetric_std
 from ..simulate.batched import Simulator
@@ -310,15 +310,19 @@ def _fit_to_flux(network, surveys, pixels, images, blends, seed, device, bar):
     bands = min(_BANDS, len(get_survey(surveys[0]).bands))
     options = {"batch": _BATCH, "bands": bands, "stamp": pixels, "device": device}
 
-    def answer(blend):
+    def answer(blend, positions=None):
         with torch.inference_mode():
+            where = ()
+            if positions is not None:
+                where = torch.from_numpy(positions.astype(np.float32)).to(device)
+                where = where.nan_to_num(), where.isfinite().all(dim=2)
             blend = torch.from_numpy(blend).to(device, memory_format=torch.channels_last)
-            return [part.float().cpu().numpy() for part in network(blend)]
+            return [part.float().cpu().numpy() for part in network(blend, *where)]
 
     stream = FluxStream(surveys, images, seed=_FAR + seed, **options)
     parts = []
     for number in range(-(-blends // (2 * _BATCH))):
-        blend, isolated = (part.cpu().numpy() for part in stream[number])
+        blend, isolated, *_ = (part.cpu().numpy() for part in stream[number])
         parts.append((blend, *answer(blend), isolated))
         bar.update(min(_BATCH, bar.total - bar.n))
     blend, components, std, isolated = map(np.concatenate, zip(*parts, strict=True))
@@ -336,7 +340,8 @@ def _fit_to_flux(network, surveys, pixels, images, blends, seed, device, bar):
             blend, isolated, noise = (part.cpu().numpy() for part in stream.render(draw))
             blend = blend / noise[..., None, None]
             isolated = isolated / noise[:, None, :, None, None]
-            parts.append((blend, *ask_in_turn(answer, blend, draw.position), isolated))
+            places = np.where(draw.present[..., None], draw.position, np.nan)
+            parts.append((blend, *ask_in_turn(answer, blend, places), isolated))
             first += len(blend) * [k == 0]
             bar.update(min(_BATCH, bar.total - bar.n))
     blend, components, std, isolated = map(np.concatenate, zip(*parts, strict=True))
@@ -355,5 +360,5 @@ def _answers(network, blend, isolated):
         blend = blend.contiguous(memory_format=torch.channels_last)
         components, std = network(blend)
         if std is None:
-            std = symmetric_std(lambda batch: network(batch)[0], blend)
+            std = symmetric_std(lambda *turned: network(*turned)[0], blend)
     return [x.cpu().numpy() for x in (blend, isolated, components, std)]

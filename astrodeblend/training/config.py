@@ -66,6 +66,9 @@ class TrainingConfig:
         For AdamW.
     average : float
         Decay of the running average of the weights, which is what ships; 0 for none.
+    keep : float
+        Share of the weights it started from in those that are saved; 0.5 is the mean of both, which
+        forgets less of what the first model knew (Wortsman et al. 2022, arXiv:2109.01903).
     clip : float
         Largest norm of the gradient; 0 for no limit.
     adversarial : {'none', 'nonsaturating', 'minimax'}
@@ -105,7 +108,7 @@ class TrainingConfig:
         fewer than 200 it does not learn to tell.
     """
 
-    network: dict = field(default_factory=lambda: {"kind": "unet"})
+    network: dict = field(default_factory=lambda: {"kind": "unet", "marks": True})
     recipe: str = "varied"
     surveys: tuple[str, ...] = ()
     survey_options: dict = field(default_factory=dict)
@@ -121,6 +124,7 @@ class TrainingConfig:
     optimizer: str = "adamw"
     weight_decay: float = 1e-2
     average: float = 0.999
+    keep: float = 0.0
     clip: float = 1.0
     adversarial: str = "none"
     adversarial_weight: float = 1e-3
@@ -156,7 +160,7 @@ class TrainingConfig:
             (("clip", "weight_decay", "adversarial_weight", "std_weight"), 0, math.inf),
             (("learning_rate",), 1e-12, 1),
             (("decay",), 0, 1),
-            (("average",), 0, 1 - 1e-9),
+            (("average", "keep"), 0, 1 - 1e-9),
         ):
             for name in names:
                 if not low <= getattr(self, name) <= high:  # nor is NaN

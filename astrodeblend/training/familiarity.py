@@ -1,9 +1,10 @@
 """What a trained network is familiar with: the blends of its own recipes."""
 
+import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -47,22 +48,24 @@ def familiarity_of(network, stream, *, blends, progress=False):
         raise ValueError(f"blends={blends} are too few; give at least {FEWEST_BLENDS}")
     was_training = network.training
     network.eval()
-    simulators = (stream.simulator, stream.final_simulator)
-    rng = np.random.default_rng([stream.seed, 0, blends])  # no batch of training follows from it
+    others = []
+    for final in (math.inf, 0):  # of either recipe, and no batch of training follows from the seed
+        other = copy.copy(stream)
+        other.seed, other.final, other.batch = 2**40 + stream.seed, final, _BATCH
+        other.share = slice(None)
+        others.append(other)
     features = []
     with (
         torch.inference_mode(),
         tqdm(total=blends, desc="familiarity", unit="blend", disable=not progress) as bar,
     ):
-        for start in range(0, blends, _BATCH):  # recipes in turn, as the fit leaves out parts
-            simulator = simulators[start // _BATCH % 2]
-            number = min(_BATCH, blends - start)
-            blend, _ = simulator(simulator.recipe.draw(rng, number, simulator.number))
+        for k in range(-(-blends // _BATCH)):  # recipes in turn, as the fit leaves out parts
+            blend, _, *marks = others[k % 2][k]
             blend = blend.contiguous(memory_format=torch.channels_last)
-            features.append(network(blend, with_features=True)[2].cpu())
-            bar.update(number)
+            features.append(network(blend, *marks, with_features=True)[2].cpu())
+            bar.update(min(_BATCH, bar.total - bar.n))
     network.train(was_training)
-    return fit_familiarity(torch.cat(features)).to(simulators[0].device)
+    return fit_familiarity(torch.cat(features)[:blends]).to(blend.device)
 
 
 def on_card(blends):
@@ -111,8 +114,9 @@ def add_familiarity(model, images, *, blends=4096, seed=1, device="cpu", progres
     network, card = load_model(path, device=device)
     final = card.training.get("config", {}).get("final_recipe")
     stream = BlendStream(
-        images, card.recipe, batch=_BATCH, seed=seed, device=device, final_recipe=final
-    )
+        images, card.recipe, batch=_BATCH, seed=seed, device=device, final_recipe=final,
+        marks=card.network.get("marks", False),
+    )  # fmt: skip
     network.familiarity = familiarity_of(network, stream, blends=blends, progress=progress)
     card = replace(card, training={**card.training, "familiarity": on_card(blends)})
     return save_model(path, network, card, dtype=stored_dtype(path), overwrite=True)

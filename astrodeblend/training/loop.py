@@ -115,10 +115,13 @@ def train(
         parent = None if start is None else load_parent(start, network, weights=not resume)
         network = network.to(device, memory_format=torch.channels_last)
         average = copy.deepcopy(network).requires_grad_(False)
+        if config.keep and parent is None and not resume:
+            raise ValueError(f"keep={config.keep}: give a model to start from, or leave it out")
+        begin = {"begin": copy.deepcopy(average)} if config.keep else {}
         if config.compile:
             check_compiler(device)
             network.compile(dynamic=False)
-        modules = {"network": network, "average": average}
+        modules = {"network": network, "average": average, **begin}
         optimizers = {"optimizer": _optimizer(config, network)}
         discriminator = features = None
         if config.adversarial != "none":
@@ -164,7 +167,18 @@ def train(
             hours = (seconds + time.monotonic() - began) / 3600
             if parent is not None:
                 more["from"] = parent
-            return _export(out, config, average, card, done, hours * world, more)
+            return _export(out, config, result(), card, done, hours * world, more)
+
+        def result():
+            """Return the weights to save: the average, mixed with those at the start."""
+            if not begin:
+                return average
+            mixed = copy.deepcopy(average)
+            state = mixed.state_dict()
+            for name, value in begin["begin"].state_dict().items():
+                if value.is_floating_point():
+                    state[name].lerp_(value, config.keep)
+            return mixed
 
         # The data.
         stream = _stream(config, images, device, rank, world)
@@ -192,10 +206,10 @@ def train(
                 losses = {}
 
                 # The generator.
-                blend, isolated = stream[step]
+                blend, isolated, positions, present = stream[step]
                 blend = blend.contiguous(memory_format=torch.channels_last)
                 with _autocast(config, device):
-                    components, std = parallel(blend)
+                    components, std = parallel(blend, positions, present)
                 components = components.float()
                 burning_in = step < config.burn_in
                 if burning_in and features is not None:
@@ -256,7 +270,7 @@ def train(
                     row["blends_per_second"] = (step - first) * config.batch / (now - last)
                     first = step
                     if validate:
-                        row["validation_psnr"] = judge(average, out / "validation.png")
+                        row["validation_psnr"] = judge(result(), out / "validation.png")
                         bar.set_postfix(val=f"{row['validation_psnr']:.2f} dB", refresh=False)
                         export(step)
                     last = time.monotonic()
@@ -272,24 +286,26 @@ def train(
         if blends < FEWEST_BLENDS or config.surveys:
             return export(step)
         try:
-            average.familiarity = familiarity_of(average, stream, blends=blends, progress=progress)
+            familiarity = familiarity_of(result(), stream, blends=blends, progress=progress)
         except KeyboardInterrupt:
             return None
+        average.familiarity = familiarity
         return export(step, familiarity=on_card(blends))
 
 
 def _stream(config, images, device, rank, world):
     """Return the blends to learn from."""
     options = {"batch": config.batch, "seed": config.seed, "device": device}
-    options |= {"rank": rank, "world": world}
+    options |= {"rank": rank, "world": world, "marks": config.network.get("marks", False)}
     if config.surveys and isinstance(images, np.ndarray):
         return StampStream(images, **_survey_options(config), **options)
     if config.surveys:
         return FluxStream(config.surveys, images, **_survey_options(config), **options)
     final = round((1 - config.decay) * config.steps)
     return BlendStream(
-        images, config.recipe, final_recipe=config.final_recipe, final=final, **options
-    )
+        images, config.recipe, final_recipe=config.final_recipe, final=final,
+        whole=config.adversarial != "none", **options,
+    )  # fmt: skip
 
 
 def _survey_options(config):
@@ -383,7 +399,7 @@ def _export(out, config, network, card, steps, core_hours, more):
     if config.surveys:
         recipe, modes = "survey", ("sum",)
         # Any bands, in units of their noise, on stamps as wide as those it learns from.
-        pixels = config.survey_options.get("stamp", STAMP)
+        pixels = min(config.survey_options.get("stamp", STAMP), STAMP)
         size_rule = {"petrosian_radii": _RADII, "pixels": pixels}
         card = replace(card, bands=(), scaling="noise", size_rule=size_rule)
     else:
@@ -412,15 +428,17 @@ class _Validation:
         else:
             recipe = config.validation_recipe
             stream = BlendStream(images, recipe, batch=number, seed=0, device=device)
-        self.blend, self.isolated = stream[0]
+        self.blend, self.isolated, *self.marks = stream[0]
 
     @torch.inference_mode()
     def __call__(self, network, picture):
         network.eval()
         parts = []
-        for blend in self.blend.split(self.config.batch):
+        for part in zip(
+            *(each.split(self.config.batch) for each in (self.blend, *self.marks)), strict=True
+        ):
             with _autocast(self.config, self.device):
-                parts.append(network(blend)[0].float())
+                parts.append(network(*part)[0].float())
         network.train()
         components = torch.cat(parts)
         self._draw(components[:8], picture)

@@ -3,6 +3,7 @@
 from operator import ge
 
 import torch
+from torch.nn import functional as F
 
 from ..networks import build, describe
 from ..weights import load_model, read_card
@@ -33,9 +34,9 @@ def check_compiler(device):
 
 
 def load_parent(model, network, *, weights):
-    """Put the weights of a model into a network, which may have more residual blocks.
+    """Put the weights of a model into a network, which may have more residual blocks, or marks.
 
-    Those that the model lacks start as nothing, so that the network starts as the model.
+    What the model lacks starts as nothing, so that the network starts as the model.
 
     Parameters
     ----------
@@ -71,15 +72,26 @@ def load_parent(model, network, *, weights):
         parent, _ = load_model(model)
         # These are of what it has seen, not of what it will see.
         parent.familiarity = parent.blend_score = None
-        network.load_state_dict(network.state_dict() | parent.state_dict())
+        weights = parent.state_dict()
+        for name, ours in network.state_dict().items():
+            missing = ours.shape[1] - weights[name].shape[1] if name == "stem.weight" else 0
+            if missing:  # the planes of marks
+                weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, missing))
+        network.load_state_dict(network.state_dict() | weights)
     return {"name": card.name, "sha256": card.sha256}
 
 
 def _holds(ours, theirs):
-    """Whether a network is another one, or that with more residual blocks at some levels."""
+    """Whether a network is another one, or that with more residual blocks, or with marks."""
     blocks = [tuple(each.get("blocks", ())) for each in (ours, theirs)]
-    same = {**ours, "blocks": blocks[0]} == {**theirs, "blocks": blocks[0]}
-    return same and len(blocks[0]) == len(blocks[1]) and all(map(ge, *blocks))
+    marks = theirs.get("marks", False), ours.get("marks", False)
+    theirs, ours = ({**each, "blocks": (), "marks": None} for each in (theirs, ours))
+    return (
+        theirs == ours
+        and marks != (True, False)
+        and len(blocks[0]) == len(blocks[1])
+        and all(map(ge, *blocks))
+    )
 
 
 def check_parent(saved, given):

@@ -1,0 +1,202 @@
+"""The dialects of FITS: which extension is the image, which go with it, which cards say of what."""
+
+import re
+from contextlib import suppress
+
+import numpy as np
+from astropy.io import fits
+from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
+
+from .errors import leave_aside
+from .planes import RelativeWeight, is_plain_mask
+
+__all__ = [
+    "choose_hdu",
+    "companions",
+    "observation_cards",
+    "read_data",
+    "read_plane",
+    "valid_cards",
+]
+
+# As CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, SWarp and others name them. Of
+# several uncertainties the first in this order counts.
+_NAMES = {
+    StdDevUncertainty: "UNCERT ERR ERROR RMS STD STDDEV SIGMA NOISE",
+    VarianceUncertainty: "VARIANCE VAR",
+    InverseVariance: "IVAR INVVAR",
+    RelativeWeight: "WEIGHT WHT WGT",
+    "mask": "MASK DQ MSK FLG FLAG FLAGS BPM BADPIX MASKBITS",
+    "other": "AREA CTX CON SAMP TIME VAR_POISSON VAR_RNOISE VAR_FLAT WMAP PSF BKG BACKGROUND SKY "
+    "MODEL EXP EXPTIME EXPMAP NEXP D2IMARR WCSDVARR",
+}
+_ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
+_NOISES = [role for role in _NAMES if isinstance(role, type)]
+_TABLES = {"D2IMARR", "WCSDVARR"}  # of distortions: the WCS takes them
+_SCIENCE = {"SCI", "SCIENCE", "IMAGE"}
+# Bit planes that say a pixel holds no data or bad ones. Detected, bright or saturated is neither.
+_BAD_PLANES = ("MP_BAD", "MP_NO_DATA", "MP_CR", "MP_UNMASKEDNAN")
+
+
+# How the input was stored, and its pixel grid: the output has a storage and a WCS of its own. Of
+# the input's WCS nothing may stay, not of its older forms either (IRAF's WAT, the plate solution
+# of the Digitized Sky Survey): wcslib crashes on two descriptions in one header.
+_LAYOUT_CARD = re.compile(
+    r"""(SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|T(TYPE|FORM)\d+|END
+    |EXTNAME|EXTVER|EXTLEVEL|INHERIT|BSCALE|BZERO|BLANK|DATAMIN|DATAMAX|CHECKSUM|DATASUM|UTYPE
+    |Z(IMAGE|CMPTYPE|BITPIX|NAXIS\d*|TILE\d+|NAME\d+|VAL\d+|MASKCMP|QUANTIZ|DITHER0|BLANK|SCALE
+    |ZERO|TENSION|SIMPLE|EXTEND|PCOUNT|GCOUNT|HECKSUM|DATASUM)|FZ(ALGOR|TILE|QVALUE|QMETHD)
+    |(WCSAXES|WCSNAME|LONPOLE|LATPOLE|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME|CRDER|CSYER)\d+
+    |(CD|PC|PV|PS)\d+_\d+)[A-Z]?|(RADESYS|EQUINOX)[A-Z]|RADECSYS|EPOCH|PC\d{6}
+    |[AB]P?_(\d+_\d+|ORDER|DMAX)|(CPDIS|CPERR|CQDIS|CQERR|DP|DQ|D2IMDIS|D2IMERR|D2IM)\d.*
+    |WAT\d_\d+|WCSDIM|CNPIX\d|[XY]PIXELSZ|PPO\d|AMD[XY]\d+|PLTRA[HMS]|PLTDEC(SN|[DMS])
+    |BSOFTEN|BOFFSET|FULLSCAL|AXISCORR|LTV\d|LTM\d_\d|(DATA|TRIM|BIAS|CCD|DET|AMP)SEC|)""",
+    re.VERBOSE,
+)
+
+
+def _label(hdu):
+    """Return what an HDU is called, by its name or by the type that its header states."""
+    if hdu.name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
+        for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"):
+            text = str(hdu.header.get(key, "")).strip().upper()
+            if text in _ROLES or text in _SCIENCE:
+                return text
+    return hdu.name
+
+
+def _role(hdu):
+    """Return what an HDU is beside an image, None if it may be one, and of which ('': any)."""
+    name = _label(hdu)
+    stem, _, word = name.rpartition("_")
+    if name in _ROLES or not stem or _ROLES.get(word) == "other":
+        return _ROLES.get(name), ""
+    return _ROLES.get(word), stem
+
+
+def _has_image(hdu):
+    return hdu.is_image and len(hdu.shape) > 0
+
+
+def choose_hdu(hdulist, extension=None, plane=None):
+    """Return the HDU that ``extension`` names (as "2", "SCI" or "SCI,2"), or the image.
+
+    Or the ``plane``, an "uncertainty", "weight" or "mask", where a file has one.
+    """
+    if extension is None:
+        images = [hdu for hdu in hdulist if _has_image(hdu)]
+        if not images:
+            raise ValueError("there is no image in any of its HDUs; give a file that has one")
+        roles = {None: [None], "mask": ["mask"]}.get(plane, _NOISES)
+        best = [hdu for role in roles for hdu in images if _role(hdu)[0] == role]
+        if plane is None:
+            best.sort(key=lambda hdu: _label(hdu) not in _SCIENCE)
+        return (best or images)[0]
+    name, _, version = (part.strip() for part in extension.partition(","))
+    key = int(name) if name.isdigit() else name
+    try:
+        hdu = hdulist[(key, int(version)) if version else key]
+    except (KeyError, IndexError, ValueError):
+        there = ", ".join(f"{i} {hdu.name}".strip() for i, hdu in enumerate(hdulist))
+        raise ValueError(f"there is no extension {extension!r}; there are {there}") from None
+    if not _has_image(hdu):
+        raise ValueError(f"extension {extension!r} holds no image; choose another one")
+    return hdu
+
+
+def companions(hdulist, image, said):
+    """Return the HDUs of the noise and the mask of an image, or None; say what stays unread."""
+    name, found = _label(image), {}
+    others = [hdu for hdu in hdulist if _has_image(hdu) and hdu is not image]
+    alone = all(_label(hdu) != name for hdu in others)
+    for role in (*_NOISES, "mask") if _role(image)[0] is None else ():
+        named = [hdu for stem in {name: 0, "": 0} for hdu in others if _role(hdu) == (role, stem)]
+        fitting = [hdu for hdu in named if hdu.shape in (image.shape, image.shape[-2:])]
+        ours = [hdu for hdu in fitting if hdu.ver == image.ver]
+        if ours or (alone and len(fitting) == 1):
+            found[role] = (ours or fitting)[0]
+    mask = found.pop("mask", None)
+    noise = next(iter(found.values()), None)
+    unread = [
+        f"{_label(hdu) or hdulist.index_of(hdu)}{f',{hdu.ver}' if hdu.ver > 1 else ''}"
+        for hdu in others
+        if hdu not in (noise, mask) and _label(hdu) not in _TABLES
+    ]
+    if unread:
+        more = f" and {len(unread) - 8} more" if len(unread) > 8 else ""
+        said.append(f"left unread beside {name}: {', '.join(unread[:8])}{more}")
+    return noise, mask
+
+
+def read_data(hdu, said):
+    """Return an HDU's array, asinh magnitudes undone, or say that it has none."""
+    if not _has_image(hdu):
+        raise ValueError(f"HDU {hdu.name!r} holds no image; choose another one")
+    try:
+        data = hdu.data
+    except Exception as error:  # whatever a damaged file makes the decoders raise
+        text = "cannot be read, the file is truncated or damaged; get a fresh copy"
+        raise OSError(f"the data of HDU {hdu.name!r} {text} ({error})") from error
+    softening, offset = (hdu.header.get(key) for key in ("BSOFTEN", "BOFFSET"))
+    if softening is None and offset is None:
+        return data
+    text = f"asinh magnitudes with BSOFTEN={softening!r}, BOFFSET={offset!r}"
+    if not all(isinstance(value, int | float) for value in (softening, offset)) or softening <= 0:
+        raise ValueError(f"HDU {hdu.name!r} holds {text}; both have to be numbers, BSOFTEN above 0")
+    said.append(f"{text} are undone")
+    return offset + 2 * softening * np.sinh(data.astype(np.float64) * (np.log(10) / 2.5))
+
+
+def read_plane(hdu, plane, said, telescope=None):
+    """Return what an HDU holds beside an image.
+
+    A mask, or None if it holds bits of unknown meaning; else an uncertainty, of the kind that its
+    UTYPE or name says, by default standard deviations, or weights for the ``plane`` "weight".
+    """
+    name, values, cards = _label(hdu), read_data(hdu, said), hdu.header
+    if plane != "mask":
+        kinds = {kind.__name__: kind for kind in _NOISES} | {kind: kind for kind in _NOISES}
+        default = RelativeWeight if plane == "weight" else StdDevUncertainty
+        kind = kinds.get(cards.get("UTYPE")) or kinds.get(_role(hdu)[0], default)
+        said.append(f"{name} is read as {kind.__name__}")
+        return kind(values, copy=False)
+    named = {key: bit for key, bit in cards.items() if key[:3] == "MP_" and bit in range(63)}
+    if not named and name != "MASKBITS" and is_plain_mask(values):
+        return values.astype(bool)
+    bad = {key: named[key] for key in _BAD_PLANES if key in named}
+    if not named and telescope == "JWST" and name.endswith("DQ"):
+        bad = {"DO_NOT_USE": 0}
+    if not bad or values.dtype.kind not in "iu":  # a bit may just say that a source is there
+        text = "holds bit planes, not a mask of 0 and 1, and names none that means bad or no data"
+        leave_aside(said, f"HDU {name!r} {text}: it is left aside")
+        return None
+    said.append(f"of the bit planes of {name} those that mean no data are used: {', '.join(bad)}")
+    return (values.astype(np.int64) & sum(1 << bit for bit in bad.values())) != 0
+
+
+def valid_cards(header):
+    """Copy what of a header can be written: mended cards, of two with one keyword the first."""
+    valid = fits.Header()
+    for card in header.copy().cards:
+        with suppress(fits.VerifyError, ValueError):
+            card.verify("silentfix+exception")
+            if card.keyword != card.keyword.upper():  # after HIERARCH
+                key = f"HIERARCH {card.keyword.upper()}"
+                card = fits.Card(key, card.value, card.comment)
+            fits.Header([card]).tostring()
+            if card.keyword in ("COMMENT", "HISTORY", "") or card.keyword not in valid:
+                valid.append(card, end=True)
+    return valid
+
+
+def observation_cards(meta):
+    """Make a header of what in a header, or a dictionary, describes the observation."""
+    if not isinstance(meta, fits.Header):
+        words = {str(key).upper(): value for key, value in meta.items()}
+        meta = fits.Header()
+        for key, value in words.items():
+            if re.fullmatch("[A-Z0-9_-]{1,8}", key) and isinstance(value, str | int | float):
+                with suppress(ValueError):  # not ASCII, or not finite
+                    meta[key] = value
+    cards = valid_cards(meta).cards
+    return fits.Header([card for card in cards if not _LAYOUT_CARD.fullmatch(card.keyword)])

@@ -1,0 +1,111 @@
+"""What the values of an image are: a picture, whose white is known, or flux."""
+
+from typing import NamedTuple
+
+import numpy as np
+from astropy import units as u
+
+from .planes import changed
+
+__all__ = ["KINDS", "Origin", "kind_by_type", "kind_in_common", "with_kind"]
+
+KINDS = ("picture", "flux")
+_WHITES = (1, 255, 65535)
+_FEW = 1e-3  # of the values, beyond white or below black, change nothing
+
+
+class Origin(NamedTuple):
+    """What tells the kind of an image before its values are looked at."""
+
+    told: tuple | None  # kind, white, and why ("" if it was said before), if known
+    dtype: str
+    colour_last: bool
+
+
+def kind_by_type(dtype, colour_last, unit, has_more):
+    """Return the kind, white and why, or None if only the values can tell."""
+    if unit not in (None, u.dimensionless_unscaled):
+        return "flux", None, f"it has the unit {unit}"
+    if dtype == "uint8":
+        return "picture", 255, "8-bit values without unit"
+    if dtype == "uint16" and colour_last:
+        return "picture", 65535, "16-bit values, colour last"
+    if "int" in dtype and not colour_last:
+        return "flux", None, "integers of more than 8 bits"
+    if has_more or unit is not None:
+        return "flux", None, "it has a unit, a celestial WCS or an uncertainty"
+    return None
+
+
+def kind_in_common(origins, asked):
+    """Return the origin of a stack of bands, which have to be of one kind if none is asked for."""
+    told = {origin.told and origin.told[:2]: origin.told for origin in origins}
+    if ("flux", None) in told:
+        told.pop(None, None)  # floats that are no picture's by themselves
+    if asked is None and len(told) > 1:
+        text = "some bands of the sequence are pictures and some flux, or white differs"
+        raise ValueError(f"{text}; say which by kind='picture' or kind='flux' (--kind)")
+    return origins[0]._replace(told=None if len(told) > 1 else next(iter(told.values())))
+
+
+def with_kind(image, origin, asked=None):
+    """Settle the kind of an image: as asked for, as its type told, or as its values say.
+
+    Values of a picture beyond black and white become black and white.
+    """
+    known, said = image.meta["astrodeblend"], image.meta["astrodeblend"]["read"]
+    told = origin.told
+    if asked is not None and (told is None or told[0] != asked):
+        white = _white_asked_for(image, origin) if asked == "picture" else None
+        told = asked, white, f"kind={asked!r} was asked for"
+    known["kind"], white, why = told or _kind_by_values(image, origin)
+    known["full_scale"] = white
+    if why:
+        what = "flux" if white is None else f"a picture in which {white:g} is white"
+        said.append(f"read as {what}: {why}")
+    if white is None:
+        return image
+    if origin.colour_last and len(image.data) == 4:
+        said.append("the alpha channel, its fourth, is left unread")
+        known["bands"] = tuple("RGB")
+        planes = {"mask": image.mask, "uncertainty": image.uncertainty}
+        planes = {name: plane[:3] for name, plane in planes.items() if plane is not None}
+        image = changed(image, image.data[:3].copy(), **planes)
+    values = _valid(image)
+    beyond = np.count_nonzero((values < 0) | (values > white))
+    if beyond:
+        np.clip(image.data, 0, white, out=image.data)
+        said.append(f"{beyond} values beyond black and white (0 and {white:g}) are clipped")
+    return image
+
+
+def _valid(image):
+    return image.data[:3] if image.mask is None else image.data[:3][~image.mask[:3]]
+
+
+def _white(values, may_be=(True, True, True)):
+    whites = (white for white, yes in zip(_WHITES, may_be, strict=True) if yes)
+    return next((white for white in whites if np.mean(values > white) <= _FEW), None)
+
+
+def _kind_by_values(image, origin):
+    values, last, white = _valid(image), origin.colour_last, None
+    if (last or len(image.data) == 3) and np.mean(values < 0) < _FEW and values.max() > 1 / 255:
+        whole = np.mean(values != np.rint(values)) <= _FEW
+        white = _white(values, (True, last or whole, last and whole))
+    if white is None:
+        why = "floats without unit, but not three bands with values that fill a picture's range"
+        return "flux", None, why
+    return "picture", white, f"three bands without unit, nearly all values from 0 to {white}"
+
+
+def _white_asked_for(image, origin):
+    if origin.dtype in ("uint8", "uint16"):
+        return int(np.iinfo(origin.dtype).max)
+    white = _white(_valid(image))
+    if white is None:
+        text = "scale them to at most 1, 255 or 65535, or give kind='flux' (--kind flux)"
+        raise ValueError(
+            f"kind is 'picture', the values go up to {_valid(image).max():.6g}; {text}"
+        )
+    return white

@@ -1,0 +1,360 @@
+"""From a network's answers to the light of every source of an image.
+
+Each source was the central one of a stamp. Where light adds, all together are made to agree with
+the image; then the image's own light is shared out among them. So every component has two kinds
+of light: the network's, and the image's.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+from skimage.morphology import h_maxima
+
+from astrodeblend.flags import Flag
+
+__all__ = ["LIGHTS", "Component", "Light", "combine", "outlined", "regained"]
+
+#: The kinds of light: the image's, shared out, and the network's.
+LIGHTS = ("apportioned", "network")
+
+_SMOOTH = 1.5  # pixels; a footprint is where the light, smoothed so, stands out
+_LEFT = 1 / (2 * np.sqrt(np.pi) * _SMOOTH)  # of white noise, by that smoothing
+_GROWN = 2  # pixels by which footprints are grown
+_LOST = 0.1  # of a source's light, that its surroundings may have too little or too much
+_DOUBT = 5.0  # standard deviations of the noise that are no chance
+_PEAK = 0.2  # of the highest peak: how high another one rises above the saddle to count
+_CORE = 1 / 30  # of a stamp's width around a position: a fifth of a Petrosian radius
+_BRIGHT = 1000.0  # standard deviations of the noise
+
+_STEPS = 2
+_WIDTH = 2.0  # pixels, sigma: about that of a PSF, which noise has not
+_FLOOR = 0.5  # standard deviations of the noise, below which nobody claims what is missing
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """The light of one source.
+
+    Attributes
+    ----------
+    box : tuple of slice
+        The part (y, x) of the image it is in.
+    position : tuple of float
+        Of the source in the image, (x, y) in pixels.
+    width : float
+        Of its stamp, in pixels of the image.
+    scale : float
+        Width of a pixel of the stamp in pixels of the image.
+    light : numpy.ndarray, shape (bands, y, x)
+        Above the sky.
+    sky : numpy.ndarray, shape (bands, 1, 1)
+        Level of the component's own sky.
+    deblending, noise : numpy.ndarray, shape (bands, y, x)
+        Standard deviation of the light by deblending, and by the noise of the image.
+    sky_noise : numpy.ndarray, shape (bands, 1, 1)
+        Standard deviation of the sky's noise.
+    hidden : numpy.ndarray of bool, shape (bands, y, x)
+        Where the light is unknown, for there is no data.
+    footprint : numpy.ndarray of bool, shape (y, x)
+        Where the source stands out.
+    flags : Flag
+    peak : tuple of float
+        Where its light, smoothed, is brightest, (x, y) in pixels of the image.
+    blend_score : float
+        The probability that the stamp shows more than one galaxy; NaN if that is not known.
+    """
+
+    box: tuple[slice, slice]
+    position: tuple[float, float]
+    width: float
+    scale: float
+    light: np.ndarray
+    sky: np.ndarray
+    deblending: np.ndarray
+    noise: np.ndarray
+    sky_noise: np.ndarray
+    hidden: np.ndarray
+    footprint: np.ndarray
+    flags: Flag
+    peak: tuple[float, float]
+    blend_score: float = np.nan
+
+    @property
+    def seen(self):
+        """The light in the footprint, zero elsewhere and where it is unknown."""
+        return np.where(self.footprint & ~self.hidden, self.light, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Light:
+    """All the light of an image, source by source.
+
+    Attributes
+    ----------
+    components : list of Component
+        One for each source, with the network's light.
+    rest : Component or None
+        What else the network saw in the stamp of a single source.
+    unclaimed : numpy.ndarray, shape (bands, y, x)
+        What of that is of no source.
+    scaling : Picture or Flux
+    """
+
+    components: list
+    rest: Component | None
+    unclaimed: np.ndarray
+    scaling: object
+
+    def apportioned(self, above, stated):
+        """Return components with the image's light in place of the network's.
+
+        In every pixel it is shared out in proportion to what the network gives to each source,
+        and to none of them (Bosch et al. 2018, PASJ 70, S5, section 4.9.8).
+
+        Parameters
+        ----------
+        above : numpy.ndarray, shape (bands, y, x)
+            The image above its sky, 0 where there is no data.
+        stated : numpy.ndarray
+            Standard deviation of the image's noise, of a shape that broadcasts to it.
+
+        Returns
+        -------
+        list of Component
+        """
+        scaling = self.scaling
+        claims = [scaling.claims(c.seen, above[:, *c.box]) for c in self.components]
+        claimed = self.unclaimed.copy()
+        for component, claim in zip(self.components, claims, strict=True):
+            claimed[:, *component.box] += claim
+        share = np.divide(above, claimed, out=np.zeros(above.shape), where=claimed > 0)
+        shared = []
+        for component, claim in zip(self.components, claims, strict=True):
+            part = share[:, *component.box]
+            noise = component.noise * np.minimum(np.abs(part), 1)
+            if scaling.adds:  # light comes without noise, and gets the image's
+                whole = np.maximum(claimed[:, *component.box], np.finfo(float).tiny)
+                spread = np.broadcast_to(stated, above.shape)[:, *component.box]
+                noise = spread * (claim / whole)
+            shared.append(
+                replace(component, light=claim * part, noise=np.where(claim > 0, noise, 0))
+            )
+        return shared
+
+
+def combine(image, sky, scaling, stamps, answers, *, complete):
+    """Turn a network's answers into the light of all sources.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        Data of shape (bands, y, x).
+    sky : `astrodeblend.sky.Sky`
+        Of the image.
+    scaling : Picture or Flux
+    stamps : list of `astrodeblend.stamps.Stamp`
+        One for each source, its position in the middle.
+    answers : list of Answer
+        What the network said of them.
+    complete : bool
+        Whether these are all sources there are, so that all light is theirs.
+
+    Returns
+    -------
+    Light
+    """
+    shape = image.data.shape
+    above = np.where(sky.hidden, 0, image.data - sky.level)
+    own, seen, times = [], np.zeros(shape), np.zeros(shape[1:])
+    for stamp, answer in zip(stamps, answers, strict=True):
+        own.append(_component(stamp, answer, 0))
+        if complete:
+            continue
+        rest = _component(stamp, answer, 1)
+        core = stamp.core
+        inner = tuple(
+            slice(a.start - b.start, a.stop - b.start)
+            for a, b in zip(core, stamp.slices, strict=True)
+        )
+        seen[:, *core] += (own[-1].light + rest.light)[:, *inner]
+        times[core] += 1
+    total, unclaimed = _sum(own, shape), np.zeros(shape)
+    if not complete:
+        unclaimed = np.where(times > 0, np.maximum(seen / np.maximum(times, 1) - total, 0), 0)
+        unclaimed *= _stands_out(_smoothed(unclaimed, sky.noise), len(above), scaling.seen)
+    if scaling.adds:
+        factor = regained(above, total + unclaimed, sky.noise, valid=~sky.hidden)
+        own = [replace(c, light=c.light * factor[:, *c.box]) for c in own]
+        unclaimed = unclaimed * factor
+        if len(own) == 1 and not complete:
+            rest = replace(rest, light=rest.light * factor[:, *rest.box])
+    own = _flagged([_outlined(c, scaling) for c in own], unclaimed, above, scaling)
+    single = len(own) == 1 and not complete
+    return Light(own, rest if single else None, unclaimed, scaling)
+
+
+def _component(stamp, answer, k):
+    """Return a network's component k on the image's pixels; no light if it is not finite."""
+    light, std = answer.light[k], answer.std[k]
+    flags = stamp.flags | answer.flags
+    if not (np.isfinite(light).all() and np.isfinite(std).all()):
+        light, std, flags = np.zeros_like(light), np.zeros_like(std), flags | Flag.NOT_DEBLENDED
+    light, level, *deviations = stamp.component(light, std)
+    light, deblending, noise = (x.astype(stamp.data.dtype) for x in (light, *deviations))
+    hidden = stamp.hidden | ~stamp.known[:, None, None]
+    return Component(
+        stamp.slices, answer.position, stamp.width, stamp.scale, light, level, deblending, noise,
+        stamp.noise, hidden, np.ones(light.shape[1:], bool), flags, answer.position,
+        answer.blend_score,
+    )  # fmt: skip
+
+
+def outlined(rest, scaling):
+    """Return what else is in a stamp with the footprint of its brightest source.
+
+    Parameters
+    ----------
+    rest : Component
+    scaling : Picture or Flux
+
+    Returns
+    -------
+    Component
+        Its position is that of the peak.
+    """
+    smooth = _smoothed(rest.seen, rest.sky_noise)
+    rest = _outlined(replace(rest, position=_peak(smooth, rest.box)), scaling)
+    return rest if rest.seen.any() else replace(rest, flags=rest.flags | Flag.EMPTY)
+
+
+def _outlined(component, scaling):
+    """Return a component with its footprint: where its light stands out, around its position."""
+    smooth = _smoothed(np.where(component.hidden, 0, component.light), component.sky_noise)
+    seen = _stands_out(smooth, len(component.light), scaling.seen)
+    regions, _ = ndimage.label(seen)
+    rows, columns = np.indices(regions.shape)
+    (x, y), (row, column) = component.position, (part.start for part in component.box)
+    distance = np.where(seen, np.hypot(columns + column - x, rows + row - y), np.inf)
+    nearest = np.unravel_index(np.argmin(distance), distance.shape)
+    if distance[nearest] > max(3, component.width / 10):
+        return replace(component, footprint=np.zeros(regions.shape, bool))
+    region = regions == regions[nearest]
+    flags, own = component.flags, region
+    peaks, number = _peaks(np.where(region, smooth, 0), len(component.light))
+    if number > 1:  # the nearest one is its own
+        flags |= Flag.SEVERAL_PEAKS
+        own = peaks == peaks.flat[np.argmin(np.where(peaks > 0, distance, np.inf))]
+    footprint = ndimage.binary_dilation(region, iterations=_GROWN)
+    peak = _peak(smooth, component.box, own)
+    return replace(component, footprint=footprint, flags=flags, peak=peak)
+
+
+def _peak(smooth, box, where=True):
+    """Return where light (y, x) in a part of an image is brightest, (x, y), between pixels."""
+    at = np.unravel_index(np.argmax(np.where(where, smooth, -np.inf)), smooth.shape)
+    place = np.array(at, float)
+    for axis, (k, side) in enumerate(zip(at, smooth.shape, strict=True)):
+        if 0 < k < side - 1:  # the top of a parabola through three pixels
+            low, middle, high = smooth.take((k - 1, k, k + 1), axis).take(at[1 - axis], axis - 1)
+            bend = low + high - 2 * middle
+            place[axis] += (low - high) / (2 * bend) if bend < 0 else 0
+    y, x = place
+    return float(x + box[1].start), float(y + box[0].start)
+
+
+def _smoothed(light, noise):
+    """Return the sum of the bands in units of their noise, smoothed, shape (y, x)."""
+    return ndimage.gaussian_filter((light / noise).sum(axis=0), _SMOOTH)
+
+
+def _stands_out(smooth, bands, seen):
+    return smooth > seen * np.sqrt(bands) * _LEFT
+
+
+def _peaks(smooth, bands):
+    """Label the peaks of light that are neither noise nor small, and count them."""
+    rise = max(_PEAK * smooth.max(), _DOUBT * np.sqrt(bands) * _LEFT)
+    peaks = (smooth == ndimage.maximum_filter(smooth, 3)) & (smooth > rise)
+    if np.count_nonzero(peaks) < 2:
+        return peaks.astype(int), np.count_nonzero(peaks)
+    return ndimage.label(h_maxima(smooth, rise), np.ones((3, 3)))
+
+
+def _flagged(components, unclaimed, above, scaling):
+    """Flag what is wrong with components, as the light around them tells."""
+    everything = _sum(components, above.shape) + unclaimed
+    # Where it does not add the brightest shows, which may be negative by noise.
+    together = everything
+    if not scaling.adds:
+        together = np.where(unclaimed > 0, unclaimed, -np.inf)
+        for component in components:
+            part = together[:, *component.box]
+            np.maximum(part, component.seen, out=part)
+    left, flagged = above - together, []
+    for component in components:
+        flags, box, inside = component.flags, component.box, component.footprint
+        lost = abs(np.where(component.hidden, 0, left[:, *box])[:, inside].sum())
+        noise = np.sqrt((component.sky_noise**2).sum() * inside.sum())
+        if lost > max(_LOST * component.seen.sum(), _DOUBT * noise):
+            flags |= Flag.FLUX_NOT_CONSERVED
+        if (component.seen > _BRIGHT * component.sky_noise).any():
+            flags |= Flag.BRIGHT
+        rows, columns = np.indices(inside.shape)
+        away = np.hypot(
+            columns + box[1].start - component.position[0],
+            rows + box[0].start - component.position[1],
+        )
+        core = away <= max(_CORE * component.width, 1.5)
+        if 2 * component.seen[:, core].sum() < np.maximum(everything[:, *box], 0)[:, core].sum():
+            flags |= Flag.MINOR_SHARE
+        if not component.seen.any():
+            flags |= Flag.EMPTY
+        flagged.append(replace(component, flags=flags))
+    return flagged
+
+
+def _sum(components, shape):
+    """Return the light of all components together."""
+    total = np.zeros(shape)
+    for component in components:
+        total[:, *component.box] += component.seen
+    return total
+
+
+def regained(light, total, noise, *, valid=True):
+    """Return what to multiply components with so that together they are the light of an image.
+
+    What their sum lacks, smoothed so that little of it is noise, goes to them in proportion to
+    what each has already; and so once more, as Richardson (1972, JOSA 62, 55) and Lucy (1974, AJ
+    79, 745) correct an estimate by what it does not explain. Who has which part of a pixel stays.
+
+    Parameters
+    ----------
+    light : numpy.ndarray, shape (..., y, x)
+        Of the image, above the sky.
+    total : numpy.ndarray, shape (..., y, x)
+        The sum of the components.
+    noise : float or numpy.ndarray
+        Standard deviation of the sky, of a shape that broadcasts to ``light``.
+    valid : bool or numpy.ndarray of bool, optional
+        Which pixels of the image are known, of a shape that broadcasts to ``light``.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., y, x)
+        None is negative.
+    """
+    known = np.broadcast_to(np.asarray(valid, np.float32), light.shape)
+    sigma = (light.ndim - 2) * (0.0,) + (_WIDTH, _WIDTH)  # images of a stack are kept apart
+
+    def smoothed(images):
+        return ndimage.gaussian_filter(images, sigma, mode="nearest")
+
+    weight = np.maximum(smoothed(known), 1e-6)
+    factor = np.ones(light.shape, np.float32)
+    for _ in range(_STEPS):
+        now = factor * total
+        missing = smoothed(known * (light - now)) / weight
+        factor *= np.maximum(1 + missing / (np.maximum(now, 0) + _FLOOR * noise), 0)
+    return factor

@@ -1,0 +1,277 @@
+"""From the light of sources to a catalogue, each measured alone (photutils)."""
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+from photutils.aperture import CircularAperture
+from photutils.segmentation import SegmentationImage, SourceCatalog
+from scipy import ndimage
+
+from astrodeblend.flags import Flag, flag_names
+
+__all__ = ["measure"]
+
+_SHAPES = {
+    "semimajor_axis": u.pix,
+    "semiminor_axis": u.pix,
+    "orientation": u.deg,
+    "ellipticity": None,
+    "segment_area": u.pix**2,
+}
+_KINDS = ("segment", "kron")
+_FORMATS = {"x_centroid": ".2f", "y_centroid": ".2f", "semimajor_axis": ".2f",
+            "semiminor_axis": ".2f", "orientation": ".1f", "ellipticity": ".3f",
+            "segment_area": ".0f"}  # fmt: skip
+_APERTURE = 1.0  # radius in Petrosian radii
+_ASIDE = 0.3, 1.5  # half-light radii and pixels from the peak where no centroid of one source is
+
+
+def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.0):
+    """Measure components, each by itself.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    sky : `astrodeblend.sky.Sky`
+        Of the image: where it has no data, and how far its noise is correlated, by which the
+        noise of fluxes is larger.
+    above : numpy.ndarray, shape (bands, y, x)
+        Its light above the sky, 0 where there is no data.
+    components : list of `astrodeblend.light.Component`
+    sources : `~astropy.table.QTable`
+        Their rows of `astrodeblend.detect.find_sources`.
+    calibration : Calibration
+        How errors of deblending add up in fluxes.
+    unclaimed : numpy.ndarray, shape (bands, y, x), optional
+        Light of none of them.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        A row per component. With the names and meanings of
+        `photutils.segmentation.SourceCatalog`: ``label``; ``x_centroid``, ``y_centroid``, which
+        are its windowed ones, or its peak if that is elsewhere; ``sky_centroid`` if the image has
+        a WCS; ``semimajor_axis``, ``semiminor_axis``, ``orientation``, ``ellipticity``,
+        ``segment_area``; ``segment_flux`` and ``kron_flux`` with their ``_err``, of shape (rows,
+        bands) for an image (bands, y, x), in its unit. Of 68.3 % of the sources the flux that the
+        source alone would have in the same segment is within the error. A component without
+        light stays where it was detected, and has zero flux. A band that has no data where most
+        of the light is has NaN. Besides,
+
+        ``aperture_radius``, ``aperture_flux``, ``aperture_flux_err``
+            In a circle of one Petrosian radius, the other components, and light of none of them,
+            taken away from the image.
+        ``parent``, ``n_blended``, ``neighbor_distance``
+            As `astrodeblend.detect.find_sources` gives them.
+        ``blendedness``
+            1 - S_k.S_k / S_all.S_k, with S_k the component and S_all the sum of all (Bosch et
+            al. 2018, PASJ 70, S5, section 4.9.11).
+        ``flux_overlap_fraction``
+            The part of the component's light that is where others together are brighter.
+        ``blend_score``
+            The probability that the stamp around the source shows more than one galaxy; NaN for
+            a model that has none.
+        ``flags``, ``flag_names``
+            What there is to know, as bits and as text (`astrodeblend.Flag`).
+    """
+    count = len(components)
+    table = QTable({"label": np.arange(1, count + 1)})
+    positions = np.reshape([c.position for c in components], (-1, 2)).astype(float)
+    errors = [_deblending(component, calibration) for component in components]
+    scale = np.reshape([c.scale for c in components], (-1, 1))
+    shapes, fluxes = _alone(components, positions, sky, errors, calibration, scale)
+    for name in ("x_centroid", "y_centroid", *_SHAPES):
+        unit = _SHAPES.get(name)
+        table[name] = shapes[name] if unit is None else shapes[name] << unit
+    if image.wcs is not None:
+        place = image.wcs.pixel_to_world(table["x_centroid"], table["y_centroid"])
+        table.add_column(place, name="sky_centroid", index=3)
+    radii = _APERTURE * sources["petrosian_radius"].value
+    table["aperture_radius"] = radii << u.pix
+    fluxes |= _apertures(
+        image, sky, above, components, radii, errors, calibration, scale, unclaimed
+    )
+    for name, values in fluxes.items():
+        values = values[:, 0] if image.meta["astrodeblend"]["ndim"] == 2 else values
+        table[name] = values if image.unit is None else values << image.unit
+    for name in ("parent", "n_blended", "neighbor_distance"):
+        table[name] = sources[name]
+    table["blendedness"], table["flux_overlap_fraction"] = _blending(
+        unclaimed + np.zeros(image.data.shape), components
+    )
+    table["blend_score"] = np.array([c.blend_score for c in components], float)
+    table["flags"] = np.array([int(c.flags) for c in components], int)
+    table["flags"][shapes["several"]] |= int(Flag.SEVERAL_PEAKS)
+    table["flag_names"] = np.array(flag_names(table["flags"]), str)
+    for name in table.colnames:
+        if name in _FORMATS or "flux" in name:
+            table[name].info.format = _FORMATS.get(name, ".5g")
+    return table
+
+
+def _deblending(component, calibration):
+    """Return the deviation of a component's pixels by deblending, and what of it adds up."""
+    deviation = np.where(component.seen != 0, component.deblending, 0).astype(float)
+    coherent = calibration.coherent_std(component.seen, deviation, component.footprint)
+    return np.stack([deviation, coherent])
+
+
+def _alone(components, positions, sky, errors, calibration, scale):
+    """Measure shapes and fluxes on one sheet on which all components lie side by side."""
+    bands = len(sky.correlation)
+    corners, shape = _side_by_side([c.light.shape[1:] for c in components])
+    images = np.zeros((4, bands, *shape))  # light, noise, what adds up of deblending, deblending
+    hidden = np.zeros((bands, *shape), bool)
+    detection = np.zeros(shape)
+    segments = np.zeros(shape, np.int32)
+    for k, (c, (row, column), error) in enumerate(zip(components, corners, errors, strict=True), 1):
+        tile = slice(row, row + c.light.shape[1]), slice(column, column + c.light.shape[2])
+        noise = np.where(c.seen != 0, c.noise, 0).astype(float)
+        images[:, :, *tile] = c.seen, noise**2, error[1], error[0] ** 2
+        hidden[:, *tile] = c.hidden
+        detection[tile] = (c.seen / c.sky_noise).sum(axis=0)
+        segments[tile] = np.where((c.seen != 0).any(axis=0) & c.footprint, k, 0)
+    shapes = {name: np.full(len(components), np.nan) for name in _SHAPES}
+    shapes |= {"x_centroid": positions[:, 0].copy(), "y_centroid": positions[:, 1].copy()}
+    shapes["several"] = np.zeros(len(components), bool)
+    fluxes = {
+        f"{kind}_flux{end}": np.full((len(components), bands), 0.0 if end == "" else np.nan)
+        for kind in _KINDS
+        for end in ("", "_err")
+    }
+    for kind in _KINDS:  # no light where there are no data is unknown
+        for k, component in enumerate(components):
+            fluxes[f"{kind}_flux"][k, component.hidden.all(axis=(1, 2))] = np.nan
+    if not segments.any():
+        return shapes, fluxes
+    sheet = SegmentationImage(segments)
+    catalog = SourceCatalog(detection, sheet, progress_bar=False, aperture_mask_method="mask")
+    rows = catalog.label - 1
+    for name in _SHAPES:
+        shapes[name][rows] = u.Quantity(getattr(catalog, name)).value
+    start = [np.subtract([p.start for p in components[k].box], corners[k])[::-1] for k in rows]
+    centroid = catalog.centroid_win + start
+    peaks = np.array([components[k].peak for k in rows])
+    apart, radius = np.hypot(*(centroid - peaks).T), catalog.flux_radius(0.5).value
+    several = ~(apart <= np.maximum(_ASIDE[0] * radius, _ASIDE[1]))  # so is NaN
+    shapes["several"][rows] = several
+    centroid[several] = peaks[several]
+    shapes["x_centroid"][rows], shapes["y_centroid"][rows] = centroid.T
+    sums = _sums(catalog, sheet, images, hidden)
+    # a band without data where most of the light is has no flux
+    detection = np.abs(detection)  # of noise alone the sum may be negative
+    light = ndimage.sum_labels(detection, segments, catalog.label)
+    unknown = np.stack(
+        [
+            ndimage.sum_labels(detection * out, segments, catalog.label) > light / 2
+            for out in hidden
+        ],
+        axis=-1,
+    )
+    sky_noise = np.array([components[k].sky_noise.ravel() for k in rows])
+    for kind, factor in zip(_KINDS, (1, calibration.kron), strict=True):
+        flux, variance, *parts = sums[kind]
+        area = catalog.segment_area.value[:, None]  # beyond the segment the sheet is empty
+        deviation = factor * calibration.combined(*parts, area, sky_noise, scale=scale[rows])
+        error = np.sqrt(variance * sky.correlation**2 + deviation**2)
+        fluxes[f"{kind}_flux"][rows] = np.where(unknown, np.nan, flux)
+        fluxes[f"{kind}_flux_err"][rows] = np.where(unknown, np.nan, error)
+    return shapes, fluxes
+
+
+def _side_by_side(shapes, width=1024):
+    """Lay rectangles out in rows; return their corners (y, x) and the shape of the whole."""
+    width = max([width, *(x for _, x in shapes)])
+    corners = [None] * len(shapes)
+    row = column = height = 0
+    for k in sorted(range(len(shapes)), key=lambda k: -shapes[k][0]):
+        if column + shapes[k][1] > width:
+            row, column, height = row + height, 0, 0
+        corners[k] = (row, column)
+        height = max(height, shapes[k][0])
+        column += shapes[k][1]
+    return corners, (row + height, width)
+
+
+def _apertures(image, sky, above, components, radii, errors, calibration, scale, unclaimed):
+    """Return fluxes in a circle around each source, with all other light taken away."""
+    rest = above - unclaimed
+    for component in components:
+        rest[:, *component.box] -= component.seen
+    fluxes = np.full((2, len(components), len(above)), np.nan)
+    for k, component in enumerate(components):
+        rows, columns = component.box
+        x, y = component.position
+        box = tuple(slice(max(int(at - radii[k]) - 1, 0), int(at + radii[k]) + 3) for at in (y, x))
+        rest[:, rows, columns] += component.seen
+        alone = rest[:, *box].copy()
+        rest[:, rows, columns] -= component.seen
+        spread = np.broadcast_to(component.sky_noise, alone.shape)
+        if image.uncertainty is not None:
+            spread = image.uncertainty.array[:, *box].astype(float)
+        aperture = CircularAperture((x - box[1].start, y - box[0].start), radii[k])
+        weight = aperture.to_mask(method="exact").to_image(alone.shape[1:])
+        if weight is None:
+            continue
+        known = ~sky.hidden[:, *box]
+        fluxes[0, k] = (weight * alone).sum(axis=(1, 2))
+        noise = (weight * np.where(known, spread, 0) ** 2).sum(axis=(1, 2))
+        # deblending: in the component's own part, beyond which it has no light
+        aperture = CircularAperture((x - columns.start, y - rows.start), radii[k])
+        weight = aperture.to_mask(method="exact").to_image(component.light.shape[1:])
+        sums = (
+            [np.zeros(len(above))] * 2
+            if weight is None
+            else [(weight * e).sum(axis=(1, 2)) for e in (errors[k][1], errors[k][0] ** 2)]
+        )
+        area = 0 if weight is None else weight.sum()
+        sky_noise = component.sky_noise.ravel()
+        deviation = calibration.combined(*sums, area, sky_noise, scale=scale[k])
+        fluxes[1, k] = np.sqrt(noise * sky.correlation**2 + deviation**2)
+        fluxes[:, k, ~known.any(axis=(1, 2))] = np.nan
+    return {"aperture_flux": fluxes[0], "aperture_flux_err": fluxes[1]}
+
+
+def _blending(total, components):
+    """Return blendedness and flux overlap fraction of every component."""
+    for component in components:
+        total[:, *component.box] += component.seen
+    result = np.full((2, len(components)), np.nan)
+    for k, component in enumerate(components):
+        own, everything = component.seen.astype(float), total[:, *component.box]
+        both, summed = np.vdot(own, everything), own.sum()
+        if both > 0:
+            result[0, k] = 1 - np.vdot(own, own) / both
+        if summed > 0:
+            result[1, k] = own[everything - own > own].sum() / summed
+    return result
+
+
+def _sums(catalog, segments, images, masks):
+    """Sum images (kinds, bands, y, x) over segments, and over Kron's apertures without others'.
+
+    As photutils does, which would draw each aperture again for every image. Returns a dict of
+    arrays (kinds, rows, bands), NaN where there are no pixels.
+    """
+    labels, owner = np.atleast_1d(catalog.label), segments.data
+    sums = {kind: np.full((len(images), len(labels), len(masks)), np.nan) for kind in _KINDS}
+    for band, hidden in enumerate(masks):
+        seen = np.where(hidden, 0, owner)
+        there = np.bincount(seen.ravel(), minlength=labels.max() + 1)[labels] > 0
+        for kind, image in enumerate(images[:, band]):
+            summed = np.bincount(seen.ravel(), image.ravel(), minlength=labels.max() + 1)[labels]
+            sums["segment"][kind, :, band] = np.where(there, summed, np.nan)
+    for row, (label, aperture) in enumerate(zip(labels, catalog.kron_aperture, strict=True)):
+        if aperture is None:
+            continue
+        weights = aperture.to_mask(method="exact")
+        part, inner = weights.get_overlap_slices(owner.shape)
+        if part is None:
+            continue
+        alone = (owner[part] == 0) | (owner[part] == label)
+        seen = weights.data[inner] * (alone & ~masks[:, *part])
+        summed = np.einsum("kbyx,byx->kb", images[:, :, *part], seen)
+        sums["kron"][:, row] = np.where((seen > 0).any(axis=(1, 2)), summed, np.nan)
+    sums["kron"][np.isnan(sums["segment"])] = np.nan
+    return sums

@@ -1,0 +1,79 @@
+"""The networks by name."""
+
+from dataclasses import asdict
+
+__all__ = ["build", "describe", "register"]
+
+_KINDS = {}
+
+
+def register(kind, configuration):
+    """Return a decorator that gives a generator its name.
+
+    Parameters
+    ----------
+    kind : str
+        The name.
+    configuration : type
+        The dataclass that the generator is made from.
+    """
+
+    def decorate(module):
+        _KINDS[kind] = module, configuration
+        return module
+
+    return decorate
+
+
+def build(kind, **config):
+    """Build a generator from the name of its kind and its configuration.
+
+    Parameters
+    ----------
+    kind : {'reiman2019', 'unet', 'band_unet'}
+        The paper's branched generator, the U-shaped one for pictures, or that for linear flux
+        in any bands; or what else is registered.
+    **config
+        Fields of its configuration; those left out take their defaults.
+
+    Returns
+    -------
+    torch.nn.Module
+        Of the contract that `astrodeblend.networks` states.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    TypeError
+        If the configuration has a field that the kind has not.
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r} is not a network; choose one of {', '.join(_KINDS)}")
+    module, configuration = _KINDS[kind]
+    config = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items()}
+    return module(configuration(**config))
+
+
+def describe(network):
+    """Return what `build` needs to make the same network again.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A network that `build` made.
+
+    Returns
+    -------
+    dict
+        Kind and configuration, as plain values.
+
+    Raises
+    ------
+    ValueError
+        If the network is of no kind that `build` knows.
+    """
+    for kind, (module, _) in _KINDS.items():
+        if type(network) is module:
+            return {"kind": kind, **asdict(network.config)}
+    raise ValueError(f"network is a {type(network).__name__}, none of the kinds {list(_KINDS)}")

@@ -1,0 +1,77 @@
+"""Follow an image through every room of the package, from its values to a catalogue.
+
+    python examples/from_image_to_catalogue.py
+
+New: each step by itself. `Deblender.deblend_scene` takes them all; the documentation's page on
+them shows what each one prints.
+"""
+
+# ---- image
+import numpy as np
+
+from astrodeblend import Deblender
+from astrodeblend.detect import find_sources, stamp_widths
+from astrodeblend.images import read_image
+from astrodeblend.scaling import scaling_of
+from astrodeblend.sky import estimate_sky
+from astrodeblend.stamps import cut_stamp
+
+y, x = np.mgrid[:120, :160]
+values = np.random.default_rng(1).normal(5, 1, x.shape)
+for x0, y0, flux, radius in ((60, 50, 3000, 4), (72, 56, 1500, 3), (120, 80, 800, 3)):
+    profile = np.exp(-np.hypot(x - x0, y - y0) / radius)
+    values += flux * profile / profile.sum()
+values[:, :20] = 0  # never observed
+
+# ---- read
+image = read_image(values)
+print(image.data.shape, image.meta["astrodeblend"]["kind"])
+print(*image.meta["astrodeblend"]["read"], sep="\n")
+
+# ---- sky
+sky = estimate_sky(image)
+print(*sky.words, sep="\n")
+print(f"level {sky.level.item():.3f}, noise {sky.noise.item():.3f}, from the {sky.noise_from}")
+
+# ---- sources
+sources, segments = find_sources(image, sky)
+for name in ("x_centroid", "y_centroid", "petrosian_radius"):
+    sources[name].info.format = ".2f"
+print(sources["label", "x_centroid", "y_centroid", "petrosian_radius", "parent", "n_blended"])
+
+# ---- stamps
+deblender = Deblender.from_pretrained("survey")
+rule, scaling, shape = deblender.card.size_rule, scaling_of(image), values.shape
+print(rule)
+stamps = []
+for row, width in zip(sources, stamp_widths(sources, rule, shape), strict=True):
+    place = row["x_centroid"], row["y_centroid"]
+    *middle, width = scaling.on_grid(*place, width, rule["pixels"], shape)
+    stamps.append(cut_stamp(image, sky, scaling, middle, width=width, pixels=rule["pixels"]))
+    print(middle, width, stamps[-1].blend.shape, repr(stamps[-1].flags))
+
+# ---- network
+places = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
+marks = stamps[1].places(places[[1, 2]])  # of the source itself, and of the one that touches it
+central, rest = deblender.deblend_arrays(stamps[1].blend[None], positions=marks[None])[0]
+print(marks.round(1).tolist())
+print(f"central {central.sum():.0f}, all else {rest.sum():.0f} times the noise")
+
+# ---- light
+scene = Deblender.from_pretrained().deblend_scene(values)
+for component in scene.light.components:
+    print(component.box, component.footprint.sum(), component.seen.sum().round(), component.flags)
+
+# ---- catalogue
+print(scene)
+columns = "label", "x_centroid", "y_centroid", "segment_flux", "segment_flux_err", "flag_names"
+print(scene.catalog[columns])
+print(scene.with_light("network").catalog["label", "segment_flux", "segment_flux_err"])
+left = scene.residual.data[~sky.hidden[0]]
+print(f"what is left: {left.mean():.2f} ± {left.std():.2f}")
+
+# ---- one
+result = Deblender.from_pretrained()(values, position=(60, 50))
+print(result.to_table()["component", "x_centroid", "y_centroid", "segment_flux"])
+alone = scene.with_light("network").catalog[:0]
+print(result.to_table().colnames == [*alone.colnames[:1], "component", *alone.colnames[1:]])
