@@ -290,7 +290,7 @@ class Deblended:
     @property
     def flags(self):
         """What a user should know."""
-        return self.scene.light.components[0].flags & ~Flag.EMPTY
+        return Flag(int(self.scene.catalog["flags"][0])) & ~Flag.EMPTY
 
     def _whole(self, component):
         """Return a component on the image's grid, its sky under it."""

@@ -10,11 +10,24 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 OPTIONS = {
     "train_on_your_galaxies.py": ["--steps", "2"],
     "after_the_network.py": ["GALAXIES", "", "4"],
+    "blends_per_second.py": ["--batch", "2"],
     "compare_marks.py": ["GALAXIES", "galaxyzoo", "--blends", "1", "--pairs", "1"],
     "error_bars.py": ["GALAXIES", "", "4"],
     "fewer_bands.py": ["", "3"],
     "isolated_stamps.py": ["", "3"],
     "pinned_set.py": ["GALAXIES", "--few"],
+    "train_fields.py": [
+        "run",
+        "out",
+        "--blocks",
+        "1",
+        "--batch",
+        "1",
+        "--sizes",
+        "32",
+        "--judge",
+        "0",
+    ],
     "three_branches.py": ["GALAXIES", "--steps", "1", "--batch", "2", "--blends", "2"],
 }
 

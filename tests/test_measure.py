@@ -12,6 +12,7 @@ from astrodeblend.calibration import Calibration
 from astrodeblend.flags import Flag
 from astrodeblend.light import Component
 from astrodeblend.measure import measure
+from astrodeblend.sky import Sky
 
 SHAPE = (100, 110)
 COLOURS = np.array([1.0, 0.5])[:, None, None]
@@ -35,10 +36,15 @@ def component(light, position, half=30, *, deblending=0.0, flags=Flag(0)):  # no
     )
     part = light[:, *box]
     return Component(
-        box, position, 2.0 * half, 1.0, part, 0 * NOISE, np.full(part.shape, float(deblending)),
-        np.broadcast_to(NOISE**2, part.shape), NOISE, np.zeros(part.shape, bool),
-        (part / NOISE).sum(axis=0) > 0.01, flags,
+        box, position, 2.0 * half, 1.0, part, 0 * NOISE, np.full(part.shape, deblending**0.5),
+        np.broadcast_to(NOISE, part.shape), NOISE, np.zeros(part.shape, bool),
+        (part / NOISE).sum(axis=0) > 0.01, flags, position,
     )  # fmt: skip
+
+
+def sky_of(hidden):
+    """A sky without light, whose noise is white."""
+    return Sky(0 * NOISE, NOISE, hidden, np.ones(len(NOISE)), "image", ())
 
 
 def catalogue(components, *, radius=10.0, unit=u.nJy, wcs=None, ndim=3, hidden=None, **options):
@@ -56,7 +62,7 @@ def catalogue(components, *, radius=10.0, unit=u.nJy, wcs=None, ndim=3, hidden=N
     )
     image = NDData(total, unit=unit, wcs=wcs, meta={"astrodeblend": {"ndim": ndim}})
     hidden = np.zeros(total.shape, bool) if hidden is None else hidden
-    return measure(image, hidden, total, components, sources, Calibration(), **options)
+    return measure(image, sky_of(hidden), total, components, sources, Calibration(), **options)
 
 
 PLACES = [(50.0, 50.0), (51.3, 48.7), (60.45, 33.11)]
@@ -162,7 +168,7 @@ def catalogue_of_image(own, rest):
     sources = catalogue([own])[["parent", "n_blended", "neighbor_distance"]]
     sources["petrosian_radius"] = 10.0 * u.pix
     hidden = np.zeros(above.shape, bool)
-    return measure(image, hidden, above, [own], sources, Calibration(), unclaimed=rest)
+    return measure(image, sky_of(hidden), above, [own], sources, Calibration(), unclaimed=rest)
 
 
 def test_errors_of_deblending_add_to_those_of_noise():

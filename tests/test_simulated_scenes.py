@@ -179,7 +179,12 @@ class Oracle:
     """Stands in for a deblender: knows the truth, and gets it wrong as it is told."""
 
     card = SimpleNamespace(
-        scaling="picture", bands=("R", "G", "B"), name="oracle", sha256="0" * 64, calibration={}
+        scaling="picture",
+        bands=("R", "G", "B"),
+        name="oracle",
+        sha256="0" * 64,
+        calibration={},
+        crowded="",
     )
     arithmetic = "float32"
 

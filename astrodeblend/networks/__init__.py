@@ -13,13 +13,16 @@ with_features=False, with_blend_score=False)``, which returns light and standard
 Networks of two slots answer with the source at ``positions[:, 0]``, the target, and with everything
 else; the other positions tell those that take marks where that comes from. A network may also
 answer with a slot for every position. What order the others are in changes nothing, nor does a
-position that is not present. Features and scores follow, if they are asked for; not all have them.
+position that is not present. `FieldNet` is such a one; it finds sources, too, and NaN in its blends
+is where there are no data. Features and scores follow, if they are asked for; not all have them.
 """
 
 from .band_unet import BandUNet, BandUNetConfig
 from .blend_score import BlendScore
+from .centres import find_centres, keep_pure
 from .discriminator import Discriminator, DiscriminatorConfig
 from .familiarity import Familiarity, fit_familiarity
+from .field import FieldNet, FieldNetConfig, Seen
 from .registry import build, describe, register
 from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
 from .unet import UNet, UNetConfig
@@ -34,12 +37,17 @@ __all__ = [
     "Discriminator",
     "DiscriminatorConfig",
     "Familiarity",
+    "FieldNet",
+    "FieldNetConfig",
+    "Seen",
     "UNet",
     "UNetConfig",
     "VGG19Features",
     "build",
     "describe",
+    "find_centres",
     "fit_familiarity",
+    "keep_pure",
     "load_vgg19",
     "register",
 ]

@@ -122,6 +122,21 @@ class BandUNet(nn.Module):
         own = torch.cat([compressed, marks.repeat_interleave(bands, dim=0)], dim=1)
         own = pad(own, 2 ** len(self.shared_encoder)).to(memory_format=torch.channels_last)
 
+        own, _ = self._features(own, bands)
+        own = F.relu(crop(own, blend))
+
+        light = self.light(own).float()
+        # A gate between what was measured, exact where it is bright, and what is expected.
+        gate, expected = light[:, :1].sigmoid(), F.softplus(light[:, 1:2])
+        total = gate * compressed.clamp(min=0) + (1 - gate) * expected
+        components = total.clamp(max=12).sinh() * light[:, 2:].softmax(dim=1)
+        # Detached: learning how large the errors are must not change the components.
+        log_std = self.log_std(own.detach()).float().clamp(-6, 4)
+        std = log_std.exp() * (0.1 + 0.03 * components.detach())
+        return tuple(part.unflatten(0, (n, bands)).transpose(1, 2) for part in (components, std))
+
+    def _features(self, own, bands):
+        """Return what is known of each band, (n bands, f, y, x), and of all, at half the grid."""
         own = self.encoder[0](self.stem(own))
         skips, shared_skips = [own], []
         for k, encoder in enumerate(self.shared_encoder):
@@ -139,18 +154,7 @@ class BandUNet(nn.Module):
             if k < len(self.tell):
                 told = self.tell[k](shared).repeat_interleave(bands, dim=0) + skips.pop()
                 own = self.decoder[k + 1](told if own is None else told + self.up[k + 1](own))
-        own = self.decoder[0](skips.pop() + self.up[0](own))
-        own = F.relu(crop(own, blend))
-
-        light = self.light(own).float()
-        # A gate between what was measured, exact where it is bright, and what is expected.
-        gate, expected = light[:, :1].sigmoid(), F.softplus(light[:, 1:2])
-        total = gate * compressed.clamp(min=0) + (1 - gate) * expected
-        components = total.clamp(max=12).sinh() * light[:, 2:].softmax(dim=1)
-        # Detached: learning how large the errors are must not change the components.
-        log_std = self.log_std(own.detach()).float().clamp(-6, 4)
-        std = log_std.exp() * (0.1 + 0.03 * components.detach())
-        return tuple(part.unflatten(0, (n, bands)).transpose(1, 2) for part in (components, std))
+        return self.decoder[0](skips.pop() + self.up[0](own)), shared
 
 
 def _pooled(own, bands):

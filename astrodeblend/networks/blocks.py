@@ -7,9 +7,22 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["Attention", "ResidualBlock", "crop", "draw_marks", "pad"]
+__all__ = [
+    "Attention",
+    "LocalAttention",
+    "ResidualBlock",
+    "crop",
+    "draw_marks",
+    "draw_spots",
+    "gather_rows",
+    "pad",
+    "sample",
+    "window_grid",
+    "window_pixels",
+]
 
 _SIGMA = 1.5  # of a spot, in pixels
+_TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and how far it looks
 
 
 class ResidualBlock(nn.Module):
@@ -53,6 +66,91 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(*qkv)  # (n, heads, positions, head_width)
         mixed = mixed.transpose(1, 2).reshape(n, height, length, width).permute(0, 3, 1, 2)
         return x + self.project(mixed)
+
+
+class LocalAttention(Attention):
+    """Attention of every position to the 9x9 around it: what is farther off changes nothing.
+
+    With the weights of `Attention`, which it equals on maps of 5x5, but that every position is
+    normalised by itself.
+    """
+
+    def forward(self, x):
+        """Let every position, (n, width, y, x), take from those near it what it asks for."""
+        n, width, height, length = x.shape
+        normed = F.layer_norm(x.movedim(1, -1), (width,), self.norm.weight, self.norm.bias)
+        qkv = self.query_key_value(normed.movedim(-1, 1))
+        query, key, value = qkv.unflatten(1, (3, self.heads, -1)).unbind(dim=1)
+        down, right = -height % _TILE, -length % _TILE
+        side = _TILE + 2 * _NEAR
+        query = _tiles(F.pad(query.flatten(1, 2), (0, right, 0, down)), _TILE, self.heads)
+        around = (_NEAR, _NEAR + right, _NEAR, _NEAR + down)
+        key, value = (
+            _tiles(F.pad(each.flatten(1, 2), around), side, self.heads) for each in (key, value)
+        )
+        rows, columns = (_near(extent, x.device) for extent in (height, length))
+        near = (rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]).reshape(
+            -1, 1, _TILE**2, side**2
+        )
+        # A place beyond the edge has nobody to ask but itself.
+        near = near | ~near.any(dim=-1, keepdim=True)
+        slow = x.device.type == "cpu" and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=near.repeat(n, 1, 1, 1)
+            )
+        tiles = (len(rows), len(columns))
+        mixed = mixed.unflatten(0, (n, *tiles)).unflatten(-2, (_TILE, _TILE))
+        # (n, tiles, tiles, heads, rows, columns, head_width) to (n, width, y, x)
+        mixed = mixed.permute(0, 3, 6, 1, 4, 2, 5).reshape(n, width, height + down, length + right)
+        return x + self.project(mixed[..., :height, :length])
+
+
+def _tiles(x, side, heads):
+    """Cut (n, width, y, x) into tiles, (n tiles, heads, side^2, head width)."""
+    tiles = x.unfold(2, side, _TILE).unfold(3, side, _TILE)
+    tiles = tiles.unflatten(1, (heads, -1)).permute(0, 3, 4, 1, 5, 6, 2)
+    return tiles.flatten(4, 5).flatten(0, 2)
+
+
+def _near(extent, device):
+    """Return which cells of an axis see which: (tiles, cell of the tile, cell around it)."""
+    start = torch.arange(0, extent, _TILE, device=device)[:, None]
+    asking = (start + torch.arange(_TILE, device=device))[:, :, None]
+    asked = (start + torch.arange(-_NEAR, _TILE + _NEAR, device=device))[:, None]
+    return ((asking - asked).abs() <= _NEAR) & (asked >= 0) & (asked < extent) & (asking < extent)
+
+
+def draw_spots(positions, present, size, sigma=_SIGMA):
+    """Draw Gaussians of height 1, and the maximum of them where they overlap.
+
+    Parameters
+    ----------
+    positions, present : torch.Tensor
+        Shapes (n, s, 2) and (n, s).
+    size : (int, int)
+        Of the image, y and x.
+    sigma : float or torch.Tensor, optional
+        Standard deviation in pixels; of each, shape (n, s), and at most 3.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (n, 1, y, x), float32.
+    """
+    n, (height, width) = len(positions), size
+    field, slot = present.nonzero(as_tuple=True)
+    at = positions[field, slot].float()
+    sigma = torch.as_tensor(sigma, device=at.device).expand(present.shape)[field, slot]
+    step = torch.arange(-9, 10, device=at.device)
+    column, row = (at[:, k, None].round().long() + step for k in (0, 1))
+    x, y = (torch.exp(-0.5 * ((c - a[:, None]) / sigma[:, None]).square())
+            for c, a in ((column, at[:, 0]), (row, at[:, 1])))  # fmt: skip
+    inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None]
+    index = (field[:, None, None] * height + row[:, :, None]) * width + column[:, None]
+    spots = torch.zeros(n * height * width, device=at.device)
+    value = (y[:, :, None] * x[:, None])[inside]
+    return spots.scatter_reduce(0, index[inside], value, "amax").view(n, 1, height, width)
 
 
 def draw_marks(blend, positions=None, present=None):
@@ -100,3 +198,34 @@ def crop(x, blend):
     (height, width), rows, columns = blend.shape[-2:], *x.shape[-2:]
     up, left = (rows - height) // 2, (columns - width) // 2
     return x[..., up : up + height, left : left + width]
+
+
+def sample(maps, positions):
+    """Return maps (n, f, y, x) at positions (n, s, 2), between pixels: (n, s, f), float32."""
+    extent = torch.tensor(maps.shape[:-3:-1], device=maps.device)
+    grid = ((2 * positions.float() + 1) / extent - 1)[:, :, None]
+    with torch.autocast(maps.device.type, enabled=False):
+        sampled = F.grid_sample(
+            maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
+    return sampled[..., 0].transpose(1, 2)
+
+
+def gather_rows(values, index):
+    """Gather rows; on a GPU what this does backwards is faster than that of indexing."""
+    return values.index_select(0, index.flatten()).view(*index.shape, *values.shape[1:])
+
+
+def window_grid(corner, side):
+    """Return x and y of the pixels of windows, (m, w^2, 2)."""
+    step = torch.arange(side, device=corner.device)
+    y, x = torch.meshgrid(step, step, indexing="ij")
+    return corner[:, None] + torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def window_pixels(corner, side, size):
+    """Return where pixels of windows are in an image, the nearest there is, and whether inside."""
+    height, width = size
+    x, y = window_grid(corner, side).unbind(dim=2)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return y.clamp(0, height - 1) * width + x.clamp(0, width - 1), inside

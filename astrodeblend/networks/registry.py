@@ -30,9 +30,9 @@ def build(kind, **config):
 
     Parameters
     ----------
-    kind : {'reiman2019', 'unet', 'band_unet'}
-        The paper's branched generator, the U-shaped one for pictures, or that for linear flux
-        in any bands; or what else is registered.
+    kind : {'reiman2019', 'unet', 'band_unet', 'field'}
+        The paper's branched generator, the U-shaped one for pictures, that for linear flux in
+        any bands, or that for fields of any number of sources; or what else is registered.
     **config
         Fields of its configuration; those left out take their defaults.
 

@@ -2,8 +2,8 @@
 
 Of pictures: `blend_pair` is the plain path, for reading and for checking; `Simulator` (needs torch)
 is the fast one, for training. Of surveys, in linear flux: `simulate_blends` (needs GalSim) is the
-plain path, `SurveyStream` (needs torch) the fast one. What is not needed by all is imported only
-when asked for.
+plain path, `SurveyStream` (needs torch) the fast one; of whole fields, `FieldStream` and
+`simulate_fields` (need torch). What is not needed by all is imported only when asked for.
 """
 
 from importlib import import_module
@@ -22,6 +22,10 @@ __all__ = [
     "SURVEYS",
     "Band",
     "Draw",
+    "FieldDraw",
+    "FieldStream",
+    "Fields",
+    "Light",
     "Morphologies",
     "Recipe",
     "Rendering",
@@ -36,6 +40,7 @@ __all__ = [
     "blend_pair",
     "composite",
     "cut_galaxies",
+    "cut_large_galaxies",
     "draw_psfs",
     "draw_sources",
     "find_images",
@@ -46,10 +51,15 @@ __all__ = [
     "read_images",
     "reduce_image",
     "simulate_blends",
+    "simulate_fields",
     "simulate_scene",
 ]
 
 _LAZY = {
+    "FieldDraw": "fields",
+    "FieldStream": "fields",
+    "Fields": "fields",
+    "Light": "fields",
     "Morphologies": "morphology",
     "Simulator": "batched",
     "SurveyBlends": "survey",
@@ -57,9 +67,11 @@ _LAZY = {
     "SurveyStream": "survey_batches",
     "composite": "morphology",
     "cut_galaxies": "morphology",
+    "cut_large_galaxies": "large_galaxies",
     "draw_psfs": "survey",
     "linear_light": "morphology",
     "simulate_blends": "survey",
+    "simulate_fields": "fields",
 }
 
 

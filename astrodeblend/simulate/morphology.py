@@ -19,6 +19,7 @@ holds tens of the picture's, and what lies outside the galaxy is cut off.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,8 @@ class Morphologies:
     Parameters
     ----------
     maps : numpy.ndarray
-        Shape (n, 2, 96, 96), float16: where the redder and the bluer light is; each map sums up
-        to the number of its pixels. The galaxy is in the middle.
+        Shape (n, 2, 96, 96), or wider, float16: where the redder and the bluer light is; each map
+        sums up to the number of its pixels. The galaxy is in the middle.
     spectra : numpy.ndarray
         Shape (n, 2, 3): flux of each map in g, r, i, relative to i.
     shares : numpy.ndarray
@@ -122,6 +123,27 @@ class Morphologies:
 
     def __len__(self):
         return len(self.maps)
+
+    @cached_property
+    def centres(self):
+        """Where galaxies are brightest, x and y from the middle of their maps, shape (n, 2).
+
+        Windowed centroids, as SExtractor has them, in a window that goes with the galaxy's size.
+        """
+        found = []
+        for maps, radius in zip(self.maps, self.radius, strict=True):
+            sigma = max(1, radius / 4)
+            light = ndimage.gaussian_filter(maps.sum(axis=0, dtype=np.float32), sigma)
+            centre = np.array(np.unravel_index(light.argmax(), light.shape), float)
+            grid = np.arange(len(light))[:, None]
+            for _ in range(10):
+                away = grid - centre
+                y, x = np.exp(-0.5 * (away / sigma) ** 2).T
+                total = y @ light @ x
+                step = np.array([(y * away[:, 0]) @ light @ x, y @ light @ (x * away[:, 1])])
+                centre += 2 * step / total
+            found.append((centre - (len(light) - 1) / 2)[::-1])
+        return np.array(found)
 
     def light(self, index, fluxes, symmetry=0):
         """Return the light of a galaxy.
@@ -139,9 +161,12 @@ class Morphologies:
         Returns
         -------
         numpy.ndarray
-            Shape (96, 96).
+            As large as the maps.
         """
-        light = np.einsum("c,cyx->yx", fluxes, self.maps[index].astype(float)) / WIDTH**2
+        light = (
+            np.einsum("c,cyx->yx", fluxes, self.maps[index].astype(float))
+            / self.maps.shape[-1] ** 2
+        )
         light = light.T if symmetry & 4 else light
         return light[:: -1 if symmetry & 2 else 1, :: -1 if symmetry & 1 else 1].copy()
 
@@ -214,7 +239,8 @@ def cut_galaxies(pictures, *, progress=False):
     return Morphologies(*(np.array(column) for column in zip(*found, strict=True)))
 
 
-def _cut(picture):
+def read_picture(picture):
+    """Return a picture, shape (3, y, x), uint8, from an array or a file, or refuse it."""
     if isinstance(picture, str | Path):
         with Image.open(picture) as image:
             picture = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
@@ -225,6 +251,11 @@ def _cut(picture):
             f"a picture has shape {picture.shape} and type {picture.dtype}; "
             f"it takes (3, y, x), uint8, at least {smallest} pixels wide"
         )
+    return picture
+
+
+def _cut(picture):
+    picture = read_picture(picture)
     margin = (picture.shape[1] - WIDTH * SHRINK) // 2
     blocks = WIDTH + 2 * (margin // SHRINK)
     start = margin % SHRINK
@@ -257,7 +288,7 @@ def _cut(picture):
     light = np.clip(flux * mask, 0, None)[:, kept, kept]
     # Brightest elsewhere: it is not the galaxy in the middle that one sees.
     peak = np.unravel_index(light.sum(axis=0).argmax(), (WIDTH, WIDTH))
-    if _RINGS[peak] > OFF_CENTRE:
+    if _rings(WIDTH)[peak] > OFF_CENTRE:
         return None
     return _two_maps(light)
 
@@ -295,10 +326,11 @@ def _two_maps(light):
         return None
     spectra *= total / (flat.sum(axis=1) @ spectra)  # the galaxy's colours are kept exactly
     shares = flat.sum(axis=1) * spectra[:, 2]
-    curve = np.cumsum(np.bincount(_RINGS.ravel(), maps.sum(axis=0).ravel()))
+    curve = np.cumsum(np.bincount(_rings(maps.shape[-1]).ravel(), maps.sum(axis=0).ravel()))
     radius = np.interp(0.5, curve / curve[-1], np.arange(len(curve)) + 0.5)
     maps = maps / flat.mean(axis=1)[:, None, None]
     return maps.astype(np.float16), spectra / spectra[:, 2:], shares / shares.sum(), radius
 
 
-_RINGS = np.hypot(*(np.indices((WIDTH, WIDTH)) - (WIDTH - 1) / 2)).astype(int)
+def _rings(width):
+    return np.hypot(*(np.indices((width, width)) - (width - 1) / 2)).astype(int)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from ..networks import build, describe
 from ..weights import load_model, read_card
 
-__all__ = ["check_compiler", "check_parent", "load_parent"]
+__all__ = ["check_compiler", "check_parent", "load_parent", "start_from"]
 
 
 def check_compiler(device):
@@ -118,3 +118,39 @@ def check_parent(saved, given):
             f"started from {was}; leave start (--from) out to go on, or choose another folder"
         )
     return saved
+
+
+def start_from(model, network):
+    """Put the weights of a model into a network for fields, as far as they fit.
+
+    Of a `BandUNet` these are the shared layers; its marks of other sources become those of all.
+    What it lacks stays as it is.
+
+    Parameters
+    ----------
+    model : str or path-like
+        As `astrodeblend.weights.load_model` takes it.
+    network : FieldNet
+        Filled in place.
+
+    Returns
+    -------
+    str
+        The sha256 of the model.
+    """
+    other, card = load_model(model)
+    theirs, ours = other.state_dict(), network.state_dict()
+    name = "encoder.0.first.weight"
+    if name not in theirs or theirs[name].shape != ours[name].shape:
+        raise ValueError(f"start={str(model)!r} has a network of another shape: none of it fits")
+    if card.network["kind"] == "band_unet":
+        stem = torch.zeros_like(ours["stem.weight"])
+        stem[:, 0] = theirs["stem.weight"][:, 0]
+        if theirs["stem.weight"].shape[1] > 3:
+            stem[:, 4] = theirs["stem.weight"][:, 3]
+        theirs["stem.weight"] = stem
+        for name in ("light.weight", "light.bias"):
+            theirs[name] = theirs[name][:2]
+    fits = {k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape}
+    network.load_state_dict(ours | fits)
+    return card.sha256

@@ -1,0 +1,315 @@
+"""One network for a field: it finds sources, and splits light among any number of them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .band_unet import BandUNet, BandUNetConfig
+from .blocks import (
+    LocalAttention,
+    draw_spots,
+    gather_rows,
+    sample,
+    window_grid,
+    window_pixels,
+)
+from .registry import register
+
+__all__ = ["FieldNet", "FieldNetConfig", "Seen"]
+
+#: Widths of the windows that light is split in, in pixels.
+WINDOWS = (32, 64, 128, 256)
+
+_PLANES = 5  # flux; no data there; width of the PSF; whether it is stated; marks
+_KEY, _STD_KEY, _HIDDEN = 16, 4, 16
+_LIMIT = 20.0  # of logits
+_SLOPE = 1.678  # of exponential disks, in half-light radii
+_FAINTEST = 0.1  # of the sky noise; a source ends where it is fainter
+
+
+@dataclass(frozen=True)
+class FieldNetConfig:
+    """Shape of a `FieldNet`; the network is built from this alone.
+
+    Parameters
+    ----------
+    band_widths, widths, attention
+        As `BandUNetConfig` has them.
+    """
+
+    band_widths: tuple[int, ...] = (24, 48, 96)
+    widths: tuple[int, ...] = (96, 192, 288)
+    attention: int = 2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the shared layers make of n images in b bands.
+
+    Attributes
+    ----------
+    own : torch.Tensor
+        Shape (n b, f, y, x): features of each band.
+    shared : torch.Tensor
+        Shape (n, g, y / 2, x / 2): of all together.
+    total : torch.Tensor
+        Shape (n, b, y, x): light of all sources and of nobody, without noise.
+    """
+
+    own: torch.Tensor
+    shared: torch.Tensor
+    total: torch.Tensor
+
+
+@register("field", FieldNetConfig)
+class FieldNet(BandUNet):
+    """Finds sources and splits light, in linear flux, among as many as there are.
+
+    The shared layers are those of `BandUNet`, and see no farther than some hundred pixels:
+    attention is local, and nothing is normalised over the image. So blocks of an image with a
+    margin give what the whole image gives. Images are looked at on a grid that starts at their
+    first pixel, in steps of 8.
+
+    Each source asks of every pixel in a window around it "how much of this is mine?", from what is
+    known at its own place and its size; all sources that reach a pixel share its light out, and
+    nobody is one of them. Untrained, sources are exponential disks as bright as the image where
+    they are.
+
+    NaN is where there are no data.
+
+    Parameters
+    ----------
+    config : FieldNetConfig
+        The shape of the network.
+
+    Attributes
+    ----------
+    calibration : torch.Tensor
+        Slope and offset that make probabilities of logits of the heat map.
+    """
+
+    def __init__(self, config):
+        own, shared = config.band_widths, config.widths
+        super().__init__(BandUNetConfig(1, own, shared, config.attention))
+        self.config = config
+        self.stem = nn.Conv2d(_PLANES, own[0], 3, padding=1)
+        for k in range(config.attention):
+            self.bottom[k] = LocalAttention(shared[-1])
+        self.light = nn.Conv2d(own[0], 2, 3, padding=1)
+        self.log_std = nn.Sequential(
+            nn.Conv2d(own[0], own[0], 3, padding=1), nn.ReLU(), nn.Conv2d(own[0], _STD_KEY, 1)
+        )
+        self.centres = nn.Sequential(
+            nn.Conv2d(2 * own[0], 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 4, 1)
+        )
+        self.key = nn.Conv2d(own[0], _KEY, 1)
+        self.nobody = nn.Conv2d(own[0], 1, 1)
+        known = shared[0] + own[0] + 1
+        self.query = _mlp(known, _KEY)
+        self.std_query = _mlp(known, _STD_KEY)
+        self.shape = _mlp(shared[0] + 1, 2 * _HIDDEN + 1)
+        self.place = nn.Linear(4, _HIDDEN)
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        with torch.no_grad():
+            for layer in (self.light, self.nobody, self.centres[-1]):
+                layer.weight.zero_()
+            self.light.bias.copy_(torch.tensor([0.0, -3.0]))
+            self.nobody.bias.fill_(math.log(_FAINTEST))
+            self.centres[-1].bias.copy_(torch.tensor([-4.6, 0.0, 0.0, math.log(3)]))
+
+    def forward(self, blend, positions=None, present=None, *, psf=None):
+        """Split a blend, as every generator does: with one slot for each position."""
+        if positions is None:
+            middle = [(side - 1) / 2 for side in blend.shape[:-3:-1]]
+            positions = torch.tensor(middle, device=blend.device).expand(len(blend), 1, 2)
+        return self.split(blend, positions, present, psf=psf)
+
+    def look(self, blend, positions=None, present=None, *, psf=None):
+        """Run the shared layers.
+
+        Parameters
+        ----------
+        blend : torch.Tensor
+            Shape (n, bands, y, x), in units of each band's noise; NaN where there are no data.
+        positions, present : torch.Tensor, optional
+            Shapes (n, s, 2) and (n, s): sources to mark.
+        psf : torch.Tensor, optional
+            Shape (n, bands): full width at half maximum in pixels; NaN where it is not known.
+
+        Returns
+        -------
+        Seen
+        """
+        n, bands, height, width = blend.shape
+        missing = blend.isnan()
+        compressed = torch.asinh(blend.nan_to_num())
+        marks = blend.new_zeros(n, 1, height, width)
+        if positions is not None:
+            if present is None:
+                present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
+            marks = draw_spots(positions, present, (height, width))
+        known = blend.new_full((n, bands), torch.nan) if psf is None else psf
+        stated = known.isfinite()
+        known = torch.where(stated, known / 4, 1).log()
+        planes = (compressed, missing, known, stated, marks)
+        planes = [p if p.ndim == 4 else p[..., None, None] for p in planes]
+        planes = torch.stack([p.to(blend.dtype).expand_as(blend) for p in planes], dim=2)
+        planes = planes.flatten(0, 1)
+        # What is beyond the edge is no data.
+        multiple = 2 ** len(self.shared_encoder)
+        beyond = (0, -width % multiple, 0, -height % multiple)
+        if any(beyond):
+            planes = F.pad(planes, beyond)
+            planes[:, 1, height:] = planes[:, 1, :, width:] = 1
+        own, shared = self._features(planes.to(memory_format=torch.channels_last), bands)
+        own = F.relu(own[..., :height, :width])
+        gate, expected = self.light(own).float().unflatten(0, (n, bands)).unbind(dim=2)
+        gate = gate.sigmoid() * ~missing
+        total = gate * compressed.clamp(min=0) + (1 - gate) * F.softplus(expected)
+        return Seen(own, shared, total.clamp(max=12).sinh())
+
+    def heat(self, seen):
+        """Return heat map, offsets and sizes, as `find` does."""
+        n, bands = seen.total.shape[:2]
+        with torch.autocast(seen.own.device.type, enabled=False):  # neighbours must not tie
+            own = seen.own.float().unflatten(0, (n, bands))
+            maps = self.centres(torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1))
+        return maps[:, :1], maps[:, 1:3], maps[:, 3:].clamp(-1, 6)
+
+    def find(self, blend, psf=None):
+        """Find sources; `find_centres` makes positions of the answer.
+
+        Parameters
+        ----------
+        blend, psf : torch.Tensor
+            As for `look`.
+
+        Returns
+        -------
+        heat : torch.Tensor
+            Shape (n, 1, y, x): logits of a source in a pixel.
+        offset : torch.Tensor
+            Shape (n, 2, y, x): x and y of it from the middle of the pixel.
+        log_size : torch.Tensor
+            Shape (n, 1, y, x): logarithm of its half-light radius in pixels.
+        """
+        return self.heat(self.look(blend, psf=psf))
+
+    def split(self, blend, positions, present=None, psf=None, sizes=None):
+        """Split light among sources, on whole images; `windows` does so for many.
+
+        Parameters
+        ----------
+        blend, positions, present, psf : torch.Tensor
+            As for `look`.
+        sizes : torch.Tensor, optional
+            Shape (n, s): half-light radii in pixels. Default: as the network finds them.
+
+        Returns
+        -------
+        light, std : torch.Tensor
+            Shape (n, s, bands, y, x): light, and the standard deviation expected of its error.
+        """
+        if present is None:
+            present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
+        seen = self.look(blend, positions, present, psf=psf)
+        n, s = present.shape
+        bands, height, width = blend.shape[1:]
+        light, std = (
+            blend.new_zeros(n * s, bands, height * width + 1, dtype=torch.float32) for _ in "ls"
+        )
+        for source, corner, parts in self.windows(seen, positions, present, sizes):
+            pixel, inside = window_pixels(corner, parts[0].shape[-1], (height, width))
+            index = torch.where(inside, pixel, height * width)[:, None].expand(-1, bands, -1)
+            for whole, part in zip((light, std), parts, strict=True):
+                whole[source] = whole[source].scatter(2, index, part.flatten(2))
+        return tuple(w[..., :-1].view(n, s, bands, height, width) for w in (light, std))
+
+    def windows(self, seen, positions, present, sizes=None):
+        """Split light among sources, each in a window as wide as its size and brightness ask for.
+
+        Parameters
+        ----------
+        seen : Seen
+            As `look` gives it.
+        positions, present, sizes : torch.Tensor
+            As for `split`.
+
+        Returns
+        -------
+        list of (source, corner, (light, std))
+            Sources with windows of one width: (m,), which, counted through all images, image s +
+            slot; (m, 2), x and y of the window's first pixel; and (m, bands, w, w) each, 0 outside
+            of the image.
+        """
+        n, bands, height, width = seen.total.shape
+        image, slot = present.nonzero(as_tuple=True)
+        if sizes is None:
+            log_size = self.heat(seen)[2].detach()
+            sizes = sample(log_size, positions)[..., 0].exp()
+        at, size = positions[image, slot].float(), sizes[image, slot].float()
+        own = sample(seen.own, positions.repeat_interleave(bands, dim=0))
+        own = own.unflatten(0, (n, bands)).transpose(1, 2)[image, slot]  # (m, bands, f)
+        shared = sample(seen.shared, (positions - 0.5) / 2)[image, slot]  # (m, g)
+        peak = sample(seen.total, positions)[image, slot].clamp(min=_FAINTEST)  # (m, bands)
+        log_size = size.log()[:, None]
+        known = torch.cat([shared, log_size], dim=1)
+        shape = self.shape(known).float()
+        known = torch.cat([own, known[:, None].expand(-1, bands, -1)], dim=2)
+        query, std_query = self.query(known), self.std_query(known.detach()).float()
+
+        # Rows of what is known of each pixel, to be gathered window by window.
+        keys = self.key(seen.own).movedim(1, -1).flatten(0, 2)
+        std_keys = self.log_std(seen.own.detach()).movedim(1, -1).flatten(0, 2)
+        nobody = _bounded(self.nobody(seen.own).float()).exp().flatten()
+        reach = size * (peak.detach().amax(dim=1) / _FAINTEST / 2).log().clamp(min=4)
+        which = torch.bucketize(2 * reach, reach.new_tensor(WINDOWS[:-1]))
+        claimed, groups = nobody, []
+        for k, side in enumerate(WINDOWS):
+            of = (which == k).nonzero()[:, 0]
+            if not len(of):
+                continue
+            corner = (at[of] + 0.5).floor().long() - side // 2
+            pixel, inside = window_pixels(corner, side, (height, width))
+            plane = image[of, None] * bands + torch.arange(bands, device=of.device)
+            index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)
+            away = (window_grid(corner, side) - at[of, None]) / size[of, None, None]  # (m, w^2, 2)
+            r = (away.square().sum(dim=2) + 1e-2).sqrt()
+            place = torch.cat([away, r[..., None], r[..., None].log1p()], dim=2)
+            bias, weight, more = shape[of, None].split([_HIDDEN, _HIDDEN, 1], dim=2)
+            mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=2)
+            mine = (mine - _SLOPE * r)[:, None] + peak[of].log()[..., None]
+            match = torch.einsum("mbpk,mbk->mbp", gather_rows(keys, index), query[of]).float()
+            claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, None]
+            claimed = claimed.index_add(0, index.flatten(), claim.flatten())
+            groups.append((of, corner, side, index, inside, claim))
+
+        total, windows = seen.total.flatten(), []
+        for of, corner, side, index, inside, claim in groups:
+            share = claim / gather_rows(claimed, index)
+            light = gather_rows(total, index) * share
+            # Detached: learning how large the errors are must not change the light.
+            log_std = torch.einsum(
+                "mbpk,mbk->mbp", gather_rows(std_keys, index).float(), std_query[of]
+            )
+            known = light.detach() * (0.03 + 0.2 * (1 - share.detach())) + 0.1 * share.detach()
+            std = log_std.clamp(-6, 4).exp() * (known + 0.01) * inside[:, None]
+            parts = tuple(part.unflatten(2, (side, side)) for part in (light, std))
+            windows.append((image[of] * present.shape[1] + slot[of], corner, parts))
+        return windows
+
+
+def _mlp(inputs, outputs):
+    """Return two layers whose answer starts as nothing."""
+    layers = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, outputs))
+    nn.init.zeros_(layers[-1].weight)
+    nn.init.zeros_(layers[-1].bias)
+    return layers
+
+
+def _bounded(logits):
+    """Keep exponentials from overflowing."""
+    return _LIMIT * torch.tanh(logits / _LIMIT)

@@ -1,0 +1,804 @@
+"""Fields of galaxies with known truth, by the batch: what finding and splitting is learned on.
+
+Light adds. Whatever a source is, its light is drawn in Fourier space on a stamp that ends where it
+falls under a twentieth of the sky noise, and stamps are added to the field.
+"""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from .fourier import FourierRenderer
+from .populations import IMAGE, STAR, draw_brightest, draw_sources
+from .survey_batches import SurveyDraw, SurveyStream
+from .surveys import AB_NANOJANSKY, get_survey
+
+__all__ = ["FieldDraw", "FieldStream", "Fields", "Light", "simulate_fields"]
+
+#: Widths of stamps, in pixels.
+STAMPS = (32, 64, 128, 256, 512)
+
+_FAINT = 0.05  # of the sky noise: a stamp ends where the light falls under it
+_MARGIN = 16  # pixels beyond the edges in which there are sources, too
+_SAMPLING = 2.4  # narrower PSFs, in pixels at half maximum, are drawn on finer pixels
+_ELEMENTS = 2**22  # of a spectrum, drawn at a time
+_STRIPS = 3  # without data, at most
+_EVERYWHERE = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class FieldDraw:
+    """The random part of n fields of up to s sources in b bands, but for the noise.
+
+    Attributes
+    ----------
+    seen : SurveyDraw
+        Survey, bands, PSF and noise of each field, and its sources.
+    large : numpy.ndarray
+        Shape (n s,): whether the image of a source is one of the large ones.
+    star : numpy.ndarray
+        Shape (n,): which source is the bright star; -1 for none.
+    halo, spikes : numpy.ndarray
+        Shape (n, b): share of the bright star's light in its halo and its spikes.
+    halo_radius, angle : numpy.ndarray
+        Shape (n,): core radius of the halo in pixels, angle of the spikes in radians.
+    spike_length, spike_width : numpy.ndarray
+        Shape (n, b): scale length and standard deviation in pixels.
+    full : numpy.ndarray
+        Shape (n,): light in a pixel, in units of the sky noise, at which it saturates.
+    full_masked : numpy.ndarray
+        Shape (n,): whether what saturates is masked; clipped if not.
+    kernel : numpy.ndarray
+        Shape (n,): width of the Gaussian that white noise is convolved with, in pixels.
+    sky : numpy.ndarray
+        Shape (n, b, 2, 2): residual sky in the corners, in units of the sky noise.
+    strips : numpy.ndarray
+        Shape (n, 3, 3): angle, offset from the middle and half width of strips without data.
+    strip_bands : numpy.ndarray
+        Shape (n, 3, b): in which bands there are none.
+    stated : numpy.ndarray
+        Shape (n, b): whether the width of the PSF is stated.
+    """
+
+    seen: SurveyDraw
+    large: np.ndarray
+    star: np.ndarray
+    halo: np.ndarray
+    spikes: np.ndarray
+    halo_radius: np.ndarray
+    angle: np.ndarray
+    spike_length: np.ndarray
+    spike_width: np.ndarray
+    full: np.ndarray
+    full_masked: np.ndarray
+    kernel: np.ndarray
+    sky: np.ndarray
+    strips: np.ndarray
+    strip_bands: np.ndarray
+    stated: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Light:
+    """The light of every source alone, on stamps.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n, s, bands, y, x): fields, sources per field, bands, and pixels of a field.
+    groups : tuple of (source, corner, stamps)
+        Sources with stamps of one size: (m,), which, counted through all fields, field s + source;
+        (m, 2), x and y of the stamp's first pixel in the field, which may be outside of it; and
+        (m, bands, h, h).
+    """
+
+    shape: tuple
+    groups: tuple
+
+    def paint(self, chosen=None):
+        """Return the light of some sources together, on whole fields.
+
+        Parameters
+        ----------
+        chosen : array_like, optional
+            Shape (n, s): which sources, or with which weights. Default: all.
+
+        Returns
+        -------
+        torch.Tensor or numpy.ndarray
+            Shape (n, bands, y, x).
+        """
+        n, s = self.shape[:2]
+        weights = torch.ones(n, s) if chosen is None else torch.as_tensor(chosen)
+        weights = weights.flatten().float()
+        return self._paint(torch.arange(n).repeat_interleave(s), weights, n)
+
+    def alone(self, field, sources=None):
+        """Return the light of each source of one field, on the whole field.
+
+        Parameters
+        ----------
+        field : int
+            Which field.
+        sources : sequence of int, optional
+            Which sources. Default: all.
+
+        Returns
+        -------
+        torch.Tensor or numpy.ndarray
+            Shape (sources, bands, y, x).
+        """
+        n, s = self.shape[:2]
+        sources = torch.arange(s) if sources is None else torch.as_tensor(sources)
+        at = torch.zeros(n, s, dtype=torch.long)
+        weights = torch.zeros(n, s)
+        at[field, sources] = torch.arange(len(sources))
+        weights[field, sources] = 1
+        return self._paint(at.flatten(), weights.flatten(), len(sources))
+
+    def windows(self, sources, corners, side):
+        """Return the light of some sources alone, each in a window of its own.
+
+        Parameters
+        ----------
+        sources : torch.Tensor
+            Shape (m,): which, counted through all fields; -1 for none.
+        corners : torch.Tensor
+            Shape (m, 2): x and y of the window's first pixel.
+        side : int
+            Width of the windows, in pixels.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (m, bands, side, side).
+        """
+        size = (len(sources), self.shape[2], side, side)
+        total = torch.zeros(math.prod(size) + 1, device=corners.device)
+        for source, corner, stamps in self.groups:
+            row, of = (sources[:, None] == source).nonzero(as_tuple=True)
+            index = _index(row, corner[of] - corners[row], stamps.shape, size)
+            total[index.flatten()] = stamps[of].flatten()
+        return total[:-1].view(size)
+
+    def _paint(self, at, weights, number):
+        numpy = bool(self.groups) and isinstance(self.groups[0][2], np.ndarray)
+        groups = [[torch.as_tensor(part) for part in group] for group in self.groups]
+        device = groups[0][2].device if groups else "cpu"
+        at, weights = at.to(device), weights.to(device)
+        size = (number, *self.shape[2:])
+        total = torch.zeros(math.prod(size) + 1, device=device)
+        for source, corner, stamps in groups:
+            used = weights[source] != 0
+            source, corner, stamps = source[used], corner[used], stamps[used]
+            index = _index(at[source], corner, stamps.shape, size)
+            stamps = stamps * weights[source].view(-1, 1, 1, 1)
+            total.index_add_(0, index.flatten(), stamps.flatten())
+        total = total[:-1].view(size)
+        return total.numpy() if numpy else total
+
+
+def _index(at, corner, stamps, size):
+    """Return where pixels of stamps are in flat fields; those outside are at the end."""
+    (_, bands, *width), (_, _, ny, nx) = stamps, size
+    column, row = (
+        corner[:, k, None] + torch.arange(width[1 - k], device=corner.device) for k in (0, 1)
+    )
+    inside = ((row >= 0) & (row < ny))[:, :, None] & ((column >= 0) & (column < nx))[:, None]
+    pixel = torch.where(inside, row[:, :, None] * nx + column[:, None], math.prod(size))
+    plane = at[:, None] * bands + torch.arange(bands, device=corner.device)
+    index = pixel[:, None] + plane[..., None, None] * (ny * nx)
+    return index.clamp_(max=math.prod(size))
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Fields with known truth: n fields of up to s sources in b bands.
+
+    The image is the light, the residual sky and noise where nothing is masked or saturated.
+
+    Attributes
+    ----------
+    image : torch.Tensor or numpy.ndarray
+        Shape (n, b, y, x), float32, in units of the band's sky noise, or in nJy where `unit` says
+        so; 0 where masked.
+    mask : torch.Tensor or numpy.ndarray
+        Shape (n, b, y, x): True where there are no data.
+    saturated : torch.Tensor or numpy.ndarray
+        Shape (n, b, y, x): True where there was more light than a pixel holds; some are masked.
+    variance : torch.Tensor or numpy.ndarray
+        Shape (n, b, y, x): of the noise, the sky's and the sources'.
+    sky : torch.Tensor or numpy.ndarray
+        Shape (n, b, y, x): what is left of it in the image.
+    light : Light
+        Of every source alone, through the PSF, without noise.
+    present : torch.Tensor or numpy.ndarray
+        Shape (n, s): whether there is such a source; those beyond the edges are there, too.
+    position : torch.Tensor or numpy.ndarray
+        Shape (n, s, 2): x and y in pixels.
+    flux : torch.Tensor or numpy.ndarray
+        Shape (n, s, b): all of it, on the stamp and beyond.
+    limit : torch.Tensor or numpy.ndarray
+        Shape (n, s, b): noise limit 1 / sqrt(sum p^2 / variance) over the pixels with data, p =
+        light / flux; as if noise of pixels were independent. Infinite if none of it is seen.
+    size : torch.Tensor or numpy.ndarray
+        Shape (n, s): half-light radius in pixels as seen, through the PSF, of all bands together.
+    kind : torch.Tensor or numpy.ndarray
+        Shape (n, s): 0 galaxy, 1 star, 2 galaxy of an image; -1 for none.
+    psf : torch.Tensor or numpy.ndarray
+        Shape (n, b): full width at half maximum in pixels.
+    stated : torch.Tensor or numpy.ndarray
+        Shape (n, b): whether one may tell a network.
+    noise : torch.Tensor or numpy.ndarray
+        Shape (n, b): standard deviation of the sky in a pixel, in nJy.
+    unit : {'noise', 'nJy'}
+        Of image, light, sky, flux and limit; of the variance its square.
+    draw : FieldDraw
+        All else that was drawn.
+    """
+
+    image: object
+    mask: object
+    saturated: object
+    variance: object
+    sky: object
+    light: Light
+    present: object
+    position: object
+    flux: object
+    limit: object
+    size: object
+    kind: object
+    psf: object
+    stated: object
+    noise: object
+    unit: str
+    draw: FieldDraw
+
+    def __len__(self):
+        return len(self.image)
+
+    @property
+    def snr(self):
+        """Flux over its noise limit, shape (n, s, b)."""
+        return self.flux / self.limit
+
+    @property
+    def inside(self):
+        """Whether a source is there, and its position on the field, shape (n, s)."""
+        x, y = self.position[..., 0], self.position[..., 1]
+        ny, nx = self.image.shape[-2:]
+        return self.present & (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
+
+
+class FieldStream:
+    """Fields as surveys would show them, the same whenever batch ``k`` is asked for.
+
+    Every field has a survey, bands, PSFs, noise and density of its own; the number of bands is
+    that of the batch.
+
+    Parameters
+    ----------
+    surveys : sequence of (str or Survey)
+        Drawn from with equal chances, as far as they have enough bands.
+    images : Morphologies, optional
+        Real galaxies.
+    large_images : Morphologies, optional
+        Real galaxies with detail enough to be large, as `cut_large_galaxies` returns them.
+    batch : int
+        Fields per batch.
+    seed : int
+        Where the randomness starts from.
+    size : int or (int, int), optional
+        Of the fields in pixels, y and x.
+    bands : int, mapping of int to float, or sequence of str, optional
+        As `SurveyStream` takes them: how many, or the chances of numbers of them, or which.
+    density : float or (float, float), optional
+        Sources per square arcminute, or the range from which each field draws its own.
+    magnitudes : (float, float), optional
+        Range of magnitudes less the depth of a point source at 5 sigma, in the reference band.
+    slope : float, optional
+        Of the number counts, per magnitude.
+    close : float, optional
+        Share of sources that have a neighbour within two widths of the PSF at half maximum, or
+        more where so many are so near by chance.
+    psf : (float, float), optional
+        Range of widths of the PSF, in pixels; half of the fields draw theirs from it, the others
+        have their survey's. None: all have their survey's.
+    vary : float, optional
+        Scatter of ln of the PSF's width from band to band; the depth scatters by twice that.
+    stars : float, optional
+        Share of stars.
+    large, bright, gaps, edges, correlated : float, optional
+        Share of fields with a large galaxy, with a bright star, with gaps, with an edge of the
+        data, and with noise that is correlated between pixels.
+    residual : float, optional
+        Largest residual sky, in units of the sky noise.
+    device : str or torch.device, optional
+        Where the fields are made and stay.
+
+    Raises
+    ------
+    ValueError
+        If a range or a share cannot be.
+    """
+
+    def __init__(
+        self, surveys, images=None, large_images=None, *, batch, seed, size=256, bands=None,
+        density=(10, 120), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3, psf=(2.0, 8.0),
+        vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1, correlated=0.5,
+        residual=0.5, device="cpu",
+    ):  # fmt: skip
+        self.size = tuple(np.broadcast_to(size, 2).tolist())
+        if min(self.size) < 16:
+            raise ValueError(f"size={size!r}: give at least 16 pixels")
+        self.density = tuple(np.broadcast_to(density, 2).tolist())
+        for name, (low, high), least in (
+            ("density", self.density, 0),
+            ("magnitudes", magnitudes, -math.inf),
+            ("psf", psf or (1, 1), 1),
+        ):
+            if not least <= low <= high < math.inf:
+                raise ValueError(f"{name}={(low, high)!r}: give two numbers, the lower one first")
+        shares = {
+            "close": close, "stars": stars, "large": large, "bright": bright, "gaps": gaps,
+            "edges": edges, "correlated": correlated, "residual": residual,
+        }  # fmt: skip
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share!r}: give a number from 0 to 1")
+        self.seed, self.magnitudes, self.slope, self.psf = seed, magnitudes, slope, psf
+        self.shares = shares
+        self.seen = SurveyStream(
+            surveys, batch=batch, seed=seed, bands=bands, sources=1, stamp=16, vary=vary
+        )
+        self.device = torch.device(device)
+        self.images = (images, large_images)
+        self.centres = [None if of is None else of.centres for of in self.images]
+        self.drawn = [
+            of and replace(of, maps=torch.as_tensor(of.maps, device=self.device))
+            for of in self.images
+        ]
+        self.renderers = {}
+
+    def draw(self, number):
+        """Draw the random part of batch ``number``.
+
+        Parameters
+        ----------
+        number : int
+            Which batch.
+
+        Returns
+        -------
+        FieldDraw
+        """
+        seen = self.seen.draw(number)
+        rng = np.random.default_rng([self.seed, number, 1])
+        shares = self.shares
+        n, bands = seen.fwhm.shape
+        fwhm = seen.fwhm
+        if self.psf is not None:
+            middle = np.exp(rng.uniform(*np.log(self.psf), n))
+            middle = np.where(rng.random(n) < 0.5, middle / np.median(fwhm, axis=1), 1)
+            fwhm = np.clip(fwhm * middle[:, None], *self.psf)
+
+        surveys = [self.seen.surveys[k] for k in seen.survey]
+        scale = seen.scale
+        references = [survey.reference for survey in surveys]
+        depth = np.array([band.point_depth for band in references])
+        noise = np.array([r.sky_noise(s) for r, s in zip(references, scale, strict=True)])
+        number_of, present, position = self._layout(rng, scale, fwhm.mean(axis=1))
+        most = present.shape[1]
+        wavelength = np.array([band.wavelength for band in references])
+        magnitude = draw_brightest(rng, n * most, self.magnitudes, self.slope)
+        magnitude = magnitude.reshape(n, most) + depth[:, None]
+        kinds = {"reference": np.repeat(wavelength, most), "stars": shares["stars"]}
+        sources = draw_sources(rng, magnitude.ravel(), images=self.images[0], **kinds)
+
+        large, star = rng.random((2, n)) < [[shares["large"]], [shares["bright"]]]
+        large_at, star_at = number_of, number_of + large
+        radius = np.exp(rng.uniform(math.log(10), math.log(60), n))
+        brightness = 10 ** rng.uniform(0.5, 2.3, n)  # within that radius, in units of the noise
+        flux = 2 * np.pi * radius**2 * brightness * noise
+        is_large = np.zeros(n * most, bool)
+        for k in np.flatnonzero(large):
+            real = self.images[1] is not None and rng.random() < 0.75
+            one = draw_sources(
+                rng, [_magnitude(flux[k])], reference=wavelength[k], stars=0,
+                population="images" if real else "parametric", images=self.images[1],
+            )  # fmt: skip
+            if not real:
+                # a knot of a large galaxy is not one point
+                one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
+            to = radius[k] * scale[k] / (1 if real else 1.678)
+            row = k * most + large_at[k]
+            _put(sources, row, replace(one, radius=np.full((1, 2), to)))
+            is_large[row] = real
+        flux = 10 ** rng.uniform(5, 7, n) * noise
+        for k in np.flatnonzero(star):
+            one = draw_sources(rng, [_magnitude(flux[k])], reference=wavelength[k], stars=1)
+            _put(sources, k * most + star_at[k], one)
+        present |= np.arange(most) < (star_at + star)[:, None]
+
+        fluxes = sources.fluxes(
+            np.repeat(self.seen.columns["wavelength"][seen.survey[:, None], seen.band], most, 0)
+        )
+        fluxes = fluxes.reshape(n, most, 3, bands) * present[:, :, None, None]
+        sky = rng.uniform(0, shares["residual"], (n, 1, 1, 1)) * rng.uniform(
+            -1, 1, (n, bands, 2, 2)
+        )
+        stated = rng.random((n, bands)) < rng.choice([1, 0.5, 0], (n, 1), p=[0.6, 0.15, 0.25])
+        return FieldDraw(
+            seen=replace(
+                seen, fwhm=fwhm, present=present, position=position, sources=sources, fluxes=fluxes
+            ),
+            large=is_large,
+            star=np.where(star, star_at, -1),
+            halo=10 ** (rng.uniform(-2.3, -1.5, (n, 1)) + 0.1 * rng.standard_normal((n, bands))),
+            spikes=10 ** (rng.uniform(-2.3, -1.5, (n, 1)) + 0.1 * rng.standard_normal((n, bands))),
+            halo_radius=rng.uniform(10, 30, n),
+            angle=rng.choice([0, np.pi / 4, 1], n) * rng.uniform(0.9, 1.1, n),
+            spike_length=rng.uniform(10, 40, (n, 1)) * rng.uniform(0.8, 1.25, (n, bands)),
+            spike_width=0.35 * fwhm,
+            full=10 ** rng.uniform(3.3, 4.5, n),
+            full_masked=rng.random(n) < 0.5,
+            kernel=np.where(
+                rng.random(n) < shares["correlated"], rng.uniform(0.4, 0.9, n), 1e-2
+            ),
+            sky=sky,
+            **self._strips(rng, n, bands),
+            stated=stated,
+        )  # fmt: skip
+
+    def _layout(self, rng, scale, fwhm):
+        """Draw how many sources there are, and where; two places of each field are to be filled."""
+        n, (ny, nx) = len(scale), self.size
+        density = rng.uniform(*self.density, n) * (scale / 60) ** 2  # per pixel
+        number = rng.poisson(density * (ny + 2 * _MARGIN) * (nx + 2 * _MARGIN))
+        most = number.max() + 2
+        low = -0.5 - _MARGIN
+        position = rng.uniform(low, np.array([nx, ny]) - low - 1, (n, most, 2))
+        # Of sources, a share c are put near one of the others: (1 - c) exp(-c / (1 - c)) have no
+        # such pair, and exp(-area x density) of these no neighbour by chance.
+        c = np.linspace(0, 0.6, 601)
+        chance = np.exp(-np.pi * (2 * fwhm) ** 2 * density)
+        alone = (1 - self.shares["close"]) / chance
+        c = np.interp(-alone, -(1 - c) * np.exp(-c / (1 - c)), c)
+        first = np.ceil((1 - c) * number).astype(int)
+        index = np.arange(most)
+        pair = (index >= first[:, None]) & (index < number[:, None])
+        host = (rng.random((n, most)) * first[:, None]).astype(int)
+        away = fwhm[:, None] * rng.uniform(0.4, 2, (n, most))
+        angle = rng.uniform(0, 2 * np.pi, (n, most))
+        near = np.take_along_axis(position, host[..., None], axis=1)
+        near = near + away[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        return number, index < number[:, None], np.where(pair[..., None], near, position)
+
+    def _strips(self, rng, n, bands):
+        shares, (ny, nx) = self.shares, self.size
+        shape = (n, _STRIPS)
+        angle = np.where(
+            rng.random(shape) < 0.7,
+            rng.choice([0, np.pi / 2], shape),
+            rng.uniform(0, np.pi, shape),
+        ) + np.pi * rng.integers(2, size=shape)
+        offset = rng.uniform(-0.5, 0.5, shape) * min(ny, nx)
+        half = rng.uniform(1, 10, shape)
+        offset[:, 0] = rng.uniform(0.15, 0.45, n) * min(ny, nx) + _EVERYWHERE
+        half[:, 0] = _EVERYWHERE
+        there = rng.random(shape) < [shares["edges"], shares["gaps"], shares["gaps"] / 3]
+        everywhere = rng.random(shape) < 0.6
+        of = rng.random((*shape, bands)) < np.where(everywhere, 1, 0.5)[..., None]
+        return {
+            "strips": np.stack([angle, offset, half], axis=-1),
+            "strip_bands": of & there[..., None],
+        }
+
+    def __getitem__(self, number):
+        """Return batch ``number``, a `Fields`."""
+        return self.render(self.draw(number))
+
+    def render(self, draw):
+        """Make fields.
+
+        Parameters
+        ----------
+        draw : FieldDraw
+            Of n fields.
+
+        Returns
+        -------
+        Fields
+        """
+        seen = draw.seen
+        light = self.light(draw)
+        total = light.paint()
+        electrons = self._tensor(seen.electrons * seen.noise)[..., None, None]
+        variance = 1 + total.clamp(min=0) / electrons
+        sky = torch.nn.functional.interpolate(
+            self._tensor(draw.sky), self.size, mode="bilinear", align_corners=True
+        )
+        image = total + sky + variance.sqrt() * self._noise(draw)
+        full = self._tensor(draw.full).view(-1, 1, 1, 1)
+        saturated = total > full
+        mask = self._mask(draw)
+        mask |= saturated & self._tensor(draw.full_masked, bool).view(-1, 1, 1, 1)
+        image = torch.where(saturated, torch.minimum(image, full), image).masked_fill(mask, 0)
+        flux = self._tensor(seen.fluxes.sum(axis=2) / seen.noise[:, None])
+        position = self._tensor(seen.position)
+        weight = (1 / variance).masked_fill(mask | saturated, 0)
+        limit, size = _measure(light, flux, position, weight)
+        present = self._tensor(seen.present, bool)
+        kind = self._tensor(seen.sources.kind, int).view(present.shape)
+        return Fields(
+            image=image,
+            mask=mask,
+            saturated=saturated,
+            variance=variance,
+            sky=sky,
+            light=light,
+            present=present,
+            position=position,
+            flux=flux,
+            limit=limit,
+            size=size,
+            kind=torch.where(present, kind, -1),
+            psf=self._tensor(seen.fwhm),
+            stated=self._tensor(draw.stated, bool),
+            noise=self._tensor(seen.noise),
+            unit="noise",
+            draw=draw,
+        )
+
+    def light(self, draw):
+        """Draw every source alone.
+
+        Parameters
+        ----------
+        draw : FieldDraw
+            Of n fields.
+
+        Returns
+        -------
+        Light
+            In units of the sky noise.
+        """
+        seen = draw.seen
+        n, most = seen.present.shape
+        bands = seen.fwhm.shape[1]
+        rows = np.flatnonzero(seen.present)
+        field = rows // most
+        fluxes = (seen.fluxes / seen.noise[:, None, None]).reshape(n * most, 3, bands)
+        position = seen.position.reshape(n * most, 2)
+        offset = self._offsets(draw, rows)
+        star = rows == field * most + draw.star[field]
+        reach = self._reach(draw, rows, field, fluxes)
+        corner_of = np.floor(position).astype(int)
+        width = np.array(STAMPS)[np.minimum(np.searchsorted(STAMPS, 2 * reach), len(STAMPS) - 1)]
+        fine = np.ceil(_SAMPLING / seen.fwhm.min(axis=1)).astype(int)[field]
+        fine[star] += 1  # what aliases is small, but not beside what is so bright
+        halo = np.where(star, (STAMPS[-1] - width) // 2, 0)[:, None]  # around the stamp
+        corner = corner_of[rows] - width[:, None] // 2
+        ny, nx = self.size
+        first, end = corner - halo, corner + width[:, None] + halo
+        inside = ((end > 0) & (first < (nx, ny))).all(axis=1)
+        classes = np.stack([width, fine, draw.large[rows], star], axis=1)
+        groups = []
+        for key in np.unique(classes[inside], axis=0):
+            of = np.flatnonzero((classes == key).all(axis=1) & inside)
+            *key, is_star = key.tolist()
+            renderer = self._renderer(*key)
+            elements = _ELEMENTS * (1 if self.device.type == "cpu" else 16)
+            step = max(1, elements // (renderer.grid * len(renderer.kx) * bands))
+            for start in range(0, len(of), step):
+                some = of[start : start + step]
+                row, where = rows[some], field[some]
+                flux = fluxes[row]
+                if is_star:
+                    flux = flux * (1 - draw.halo - draw.spikes)[where, None]
+                here, back = np.unique(where, return_inverse=True)
+                transfer = renderer.transfer(seen.fwhm[here], seen.profile[here])
+                stamps = renderer(
+                    seen.sources[row], flux, seen.scale[where],
+                    position[row] - corner[some] - offset[some],
+                    transfer[torch.as_tensor(back, device=self.device)],
+                )  # fmt: skip
+                if is_star:
+                    stamps = torch.nn.functional.pad(stamps, [int(halo[some[0], 0])] * 4)
+                    for k, one in enumerate(some):
+                        glare = (draw, where[k], fluxes[row[k], 0], position[row[k]] - first[one])
+                        stamps[k] += self._glare(*glare, stamps.shape[-1])
+                at = self._tensor(first[some], int)
+                groups.append((self._tensor(row, int), at, stamps))
+        return Light((n, most, bands, ny, nx), tuple(groups))
+
+    def _tensor(self, values, dtype=np.float32):
+        return torch.as_tensor(np.asarray(values, dtype), device=self.device)
+
+    def _renderer(self, stamp, fine, large):
+        key = (stamp, fine, large)
+        if key not in self.renderers:
+            self.renderers[key] = FourierRenderer(
+                stamp, self.seen.profiles, self.drawn[large], fine=fine, device=self.device
+            )
+        return self.renderers[key]
+
+    def _offsets(self, draw, rows):
+        """Return where images are brightest, from the middle of their maps, in pixels."""
+        sources, offset = draw.seen.sources[rows], np.zeros((len(rows), 2))
+        scale = draw.seen.scale[rows // draw.seen.present.shape[1]]
+        for large, images in enumerate(self.images):
+            of = (sources.kind == IMAGE) & (draw.large[rows] == large)
+            if of.any():
+                image, code = sources.image[of], sources.symmetry[of, None]
+                centre = self.centres[large][image]
+                centre = np.where(code >= 4, centre[:, ::-1], centre)
+                centre = centre * np.where(code // [1, 2] % 2 == 1, -1, 1)
+                pixel = sources.radius[of, 0] / scale[of] / images.radius[image]
+                offset[of] = centre * pixel[:, None]
+        return offset
+
+    def _reach(self, draw, rows, field, fluxes):
+        """Return how far from its middle a source is brighter than `_FAINT`, in pixels."""
+        seen = draw.seen
+        sources = seen.sources[rows]
+        flux = fluxes[rows].max(axis=-1)
+        total = np.maximum(flux.sum(axis=1), 1e-9)
+        radius = sources.radius / seen.scale[field, None]
+        squeezed = (1 - sources.ellipticity) / (1 + sources.ellipticity)
+        area = radius**2 * squeezed * _FAINT
+        # What wings a PSF has that is no Moffat profile is between these.
+        beta = np.array([p[1] if p[0] == "moffat" else 3.0 for p in self.seen.profiles])
+        beta, fwhm = beta[seen.profile[field]].min(axis=1), seen.fwhm[field].max(axis=1)
+        core = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+        wings = total * (beta - 1) / (np.pi * core**2 * _FAINT)
+        reach = core * np.maximum(wings, 1) ** (0.5 / beta)
+        bulge = np.log(np.maximum(94.48 * flux[:, 0] / area[:, 0], 1))
+        disk = np.log(np.maximum((flux[:, 1] + flux[:, 2]) / (2 * np.pi * area[:, 1]), 1))
+        inner = np.maximum(radius[:, 0] * (bulge / 7.66924944) ** 4, radius[:, 1] * disk)
+        for large, images in enumerate(self.images):
+            of = (sources.kind == IMAGE) & (draw.large[rows] == large)
+            if of.any():
+                width = images.maps.shape[-1] / images.radius[sources.image[of]]
+                inner[of] = radius[of, 0] * width / 2
+        inner[sources.kind == STAR] = 0
+        return np.maximum(reach, inner + 2 * fwhm) + 1
+
+    def _glare(self, draw, field, flux, position, width):
+        """Return halo and spikes of a bright star, shape (bands, width, width)."""
+        x, y = (torch.arange(width, device=self.device) - float(p) for p in position)
+        x, y = x[None], y[:, None]
+        core = float(draw.halo_radius[field])
+        halo = (1 + (x**2 + y**2) / core**2) ** -1.5 / (2 * math.pi * core**2)
+        cos, sin = math.cos(draw.angle[field]), math.sin(draw.angle[field])
+        u, v = x * cos + y * sin, y * cos - x * sin
+        length, sigma, halos, spikes = (
+            self._tensor(values[field])[:, None, None]
+            for values in (draw.spike_length, draw.spike_width, draw.halo, draw.spikes)
+        )
+        cross = sum(
+            torch.exp(-along.abs() / length - 0.5 * (across / sigma) ** 2)
+            for along, across in ((u, v), (v, u))
+        )
+        cross = cross / (4 * math.sqrt(2 * math.pi) * sigma * length)
+        return self._tensor(flux)[:, None, None] * (halos * halo + spikes * cross)
+
+    def _noise(self, draw):
+        """Return noise of standard deviation 1."""
+        (n, bands), (ny, nx) = draw.seen.fwhm.shape, self.size
+        half = 3
+        white = torch.stack(
+            [
+                torch.randn(
+                    (bands, ny + 2 * half, nx + 2 * half),
+                    generator=torch.Generator(self.device).manual_seed(int(seed)),
+                    device=self.device,
+                )
+                for seed in draw.seen.noise_seed
+            ]
+        )
+        t = np.arange(-half, half + 1)
+        kernel = np.exp(-0.5 * (t / draw.kernel[:, None]) ** 2)
+        kernel /= np.sqrt((kernel**2).sum(axis=1, keepdims=True))
+        kernel = self._tensor(np.repeat(kernel, bands, axis=0))[:, None]
+        noise = white.view(1, n * bands, *white.shape[2:])
+        for shape in ((-1, 1), (1, -1)):
+            taps = kernel.view(n * bands, 1, *shape)
+            noise = torch.nn.functional.conv2d(noise, taps, groups=n * bands)
+        return noise.view(n, bands, ny, nx)
+
+    def _mask(self, draw):
+        ny, nx = self.size
+        x = torch.arange(nx, device=self.device) - (nx - 1) / 2
+        y = torch.arange(ny, device=self.device)[:, None] - (ny - 1) / 2
+        angle, offset, half = self._tensor(draw.strips, float).view(-1, _STRIPS, 3, 1, 1).unbind(2)
+        strips = (x * angle.cos() + y * angle.sin() - offset).abs() < half
+        of = self._tensor(draw.strip_bands, bool)[..., None, None]
+        return (strips[:, :, None] & of).any(dim=1)
+
+
+def _measure(light, flux, position, weight):
+    """Return noise limit (n, s, bands) and half-light radius (n, s) of sources."""
+    n, s, bands = flux.shape
+    squares = flux.new_zeros(n * s, bands)
+    radius = flux.new_zeros(n * s)
+    weight = torch.cat([weight.flatten(), weight.new_zeros(1)])
+    for source, corner, stamps in light.groups:
+        index = _index(source // s, corner, stamps.shape, (n, *light.shape[2:]))
+        squares[source] = (stamps**2 * weight[index]).sum(dim=(2, 3))
+        width = stamps.shape[-1]
+        at = position.view(-1, 2)[source] - corner
+        grid = torch.arange(width, device=flux.device)
+        x, y = grid - at[:, :1], grid - at[:, 1:]
+        ring = (2 * (x[:, None] ** 2 + y[:, :, None] ** 2).sqrt()).long().flatten(1)
+        curve = flux.new_zeros(len(source), 2 * width)
+        curve.scatter_add_(1, ring.clamp(max=2 * width - 1), stamps.sum(dim=1).flatten(1))
+        curve = curve.cumsum(dim=1)
+        half = curve[:, -1:] / 2
+        outer = (curve < half).sum(dim=1, keepdim=True).clamp(max=2 * width - 1)
+        before = torch.where(outer > 0, curve.gather(1, (outer - 1).clamp(min=0)), 0)
+        part = (half - before) / (curve.gather(1, outer) - before).clamp(min=1e-9)
+        radius[source] = (outer + part)[:, 0] / 2
+    squares = squares.view(flux.shape)
+    limit = torch.where(squares > 0, flux / squares.sqrt(), torch.inf)
+    return limit, radius.view(n, s)
+
+
+def _magnitude(flux):
+    return AB_NANOJANSKY - 2.5 * math.log10(flux)
+
+
+def _put(sources, row, one):
+    for field in fields(sources):
+        getattr(sources, field.name)[row] = getattr(one, field.name)[0]
+
+
+def simulate_fields(survey, number, seed, *, images=None, large_images=None, **options):
+    """Simulate fields to judge by: as the survey has its PSF, depth and bands.
+
+    Parameters
+    ----------
+    survey : str, path-like or Survey
+        As `get_survey` takes it.
+    number : int
+        How many fields.
+    seed : int
+        Where the randomness comes from.
+    images, large_images : Morphologies, optional
+        Real galaxies, as `FieldStream` takes them.
+    **options
+        Of `FieldStream`; by default all bands in order, the survey's own PSFs (``psf=None``,
+        ``vary=0``), 300 x 300 pixels and 60 sources per square arcminute.
+
+    Returns
+    -------
+    Fields
+        Of numpy arrays, in nJy.
+    """
+    survey = get_survey(survey)
+    given = {
+        "size": 300, "density": 60, "psf": None, "vary": 0.0,
+        "bands": [band.name for band in survey.bands],
+    }  # fmt: skip
+    stream = FieldStream([survey], images, large_images, batch=number, seed=seed, **given | options)
+    drawn = stream[0]
+    values = {field.name: getattr(drawn, field.name) for field in fields(drawn)}
+    noise = drawn.noise
+    planes, rows = noise[..., None, None], noise[:, None]
+    for name in ("image", "sky"):
+        values[name] = values[name] * planes
+    values["variance"] = drawn.variance * planes**2
+    for name in ("flux", "limit"):
+        values[name] = values[name] * rows
+    values = {k: v.cpu().numpy() if torch.is_tensor(v) else v for k, v in values.items()}
+    most = drawn.light.shape[1]
+    groups = tuple(
+        (*(part.cpu().numpy() for part in (source, corner)),
+         (stamps * planes[source // most]).cpu().numpy())
+        for source, corner, stamps in drawn.light.groups
+    )  # fmt: skip
+    values |= {"light": Light(drawn.light.shape, groups), "unit": "nJy"}
+    return Fields(**values)

@@ -1,0 +1,244 @@
+"""What a network for fields is asked, and how far its answers are from the truth."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ..networks import find_centres
+from ..networks.blocks import draw_spots
+from .losses import std_loss
+
+__all__ = ["FAINT", "Question", "ask", "field_losses", "match", "shown", "snr"]
+
+#: Signal to noise, of all bands together, below which a source need not be found.
+FAINT = 3.0
+
+_SCATTER = 0.3  # pixels: of marks
+_DROPPED, _DOUBLED = 0.07, 0.05  # chances that a source has no mark, or another beside it
+_GUESS = 0.2  # scatter of the logarithms of sizes
+_BLIND, _FOUND = 0.5, 0.5  # shares of fields without marks, and of these with what is found there
+_SURE = 0.3  # probability from which on what is found is a source
+_GAIN = 4.0  # of the squared error in noises: less is as good as none
+_NOTHING = 6.0  # noise limit of what is no source
+_EXACT = 0.01  # error of light and flux, relative, that is as good as none
+
+
+@dataclass(frozen=True)
+class Question:
+    """Sources as they are told to a network.
+
+    Attributes
+    ----------
+    positions, sizes, present : torch.Tensor
+        Shapes (n, s, 2), (n, s) and (n, s).
+    truth : torch.Tensor
+        Shape (n, s): which source of the field it is; -1 for none.
+    blind : torch.Tensor
+        Shape (n,): whether they are not marked in the field.
+    """
+
+    positions: torch.Tensor
+    sizes: torch.Tensor
+    present: torch.Tensor
+    truth: torch.Tensor
+    blind: torch.Tensor
+
+
+def snr(fields):
+    """Return signal to noise of sources in all bands together, (n, s)."""
+    return (fields.flux / fields.limit).square().sum(dim=2).sqrt()
+
+
+def shown(fields):
+    """Return what a network sees: blends (n, b, y, x) and widths of PSFs (n, b)."""
+    image = fields.image.masked_fill(fields.mask, torch.nan)
+    return image, fields.psf.masked_fill(~fields.stated, torch.nan)
+
+
+def ask(fields, seed):
+    """Scatter, drop and double the positions of sources.
+
+    Parameters
+    ----------
+    fields : astrodeblend.simulate.Fields
+        The truth, in units of the noise.
+    seed : int
+        Where the randomness comes from.
+
+    Returns
+    -------
+    Question
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device, (n, s) = fields.image.device, fields.present.shape
+
+    def rand(*shape):
+        return torch.rand(shape, generator=generator).to(device)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(device)
+
+    kept = fields.inside & (snr(fields) > FAINT) & (rand(n, s) > _DROPPED)
+    doubled = kept & (rand(n, s) < _DOUBLED)
+    position = fields.position + _SCATTER * normal(n, s, 2)
+    angle = 6.2832 * rand(n, s)
+    away = fields.size * (0.5 + 1.5 * rand(n, s)) + 1
+    beside = position + away[..., None] * torch.stack([angle.cos(), angle.sin()], dim=2)
+    which = torch.arange(s, device=device).expand(n, s)
+    return Question(
+        torch.cat([position, beside], dim=1),
+        (fields.size.clamp(min=0.5).log() + _GUESS * normal(n, s)).exp().repeat(1, 2),
+        torch.cat([kept, doubled], dim=1),
+        torch.cat([which, torch.full_like(which, -1)], dim=1),
+        rand(n) < _BLIND,
+    )
+
+
+def match(fields, field, positions):
+    """Match positions to sources of a field: each is the other's nearest, and near enough.
+
+    Parameters
+    ----------
+    fields : astrodeblend.simulate.Fields
+        The truth.
+    field : int
+        Which of them.
+    positions : torch.Tensor
+        Shape (m, 2).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m,): which source; -1 for none.
+    """
+    there = fields.present[field].nonzero()[:, 0]
+    none = torch.full((len(positions),), -1, device=positions.device)
+    if not len(there) or not len(positions):
+        return none
+    distance = torch.cdist(positions.float(), fields.position[field, there])
+    near = (fields.psf[field].mean() / 2).clamp(min=2).maximum(fields.size[field, there] / 4)
+    distance = distance.masked_fill(distance > near, torch.inf)
+    closest, mine = distance.min(dim=1)
+    mutual = distance.argmin(dim=0)[mine] == torch.arange(len(positions), device=mine.device)
+    return torch.where(closest.isfinite() & mutual, there[mine], none)
+
+
+def _with_found(question, fields, maps, calibration, share=_FOUND):
+    """Ask, in some of the blind fields, for what the network has found itself."""
+    blind = question.blind.nonzero()[:, 0].tolist()
+    blind = blind[: round(share * len(blind))]
+    if not blind:
+        return question
+    most = question.present.shape[1]
+    found = find_centres(*(each[blind].detach() for each in maps), calibration, least=_SURE)
+    positions, sizes, present, truth = (
+        each.clone()
+        for each in (question.positions, question.sizes, question.present, question.truth)
+    )
+    for k, (at, _, size) in zip(blind, found, strict=True):
+        at, size = at[:most].to(positions.dtype), size[:most]
+        present[k] = torch.arange(most, device=at.device) < len(at)
+        positions[k, : len(at)], sizes[k, : len(at)] = at, size.to(sizes.dtype)
+        truth[k, : len(at)] = match(fields, k, at)
+    return Question(positions, sizes, present, truth, question.blind)
+
+
+def field_losses(network, fields, seed, *, autocast):
+    """Return the losses of a network on fields, by name; each is a number.
+
+    Parameters
+    ----------
+    network : FieldNet
+        Of which the losses are.
+    fields : astrodeblend.simulate.Fields
+        On the device of the network.
+    seed : int
+        Where the randomness of the marks comes from.
+    autocast : callable
+        Returns the context in which the network runs.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+    """
+    question = ask(fields, seed)
+    blend, psf = shown(fields)
+    with autocast():
+        marked = question.present & ~question.blind[:, None]
+        seen = network.look(blend, question.positions, marked, psf=psf)
+        maps = network.heat(seen)
+    losses = _finding_losses(maps, fields, question.blind)
+    question = _with_found(question, fields, maps, network.calibration)
+    with autocast():
+        windows = network.windows(seen, question.positions, question.present, question.sizes)
+    return losses | _splitting_losses(windows, fields, question)
+
+
+def _finding_losses(maps, fields, blind):
+    """Return losses of heat map, offsets and sizes."""
+    heat, offset, log_size = (each.float() for each in maps)
+    height, width = heat.shape[2:]
+    bright = fields.inside & (snr(fields) > FAINT)
+    target = draw_spots(fields.position, bright, (height, width),
+                        (0.1 * fields.size).clamp(0.8, 3))  # fmt: skip
+    field, source = bright.nonzero(as_tuple=True)
+    at = fields.position[field, source]
+    pixel = at.round().long()
+    target[field, 0, pixel[:, 1], pixel[:, 0]] = 1
+    faint = draw_spots(fields.position, fields.inside & ~bright, (height, width), 1.0) > 0.3
+    left_out = faint | (fields.saturated.any(dim=1) | fields.mask.all(dim=1))[:, None]
+    # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), where nothing is marked.
+    weight = (~left_out & blind[:, None, None, None]).float()
+    chance = heat.sigmoid()
+    true = (target == 1) * (1 - chance).square() * F.logsigmoid(heat)
+    false = (1 - target) ** 4 * chance.square() * F.logsigmoid(-heat)
+    number = (weight * (target == 1)).sum().clamp(min=1)
+    losses = {"heat": -(weight * (true + false)).sum() / number}
+    # Offsets and sizes from all pixels next to a source, wherever its maximum comes out.
+    step = torch.arange(-1, 2, device=at.device)
+    near = pixel[:, None] + torch.cartesian_prod(step, step)  # (m, 9, 2)
+    inside = ((near >= 0) & (near < torch.tensor([width, height], device=at.device))).all(dim=2)
+    x, y = near.unbind(dim=2)
+    x, y, field = x.clamp(0, width - 1), y.clamp(0, height - 1), field[:, None]
+    number = inside.sum().clamp(min=1)
+    away = (offset[field, :, y, x] - (at[:, None] - near)).abs().sum(dim=2)
+    losses["offset"] = (away * inside).sum() / number
+    size = fields.size.clamp(min=0.5).log()[field[:, 0], source]
+    losses["size"] = ((log_size[field, 0, y, x] - size[:, None]).abs() * inside).sum() / number
+    return losses
+
+
+def _splitting_losses(windows, fields, question):
+    """Return losses of the light of each source, its flux, and what error was expected."""
+    bands, height, width = fields.image.shape[1:]
+    slots, most = question.present.shape[1], fields.present.shape[1]
+    good = F.pad(~(fields.mask | fields.saturated), 4 * (1,))  # with a border that is none
+    variance = F.pad(fields.variance, 4 * (1,), value=1)
+    sums = {name: fields.image.new_zeros(()) for name in ("pixel", "flux", "std")}
+    number = 0
+    for source, corner, (light, std) in windows:
+        field, slot = source // slots, source % slots
+        which = question.truth[field, slot]
+        known = which >= 0
+        side = light.shape[-1]
+        truth = fields.light.windows(torch.where(known, field * most + which, -1), corner, side)
+        step = torch.arange(side, device=corner.device)
+        x = (corner[:, :1] + step + 1).clamp(0, width + 1)[:, None, None]
+        y = (corner[:, 1:] + step + 1).clamp(0, height + 1)[:, None, :, None]
+        at = (field[:, None, None, None], torch.arange(bands, device=x.device)[:, None, None], y, x)
+        use, noise = good[at], variance[at]
+        error = (light.float() - truth) * use
+        limit = torch.where(known[:, None], fields.limit[field, which], _NOTHING)
+        here = use.sum(dim=(2, 3)) > 0
+        unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))
+        pixel = (error.square() / noise).sum(dim=(2, 3)) / unit
+        unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()
+        flux = error.sum(dim=(2, 3)).square() / unit
+        expected = std_loss(light.float() * use, torch.where(use, std.float(), 1), truth * use)
+        for name, loss in (("pixel", pixel), ("flux", flux)):
+            sums[name] = sums[name] + (loss.log1p() * here).sum()
+        sums["std"] = sums["std"] + expected * here.sum()
+        number = number + here.sum()
+    return {name: loss / number.clamp(min=1) if len(windows) else loss
+            for name, loss in sums.items()}  # fmt: skip

@@ -1,0 +1,190 @@
+"""How complete, how pure and how exact: a network for fields on fields whose truth is known."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ..networks import find_centres, keep_pure
+from .field_losses import FAINT, match, shown, snr
+
+__all__ = ["calibrate", "score_fields", "table"]
+
+#: Edges of classes of signal to noise.
+EDGES = (5, 10, 20, 100, np.inf)
+#: Pixels to a neighbour, of close pairs.
+CLOSE = 8.0
+
+
+@torch.no_grad()
+def _detections(network, fields, autocast):
+    """Return for each field what is found, whether it is true, and what it is; -1 for none."""
+    blend, psf = shown(fields)
+    with autocast():
+        maps = network.find(blend, psf=psf)
+    strong = snr(fields) > FAINT
+    ignored = fields.saturated.any(dim=1) | fields.mask.all(dim=1)
+    height, width = ignored.shape[1:]
+    found = []
+    for k, (at, chance, size) in enumerate(find_centres(*maps, network.calibration, least=0.02)):
+        which = match(fields, k, at)
+        column, row = (
+            at[:, axis].round().long().clamp(0, side - 1)
+            for axis, side in ((0, width), (1, height))
+        )
+        true = (which >= 0) & strong[k, which]
+        counts = ~ignored[k, row, column] & (true | (which < 0))
+        found.append((at, chance, size, which, true, counts))
+    return found
+
+
+def calibrate(network, batches, autocast):
+    """Fit what makes probabilities of the heat map, so that they hold.
+
+    Parameters
+    ----------
+    network : FieldNet
+        Whose ``calibration`` is set.
+    batches : iterable of astrodeblend.simulate.Fields
+        Fields like those that it learned from.
+    autocast : callable
+        As in `field_losses`.
+    """
+    network.calibration.copy_(torch.tensor([1.0, 0.0]))
+    logit, true = [], []
+    for fields in batches:
+        for _, chance, _, _, right, counts in _detections(network, fields, autocast):
+            logit.append(chance[counts].logit(eps=1e-6).double().cpu())
+            true.append(right[counts].double().cpu())
+    logit, true = torch.cat(logit), torch.cat(true)
+    if true.sum() < 20 or (1 - true).sum() < 20:
+        return  # too few to tell
+    design = torch.stack([logit, torch.ones_like(logit)], dim=1)
+    fit = torch.tensor([1.0, 0.0], dtype=torch.double)
+    for _ in range(20):  # Newton's method for logistic regression
+        chance = (design @ fit).sigmoid()
+        weight = chance * (1 - chance)
+        hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(2)
+        fit = fit + torch.linalg.solve(hessian, design.T @ (true - chance)).clamp(-1, 1)
+    network.calibration.copy_(fit)
+
+
+@torch.no_grad()
+def score_fields(network, batches, autocast, *, purity=0.98, band=None):
+    """Find and split the sources of fields, and compare with the truth.
+
+    Parameters
+    ----------
+    network : FieldNet
+        To be judged.
+    batches : iterable of astrodeblend.simulate.Fields
+        To judge it by.
+    autocast : callable
+        As in `field_losses`.
+    purity : float, optional
+        As `keep_pure` takes it.
+    band : int, optional
+        In which signal to noise and flux are judged. Default: the middle one.
+
+    Returns
+    -------
+    dict
+        Numbers of sources and found ones, errors of flux over the noise limit, by signal to noise
+        and distance of the nearest neighbour.
+    """
+    columns, false, counted = [], 0, 0
+    for fields in batches:
+        b = fields.image.shape[1] // 2 if band is None else band
+        found = _detections(network, fields, autocast)
+        kept = keep_pure(torch.cat([f[1] for f in found]), purity).split([len(f[0]) for f in found])
+        told, given = [], []
+        for k, (mask, (at, _, size, _, true, counts)) in enumerate(zip(kept, found, strict=True)):
+            told.append((at[mask], size[mask], match(fields, k, at[mask])))
+            false += int((counts & ~true)[mask].sum())
+            counted += int(counts[mask].sum())
+            which = (fields.inside & (snr(fields) > FAINT))[k].nonzero()[:, 0]
+            given.append((fields.position[k, which], fields.size[k, which], which))
+        flux, known = (_fluxes(network, fields, each, b, autocast) for each in (told, given))
+        away = torch.cdist(fields.position, fields.position)
+        away = away.masked_fill(~(fields.present & (snr(fields) > FAINT))[:, None], torch.inf)
+        away.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        x, y = fields.position.round().long().unbind(dim=2)
+        height, width = fields.image.shape[2:]
+        field = torch.arange(len(x), device=x.device)[:, None]
+        bad = (fields.saturated | fields.mask).any(dim=1)
+        bad = bad[field, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        limit, true = fields.limit[..., b], fields.flux[..., b]
+        use = fields.inside & ~bad & limit.isfinite()
+        values = (true / limit, away.amin(dim=2), (flux - true) / limit, (known - true) / limit)
+        columns.append(torch.stack([each[use] for each in values]).double().cpu())
+    strength, away, error, given = torch.cat(columns, dim=1).numpy()
+    found, close = np.isfinite(error), away <= CLOSE
+    error, given = np.abs(error), np.abs(given)
+    classes = {}
+    for low, high in pairwise(EDGES):
+        for name, near in (("alone", ~close), ("close", close)):
+            of = (strength >= low) & (strength < high) & near
+            classes[f"{low}-{high} {name}"] = {
+                "sources": int(of.sum()),
+                "complete": _mean(found[of]),
+                "error_median": _quantile(error[of & found], 0.5),
+                "error_90": _quantile(error[of & found], 0.9),
+                "given_median": _quantile(given[of], 0.5),
+                "given_90": _quantile(given[of], 0.9),
+            }
+    bright = strength > 20
+    return {
+        "purity": 1 - false / counted if counted else None,
+        "complete_10": _mean(found[strength > 10]),
+        "complete_10_close": _mean(found[(strength > 10) & close]),
+        "error_20_median": _quantile(error[bright & found], 0.5),
+        "error_20_90": _quantile(error[bright & found], 0.9),
+        "given_20_median": _quantile(given[bright], 0.5),
+        "given_20_90": _quantile(given[bright], 0.9),
+        "classes": classes,
+    }
+
+
+def _fluxes(network, fields, told, band, autocast):
+    """Return the flux of sources that a network is told of, (n, s); NaN of all others.
+
+    ``told`` holds for each field positions, sizes, and which sources they are, -1 for none.
+    """
+    positions, sizes, which = (
+        torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=fill)
+        for each, fill in zip(zip(*told, strict=True), (0, 1, -2), strict=True)
+    )
+    blend, psf = shown(fields)
+    present = which > -2
+    with autocast():
+        seen = network.look(blend, positions.float(), present, psf=psf)
+        windows = network.windows(seen, positions.float(), present, sizes.float())
+    light = torch.full(present.shape, torch.nan, device=blend.device).flatten()
+    for source, _, (parts, _) in windows:
+        light[source] = parts[:, band].float().sum(dim=(1, 2))
+    flux = torch.full(fields.present.shape, torch.nan, device=blend.device)
+    field, slot = (which >= 0).nonzero(as_tuple=True)
+    flux[field, which[field, slot]] = light.view(present.shape)[field, slot]
+    return flux
+
+
+def _mean(values):
+    return float(values.mean()) if len(values) else None
+
+
+def _quantile(values, share):
+    return float(np.quantile(values, share)) if len(values) else None
+
+
+def table(scores):
+    """Return scores as lines of text."""
+    lines = [
+        "                  found               |dF|/limit of found   at given places",
+        "S/N, neighbour  sources  complete      median      90 %    median      90 %",
+    ]
+    for name, row in scores["classes"].items():
+        number, *values = row.values()
+        values = ("-" if v is None else f"{v:.2f}" for v in values)
+        lines.append(f"{name:15} {number:7}" + "".join(f"{v:>10}" for v in values))
+    numbers = (f"{k} {v:.3f}" for k, v in scores.items() if isinstance(v, float))
+    return "\n".join([*lines, ", ".join(numbers)])

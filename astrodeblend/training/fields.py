@@ -1,0 +1,301 @@
+"""Train a network for fields: one loop, from simulated fields to a model."""
+
+import copy
+import itertools
+import json
+import math
+import os
+import signal
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from ..networks import build
+from ..simulate import FieldStream
+from ..weights import Card, save_model
+from .checkpoint import load_checkpoint, save_checkpoint
+from .field_losses import field_losses
+from .field_scores import calibrate, score_fields, table
+from .loop import _interruptible, _update_average
+from .start import start_from
+
+__all__ = ["FieldConfig", "train_fields"]
+
+_WEIGHTS = {"pixel": 1.0, "flux": 0.3, "heat": 1.0, "offset": 1.0, "size": 0.2, "std": 0.1}
+_BYTES = 3000  # of activations, to a pixel of a band
+_MOST = 16  # blocks in an update: more updates are worth more than larger ones
+_CHECKPOINT = 120.0  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """Every choice of a training run on fields.
+
+    Parameters
+    ----------
+    network : dict
+        Of kind ``field``, as `astrodeblend.networks.build` takes it.
+    surveys : tuple of str
+        As `astrodeblend.simulate.FieldStream` takes them.
+    sizes : tuple of int
+        Widths of blocks in pixels; each update draws one.
+    bands : dict of int to float
+        Chances of numbers of bands.
+    options : dict
+        More of `astrodeblend.simulate.FieldStream`.
+    batch : int
+        Blocks per update, of the largest size; of smaller ones as many more as fill the pixels. 0:
+        as many as fit into half of the memory of a GPU; 2 without one.
+    blocks : int
+        How many to learn from.
+    learning_rate : float
+        The highest: it rises over ``warmup`` blocks, and falls to zero over the last share
+        ``decay`` of the run.
+    weight_decay, average, clip, seed
+        As `TrainingConfig` has them.
+    bfloat16 : bool or None
+        Arithmetic of the network; None: where the processor multiplies such.
+    """
+
+    network: dict = field(default_factory=lambda: {"kind": "field"})
+    surveys: tuple[str, ...] = ("lsst", "hsc", "des", "sdss")
+    sizes: tuple[int, ...] = (128, 192, 256)
+    bands: dict = field(default_factory=lambda: {1: 0.1, 2: 0.1, 3: 0.2, 4: 0.1, 5: 0.4, 6: 0.1})
+    options: dict = field(default_factory=dict)
+    batch: int = 0
+    blocks: int = 100_000
+    learning_rate: float = 5e-4
+    warmup: int = 2000
+    decay: float = 0.5
+    weight_decay: float = 1e-2
+    average: float = 0.998
+    clip: float = 1.0
+    seed: int = 1
+    bfloat16: bool | None = None
+
+
+def train_fields(
+    config, out, *, galaxies=(None, None), judged_by=(None, None), start=None, resume=False,
+    minutes=math.inf, state=None, judge=8, compile_within=0, device=None, log=print,
+):  # fmt: skip
+    """Train a network on fields of galaxies.
+
+    Parameters
+    ----------
+    config : FieldConfig
+        Every choice there is to make.
+    out : str or path-like
+        Folder for ``model.safetensors`` with its card, ``log.txt`` and ``scores.json``; the model
+        is written every two minutes, on SIGTERM and at the end.
+    galaxies, judged_by : tuple of (Morphologies or None), optional
+        Small and large galaxies to learn from, and to be judged by.
+    start : str or path-like, optional
+        A model to start from: one for fields, or a `astrodeblend.networks.BandUNet`, whose shared
+        layers it then has.
+    resume : bool, optional
+        Go on from ``state`` as though the run had never stopped.
+    minutes : float, optional
+        Of the run, all in all; the learning rate falls in time, even if there are blocks left.
+    state : str or path-like, optional
+        File with all that it takes to go on, in full precision. Default: ``state.safetensors`` in
+        ``out``.
+    judge : int, optional
+        How many fields it is judged by, at the start and at the end; 0 for none.
+    compile_within : float, optional
+        Have torch compile the shared layers, if that takes no more seconds than this.
+    device : str or torch.device, optional
+        Default: a GPU if there is one.
+    log : callable, optional
+        Takes lines of text.
+
+    Returns
+    -------
+    pathlib.Path
+        The model's weight file.
+    """
+    began = time.monotonic()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    state = Path(state or out / "state.safetensors")
+    if state.exists() and not resume:
+        raise FileExistsError(f"{str(state)!r} holds a run already; resume it, or choose another")
+
+    # The network, its average, its optimiser.
+    torch.manual_seed(config.seed)
+    network = build(**config.network)
+    parent = None if start is None or resume else start_from(start, network)
+    network = network.to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    parts = {"modules": {"network": network, "average": average}, "optimizers": {"o": optimizer}}
+    step = blocks = 0
+    if resume:
+        saved = load_checkpoint(state, **parts)
+        if saved["config"] != _plain(config):
+            raise ValueError(f"{str(state)!r} is of a run with other choices; resume with the same")
+        step, blocks, parent = saved["step"], saved["blocks"], saved["parent"]
+    low = device.type == "cuda" if config.bfloat16 is None else config.bfloat16
+    autocast = partial(torch.autocast, device.type, torch.bfloat16) if low else nullcontext
+    if compile_within:
+        _compile(network, config, autocast, device, compile_within, log)
+
+    # The fields.
+    batch = config.batch or _batch_that_fits(config, device)
+    of_size = {}
+    for size in config.sizes:
+        number = max(1, round(batch * (max(config.sizes) / size) ** 2))
+        of_size[size] = FieldStream(
+            config.surveys, *galaxies, batch=number, seed=config.seed + size, size=size,
+            bands=config.bands, device=device, **config.options,
+        )  # fmt: skip
+    judges = [
+        FieldStream(
+            [survey], *judged_by, batch=1, seed=0, size=256, density=60, psf=None, vary=0,
+            bands=["g", "r", "i"] if survey == "sdss" else ["g", "r", "i", "z"], device=device,
+        )
+        for survey in config.surveys
+    ]  # fmt: skip
+
+    def judged(what):
+        fields = (judges[k % len(judges)][k] for k in range(judge))
+        scores = score_fields(what, fields, autocast, band=1)
+        log(table(scores))
+        return scores
+
+    def save():
+        card = Card(
+            name=out.resolve().name, description="finds and splits the sources of a field",
+            network={}, bands=(), modes=("sum",), recipe="survey", scaling="noise",
+            size_rule={"petrosian_radii": 4.0, "pixels": 64},
+            training={"config": _plain(config), "blocks": blocks, "steps": step, "from": parent},
+        )  # fmt: skip
+        save_model(out / "model.safetensors", average, card, overwrite=True)
+        save_checkpoint(
+            state, **parts, step=step, blocks=blocks, parent=parent, config=_plain(config)
+        )
+
+    scores = {}
+    if judge and not resume:
+        scores["start"] = judged(average)
+    workers = {}
+    if device.type == "cuda":  # else there is nothing to be done meanwhile
+        workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
+    drawn = DataLoader(
+        _Draws(of_size, config.seed), sampler=itertools.count(step), batch_size=None, **workers
+    )  # fmt: skip
+    log(f"{batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
+    reserve = 60 * min(minutes, 1) * (1 + bool(judge)) / 2  # seconds, to end with
+    ran = time.monotonic()
+    record = (out / "log.txt").open("a")
+    sums, last = {}, ran
+    with _interruptible() as interrupted, record:
+        for size, draw in drawn:
+            now = time.monotonic()
+            passed = (now - began) / max(1e-9, 60 * minutes - reserve)
+            done = max(blocks / config.blocks, passed if math.isfinite(minutes) else 0)
+            if done >= 1 or interrupted(1, device):
+                break
+            rate = min(1, (blocks + 1) / max(1, config.warmup)) * min(1, (1 - done) / config.decay)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate
+            try:
+                fields = of_size[size].render(draw)
+                losses = field_losses(
+                    network, fields, config.seed * 1_000_003 + step, autocast=autocast
+                )
+                total = sum(_WEIGHTS[name] * value for name, value in losses.items())
+                optimizer.zero_grad(set_to_none=True)
+                total.backward()
+            except torch.OutOfMemoryError:  # one crowded batch must not end the run
+                log(f"out of memory at step {step}: left out")
+                optimizer.zero_grad(set_to_none=True)
+                total = losses = None
+                torch.cuda.empty_cache()
+                step += 1
+                continue
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            losses["gradient"] = norm
+            if torch.isfinite(norm):
+                optimizer.step()
+                _update_average(average, network, config.average, step)
+            step, blocks = step + 1, blocks + len(fields)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            sums["n"] = sums.get("n", 0) + 1
+            if step % 20 == 0:
+                means = {k: float(v) / sums["n"] for k, v in sums.items() if k != "n"}
+                line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+                line = f"{step}, {blocks} blocks, {time.monotonic() - began:.0f} s, {line}"
+                log(line)
+                print(line, file=record, flush=True)
+                sums = {}
+            if time.monotonic() - last > _CHECKPOINT:
+                save()
+                last = time.monotonic()
+    save()
+    seconds = time.monotonic() - ran
+    log(f"{step} steps, {blocks} blocks, {seconds:.0f} s in the loop")
+    if judge and done >= 1:
+        some = [of_size[min(config.sizes)][10**9 + k] for k in range(max(1, 64 // batch))]
+        calibrate(average, some, autocast)
+        save()
+        scores["end"] = judged(average)
+    (out / "scores.json").write_text(json.dumps(scores, indent=1))
+    return out / "model.safetensors"
+
+
+class _Draws:
+    """The random part of each update: which size, and what is drawn."""
+
+    def __init__(self, streams, seed):
+        self.streams, self.seed = streams, seed
+
+    def __getitem__(self, step):
+        sizes = list(self.streams)
+        size = sizes[np.random.default_rng([self.seed, step]).integers(len(sizes))]
+        return size, self.streams[size].draw(step)
+
+
+def _batch_that_fits(config, device):
+    if device.type != "cuda":
+        return 2
+    pixels = max(config.sizes) ** 2 * max(config.bands) * _BYTES
+    return int(min(_MOST, max(1, 0.5 * torch.cuda.mem_get_info(device)[0] // pixels)))
+
+
+def _compile(network, config, autocast, device, seconds, log):
+    """Compile the shared layers, or leave them as they are if that takes too long."""
+
+    def late(*_):
+        raise TimeoutError(f"took more than {seconds} s")
+
+    plain = network._features
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        network._features = torch.compile(plain, dynamic=True)
+        for number, size in zip((3, 5), (min(config.sizes), max(config.sizes)), strict=True):
+            with autocast():
+                network.look(
+                    torch.zeros(2, number, size, size, device=device)
+                ).total.sum().backward()
+    except (TimeoutError, RuntimeError) as error:
+        log(f"not compiled: {error}")
+        network._features = plain
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        network.zero_grad(set_to_none=True)
+
+
+def _plain(config):
+    return json.loads(json.dumps(asdict(config)))

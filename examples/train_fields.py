@@ -1,0 +1,114 @@
+"""Train the network for fields, in the time that there is.
+
+    python examples/train_fields.py pack data.npz galaxies.npz large.npz val.npz val_large.npz
+    python examples/train_fields.py run OUT --data data.npz --start MODEL.safetensors --minutes 10
+
+The first command packs real galaxies, cut out of pictures as cut_galaxies and cut_large_galaxies
+do, into one small file; the second trains. Without data galaxies are parametric. What is in OUT is
+small and all that it takes to go on, by --start OUT/model.safetensors; what it takes to go on
+exactly, by --resume, is in the file of --state.
+"""
+
+import argparse
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from astrodeblend.simulate import Morphologies
+from astrodeblend.training.fields import FieldConfig, train_fields
+
+SETS = ("galaxies", "large", "val", "val_large")
+
+
+def pack(path, sources, limit):
+    """Write sets of galaxies as bytes, roots of their maps, the first one as far as they fit."""
+    values, size = {}, 0
+    sets = {name: Morphologies.read(source) for name, source in zip(SETS, sources, strict=True)}
+    for name, galaxies in reversed(sets.items()):
+        number = len(galaxies)
+        if name == "galaxies":  # some tell how much space one takes
+            few = _bytes(galaxies.maps[: min(100, number)])
+            room = limit * 2**20 - size - 2**18
+            number = min(number, int(room / (_packed_size(few) / len(few))))
+        maps = _bytes(galaxies.maps[:number])
+        size += _packed_size(maps)
+        values[f"{name}_maps"] = maps
+        for field in ("spectra", "shares", "radius"):
+            values[f"{name}_{field}"] = getattr(galaxies, field)[:number].astype(np.float32)
+        print(f"{name}: {number} of {len(galaxies)}")
+    np.savez_compressed(path, **values)
+    print(f"{path}: {Path(path).stat().st_size / 2**20:.1f} MiB")
+
+
+def unpack(path):
+    """Return the sets of galaxies of a packed file, or None for each without one."""
+    if path is None:
+        return dict.fromkeys(SETS)
+    sets = {}
+    with np.load(path) as file:
+        for name in SETS:
+            maps = file[f"{name}_maps"].astype(np.float32) ** 2
+            maps /= maps.mean(axis=(2, 3), keepdims=True)
+            rest = (file[f"{name}_{field}"] for field in ("spectra", "shares", "radius"))
+            sets[name] = Morphologies(maps.astype(np.float16), *rest)
+    return sets
+
+
+def _bytes(maps):
+    roots = np.sqrt(maps.astype(np.float32))
+    return (255 * roots / roots.max(axis=(2, 3), keepdims=True)).round().astype(np.uint8)
+
+
+def _packed_size(maps):
+    return len(zlib.compress(maps.tobytes(), 6))
+
+
+def main():
+    """Run the example."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, dest="command")
+    packing = commands.add_parser("pack", help="pack galaxies into one file")
+    packing.add_argument("out")
+    packing.add_argument("sources", nargs=4, metavar=" ".join(SETS))
+    packing.add_argument("--limit", type=float, default=16, help="MiB")
+    run = commands.add_parser("run", help="train")
+    run.add_argument("out", help="folder")
+    run.add_argument("--data", help="packed galaxies")
+    run.add_argument("--start", help="model to start from")
+    run.add_argument("--state", help="file with all that it takes to go on exactly")
+    run.add_argument("--resume", action="store_true", help="go on from that")
+    run.add_argument("--minutes", type=float, default=float("inf"))
+    run.add_argument("--blocks", type=int, default=FieldConfig.blocks)
+    run.add_argument("--batch", type=int, default=FieldConfig.batch, help="0: as many as fit")
+    run.add_argument("--sizes", type=int, nargs="+", default=list(FieldConfig.sizes))
+    run.add_argument("--learning-rate", type=float, default=FieldConfig.learning_rate)
+    run.add_argument("--warmup", type=int, default=FieldConfig.warmup, help="blocks")
+    run.add_argument("--decay", type=float, default=FieldConfig.decay)
+    run.add_argument("--seed", type=int, default=FieldConfig.seed)
+    run.add_argument("--bfloat16", action="store_const", const=True, help="on a CPU, too")
+    run.add_argument("--judge", type=int, default=8, help="fields to judge it by")
+    run.add_argument("--compile-within", type=float, default=0, help="seconds; 0: not compiled")
+    run.add_argument("--device")
+    given = parser.parse_args()
+    if given.command == "pack":
+        pack(given.out, given.sources, given.limit)
+        return
+    sys.stdout.reconfigure(line_buffering=True)
+    sets = unpack(given.data)
+    config = FieldConfig(
+        sizes=tuple(given.sizes), batch=given.batch, blocks=given.blocks, warmup=given.warmup,
+        learning_rate=given.learning_rate, decay=given.decay, seed=given.seed,
+        bfloat16=given.bfloat16,
+    )  # fmt: skip
+    train_fields(
+        config, given.out, galaxies=(sets["galaxies"], sets["large"]),
+        judged_by=(sets["val"], sets["val_large"]), start=given.start, state=given.state,
+        resume=given.resume, minutes=given.minutes, judge=given.judge, device=given.device,
+        compile_within=given.compile_within,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Training on fields: the truth is the simulator's, and a run goes on as if never stopped."""
+
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from astrodeblend.networks import build
+from astrodeblend.simulate import FieldStream
+from astrodeblend.training import fields as module
+from astrodeblend.training.field_losses import ask, field_losses, match, snr
+from astrodeblend.training.field_scores import calibrate, score_fields, table
+from astrodeblend.training.fields import FieldConfig, train_fields
+from astrodeblend.training.start import start_from
+from astrodeblend.weights import Card, load_model, save_model
+
+TINY = {"kind": "field", "band_widths": [4, 8], "widths": [8, 8], "attention": 1}
+FEW = {"density": 60, "large": 0, "bright": 0}
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return FieldStream(["lsst"], batch=2, seed=3, size=96, bands=2, **FEW | {"density": 300})[0]
+
+
+def test_windows_are_the_light_of_each_alone(fields):
+    most = fields.present.shape[1]
+    source = int(fields.inside[1].nonzero()[0])
+    alone = fields.light.alone(1, [source])[0]
+    corner = fields.position[1, source].round().long() - 16
+    cut = fields.light.windows(torch.tensor([most + source, -1]), torch.stack([corner, corner]), 32)
+    padded = torch.nn.functional.pad(alone, (32, 32, 32, 32))
+    x, y = (corner + 32).tolist()
+    inside = torch.nn.functional.pad(torch.ones_like(alone), (32, 32, 32, 32))
+    inside = inside[:, y : y + 32, x : x + 32]
+    torch.testing.assert_close(cut[0] * inside, padded[:, y : y + 32, x : x + 32])
+    assert cut[0].sum() > 0
+    assert cut[1].abs().max() == 0
+
+
+def test_what_is_asked(fields):
+    question = ask(fields, 1)
+    n, s = fields.present.shape
+    assert question.present.shape == (n, 2 * s)
+    assert (question.truth[:, s:] == -1).all()
+    asked = question.present[:, :s]
+    assert (fields.inside & (snr(fields) > 3))[asked].all()
+    off = (question.positions[:, :s] - fields.position)[asked]
+    assert 0.2 < off.std() < 0.4
+    again = ask(fields, 1)
+    assert (again.positions == question.positions).all()
+    assert (ask(fields, 2).positions != question.positions).any()
+
+
+def test_matches_are_mutual(fields):
+    at = fields.position[0, fields.inside[0]]
+    which = match(fields, 0, torch.cat([at + 0.3, at[:1] + 0.5, at[:1] - 900]))
+    there = fields.inside[0].nonzero()[:, 0]
+    near = torch.cdist(at, fields.position[0, fields.present[0]]).sort(dim=1).values[:, 1] > 2
+    assert near.any()
+    assert (which[: len(at)] == there)[near].all()
+    assert which[-2:].tolist() == [-1, -1]
+
+
+def test_the_truth_costs_least(fields):
+    """Of the light that is the truth's the losses of light and flux are nothing."""
+
+    class Knowing(torch.nn.Module):
+        calibration = torch.tensor([1.0, 0.0])
+
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def look(self, blend, *_, **__):
+            return blend
+
+        def heat(self, blend):
+            n, _, y, x = blend.shape
+            return torch.full((n, 1, y, x), -9.0), torch.zeros(n, 2, y, x), torch.zeros(n, 1, y, x)
+
+        def windows(self, _, positions, present, __):
+            question = ask(fields, 5)
+            s = question.present.shape[1]
+            source = question.present.flatten().nonzero()[:, 0]
+            truth = question.truth.flatten()[source]
+            which = torch.where(truth >= 0, source // s * (s // 2) + truth, -1)
+            corner = positions.flatten(0, 1)[source].round().long() - 16
+            light = fields.light.windows(which, corner, 32) + self.error
+            return [(source, corner, (light, torch.ones_like(light)))]
+
+    right = field_losses(Knowing(0.0), fields, 5, autocast=nullcontext)
+    wrong = field_losses(Knowing(0.1), fields, 5, autocast=nullcontext)
+    assert right["pixel"] == right["flux"] == 0
+    assert wrong["pixel"] > 0.3
+    assert wrong["flux"] > 0.3
+
+
+def test_one_batch_is_learned():
+    options = {"batch": 1, "seed": 4, "size": 64, "bands": 1, "edges": 0, "gaps": 0}
+    fields = FieldStream(["lsst"], **options, **FEW | {"density": 500})[0]
+    seed = next(seed for seed in range(20) if ask(fields, seed).blind.all())
+    torch.manual_seed(1)
+    network = build(**{**TINY, "band_widths": [8, 16], "widths": [16, 16]})
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    history = []
+    for _ in range(60):
+        losses = field_losses(network, fields, seed, autocast=nullcontext)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        history.append({k: v.item() for k, v in losses.items()})
+    for name in ("pixel", "flux", "heat", "std"):
+        assert min(each[name] for each in history[-5:]) < history[0][name] - 0.3, name
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def configuration(**changes):
+    values = {
+        "network": TINY, "surveys": ("lsst", "des"), "sizes": (32, 48), "bands": {2: 1.0},
+        "batch": 1, "blocks": 10**6, "warmup": 4, "options": FEW,
+    }  # fmt: skip
+    return FieldConfig(**{**values, **changes})
+
+
+def test_a_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
+    whole = train_fields(configuration(blocks=8), tmp_path / "whole", judge=0, device="cpu")
+    # Stop the other one after some updates, as SIGTERM does.
+    steps = []
+    real = module._interruptible
+
+    @contextmanager
+    def after_three():
+        with real():
+            yield lambda *_: len(steps) >= 3 or steps.append(0)
+
+    monkeypatch.setattr(module, "_interruptible", after_three)
+    part = train_fields(configuration(blocks=8), tmp_path / "part", judge=0, device="cpu")
+    assert part.read_bytes() != whole.read_bytes()
+    monkeypatch.setattr(module, "_interruptible", real)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train_fields(configuration(blocks=8), tmp_path / "part", judge=0, device="cpu")
+    with pytest.raises(ValueError, match="other choices"):
+        train_fields(configuration(blocks=9), tmp_path / "part", judge=0, resume=True)
+    part = train_fields(
+        configuration(blocks=8), tmp_path / "part", judge=0, resume=True, device="cpu"
+    )
+    assert part.read_bytes() == whole.read_bytes()
+    network, card = load_model(part)
+    assert card.scaling == "noise"
+    assert network.split(torch.ones(1, 3, 32, 32), torch.full((1, 1, 2), 9.0))[0].shape[2] == 3
+
+
+def test_it_starts_from_a_network_for_blends(tmp_path):
+    torch.manual_seed(2)
+    parent = build("band_unet", **{k: v for k, v in TINY.items() if k != "kind"}, marks=True)
+    for value in parent.parameters():
+        value.data.normal_(std=0.1)
+    path = tmp_path / "parent.safetensors"
+    save_model(path, parent, Card("parent", "", {}, bands=(), scaling="noise"))
+    network = build(**TINY)
+    start_from(path, network)
+    for name, value in network.named_parameters():
+        if name.split(".")[0] in ("encoder", "down", "meet", "shared_decoder", "bottom"):
+            torch.testing.assert_close(value, parent.get_parameter(name), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        network.stem.weight[:, [0, 4]], parent.stem.weight[:, [0, 3]], rtol=1e-3, atol=1e-4
+    )
+    assert network.stem.weight[:, 1:4].abs().max() == 0
+    with pytest.raises(ValueError, match="none of it fits"):
+        start_from(path, build("field", band_widths=[8, 8], widths=[8]))
+
+
+def test_a_detector_that_knows_is_complete_and_pure(fields):
+    """Heat at the true places scores as it should, and noise above it lowers purity."""
+
+    class Told(torch.nn.Module):
+        def __init__(self, false):
+            super().__init__()
+            self.false, self.calibration = false, torch.tensor([1.0, 0.0])
+
+        def find(self, blend, psf=None):
+            n, _, y, x = blend.shape
+            heat = torch.full((n, 1, y, x), -9.0)
+            offset = torch.zeros(n, 2, y, x)
+            for k in range(n):
+                for at in fields.position[k, fields.inside[k]]:
+                    column, row = at.round().long().tolist()
+                    heat[k, 0, row, column] = 4 + 0.01 * column
+                    offset[k, :, row, column] = at - at.round()
+                for j in range(self.false):
+                    heat[k, 0, 3 * j + 1, 5] = 4.1
+            return heat, offset, torch.full((n, 1, y, x), 1.0)
+
+        def look(self, *_, **__):
+            return None
+
+        def windows(self, _, positions, present, __):
+            s = present.shape[1]
+            source = present.flatten().nonzero()[:, 0]
+            light = torch.zeros(len(source), 2, 1, 1)
+            for j, row in enumerate(source.tolist()):
+                away = fields.position[row // s] - positions[row // s, row % s]
+                which = away.norm(dim=1).masked_fill(~fields.present[row // s], 1e9).argmin()
+                light[j, :, 0, 0] = fields.flux[row // s, which]
+            return [(source, None, (light, light))]
+
+    pure = score_fields(Told(0), [fields], nullcontext)
+    assert pure["purity"] > 0.97
+    assert pure["complete_10"] > 0.85  # two nearer than a pixel or so make one maximum
+    assert pure["error_20_median"] < 1e-3
+    assert pure["given_20_90"] < 1e-3
+    assert "purity 0.9" in table(pure) or "purity 1.0" in table(pure)
+    less = score_fields(Told(20), [fields], nullcontext)
+    assert less["purity"] < pure["purity"] - 0.1
+    told = Told(20)
+    calibrate(told, [fields], nullcontext)
+    chances = (torch.tensor([4.0, 4.1]) * told.calibration[0] + told.calibration[1]).sigmoid()
+    assert (chances < 0.9).all()  # it was 0.98
+
+
+def test_training_needs_no_astropy(tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['astropy', 'photutils', 'reproject']))\n"
+        "from astrodeblend.training.fields import FieldConfig, train_fields\n"
+        f"config = FieldConfig(network={TINY}, surveys=('lsst',), sizes=(32,), bands={{2: 1.0}},"
+        f" batch=1, blocks=2, options={FEW})\n"
+        "train_fields(config, 'run', judge=1, device='cpu')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "complete_10" in done.stdout
+    assert (tmp_path / "run" / "model.safetensors").exists()
