@@ -251,7 +251,8 @@ def test_blends_of_the_fit_follow_from_the_seed_alone():
         familiarity_of(network, streams[0], blends=199)
 
 
-@pytest.mark.parametrize("name", list_models())
+# crowded learned from stamps as busy as photographs, and does not tell: its card says so.
+@pytest.mark.parametrize("name", sorted({*list_models()} - {"crowded"}))
 def test_a_model_of_the_package_tells(name):
     network, _ = load_model(name)
     if network.familiarity is None:

@@ -36,8 +36,10 @@ class FieldNetConfig:
 
     Parameters
     ----------
-    band_widths, widths, attention
-        As `BandUNetConfig` has them.
+    band_widths, widths : tuple of int
+        Features of each band by itself, and of all together, as `BandUNetConfig` has them.
+    attention : int
+        Blocks of local self-attention at the coarsest level.
     """
 
     band_widths: tuple[int, ...] = (24, 48, 96)
@@ -121,7 +123,15 @@ class FieldNet(BandUNet):
             self.centres[-1].bias.copy_(torch.tensor([-4.6, 0.0, 0.0, math.log(3)]))
 
     def forward(self, blend, positions=None, present=None, *, psf=None):
-        """Split a blend, as every generator does: with one slot for each position."""
+        """Split a blend, as every generator does: with one slot for each position.
+
+        Parameters
+        ----------
+        blend, positions, present : torch.Tensor
+            As the contract for networks has them; see `astrodeblend.networks`.
+        psf : torch.Tensor, optional
+            As in `look`.
+        """
         if positions is None:
             middle = [(side - 1) / 2 for side in blend.shape[:-3:-1]]
             positions = torch.tensor(middle, device=blend.device).expand(len(blend), 1, 2)
@@ -172,7 +182,13 @@ class FieldNet(BandUNet):
         return Seen(own, shared, total.clamp(max=12).sinh())
 
     def heat(self, seen):
-        """Return heat map, offsets and sizes, as `find` does."""
+        """Return heat map, offsets and sizes, as `find` does.
+
+        Parameters
+        ----------
+        seen : Seen
+            As `look` returns it.
+        """
         n, bands = seen.total.shape[:2]
         with torch.autocast(seen.own.device.type, enabled=False):  # neighbours must not tie
             own = seen.own.float().unflatten(0, (n, bands))

@@ -55,10 +55,15 @@ class FieldConfig:
     blocks : int
         How many to learn from.
     learning_rate : float
-        The highest: it rises over ``warmup`` blocks, and falls to zero over the last share
-        ``decay`` of the run.
-    weight_decay, average, clip, seed
+        The highest.
+    warmup : int
+        Blocks over which it rises.
+    decay : float
+        Share of the run, its last, over which it falls to zero.
+    weight_decay, average, clip : float
         As `TrainingConfig` has them.
+    seed : int
+        As `TrainingConfig` has it.
     bfloat16 : bool or None
         Arithmetic of the network; None: where the processor multiplies such.
     """
