@@ -392,7 +392,9 @@ class TestStream:
         [
             ({"density": (20, 10)}, "density="),
             ({"density": -1}, "density="),
-            ({"psf": (0.5, 3)}, "psf="),
+            ({"psf": (0.4, 3)}, "psf="),
+            ({"wider": ()}, "wider="),
+            ({"wider": (0.5, 1)}, "wider="),
             ({"magnitudes": (0, -1)}, "magnitudes="),
             ({"large": 1.5}, r"large=1\.5"),
             ({"close": -0.1}, "close="),

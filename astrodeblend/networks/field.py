@@ -20,8 +20,8 @@ from .registry import register
 
 __all__ = ["FieldNet", "FieldNetConfig", "Seen"]
 
-#: Widths of the windows that light is split in, in pixels.
-WINDOWS = (32, 64, 128, 256)
+#: Widths of the windows that light is split in, in pixels; none is wider than the image.
+WINDOWS = (32, 64, 128, 256, 512, 1024)
 
 _PLANES = 5  # flux; no data there; width of the PSF; whether it is stated; marks
 _KEY, _STD_KEY, _HIDDEN = 16, 4, 16
@@ -284,11 +284,14 @@ class FieldNet(BandUNet):
         reach = size * (peak.detach().amax(dim=1) / _FAINTEST / 2).log().clamp(min=4)
         which = torch.bucketize(2 * reach, reach.new_tensor(WINDOWS[:-1]))
         claimed, groups = nobody, []
+        extent = torch.tensor([width, height], device=at.device)
         for k, side in enumerate(WINDOWS):
             of = (which == k).nonzero()[:, 0]
             if not len(of):
                 continue
+            side = min(side, max(width, height))
             corner = (at[of] + 0.5).floor().long() - side // 2
+            corner = corner.clamp(min=0).minimum((extent - side).clamp(min=0))
             pixel, inside = window_pixels(corner, side, (height, width))
             plane = image[of, None] * bands + torch.arange(bands, device=of.device)
             index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)

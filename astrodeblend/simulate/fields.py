@@ -304,6 +304,10 @@ class FieldStream:
     close : float, optional
         Share of sources that have a neighbour within two widths of the PSF at half maximum, or
         more where so many are so near by chance.
+    wider : sequence of int, optional
+        How many times as wide as the survey's its pixels are, drawn from with equal chances: an
+        image is looked at on coarser pixels, too. Where they are k times as wide, the density is
+        divided by k: what is faint is not told from noise there.
     psf : (float, float), optional
         Range of widths of the PSF, in pixels; half of the fields draw theirs from it, the others
         have their survey's. None: all have their survey's.
@@ -327,8 +331,8 @@ class FieldStream:
 
     def __init__(
         self, surveys, images=None, large_images=None, *, batch, seed, size=256, bands=None,
-        density=(10, 120), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3, psf=(2.0, 8.0),
-        vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1, correlated=0.5,
+        density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
+        psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1, correlated=0.5,
         residual=0.5, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
@@ -338,7 +342,7 @@ class FieldStream:
         for name, (low, high), least in (
             ("density", self.density, 0),
             ("magnitudes", magnitudes, -math.inf),
-            ("psf", psf or (1, 1), 1),
+            ("psf", psf or (1, 1), 0.5),
         ):
             if not least <= low <= high < math.inf:
                 raise ValueError(f"{name}={(low, high)!r}: give two numbers, the lower one first")
@@ -351,6 +355,14 @@ class FieldStream:
                 raise ValueError(f"{name}={share!r}: give a number from 0 to 1")
         self.seed, self.magnitudes, self.slope, self.psf = seed, magnitudes, slope, psf
         self.shares = shares
+        if not len(wider) or min(wider) < 1:
+            raise ValueError(f"wider={wider!r}: give numbers from 1 on")
+        surveys = [get_survey(survey) for survey in surveys]
+        self.wider = np.tile(wider, len(surveys))
+        surveys = [
+            replace(survey, pixel_scale=times * survey.pixel_scale)
+            for survey in surveys for times in wider
+        ]  # fmt: skip
         self.seen = SurveyStream(
             surveys, batch=batch, seed=seed, bands=bands, sources=1, stamp=16, vary=vary
         )
@@ -390,7 +402,9 @@ class FieldStream:
         references = [survey.reference for survey in surveys]
         depth = np.array([band.point_depth for band in references])
         noise = np.array([r.sky_noise(s) for r, s in zip(references, scale, strict=True)])
-        number_of, present, position = self._layout(rng, scale, fwhm.mean(axis=1))
+        number_of, present, position = self._layout(
+            rng, scale**2 / self.wider[seen.survey], fwhm.mean(axis=1)
+        )
         most = present.shape[1]
         wavelength = np.array([band.wavelength for band in references])
         magnitude = draw_brightest(rng, n * most, self.magnitudes, self.slope)
@@ -453,10 +467,10 @@ class FieldStream:
             stated=stated,
         )  # fmt: skip
 
-    def _layout(self, rng, scale, fwhm):
+    def _layout(self, rng, area, fwhm):
         """Draw how many sources there are, and where; two places of each field are to be filled."""
-        n, (ny, nx) = len(scale), self.size
-        density = rng.uniform(*self.density, n) * (scale / 60) ** 2  # per pixel
+        n, (ny, nx) = len(area), self.size
+        density = rng.uniform(*self.density, n) * area / 60**2  # per pixel
         number = rng.poisson(density * (ny + 2 * _MARGIN) * (nx + 2 * _MARGIN))
         most = number.max() + 2
         low = -0.5 - _MARGIN

@@ -72,7 +72,9 @@ class FieldConfig:
     surveys: tuple[str, ...] = ("lsst", "hsc", "des", "sdss")
     sizes: tuple[int, ...] = (128, 192, 256)
     bands: dict = field(default_factory=lambda: {1: 0.1, 2: 0.1, 3: 0.2, 4: 0.1, 5: 0.4, 6: 0.1})
-    options: dict = field(default_factory=dict)
+    options: dict = field(
+        default_factory=lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.2}
+    )
     batch: int = 0
     blocks: int = 100_000
     learning_rate: float = 5e-4
