@@ -14,7 +14,7 @@ from astrodeblend.images.errors import restated
 from astrodeblend.inference import find_device
 from astrodeblend.light import LIGHTS
 from astrodeblend.scaling import Flux, Picture
-from astrodeblend.walk import Model, Task
+from astrodeblend.walk import Model, plan
 from astrodeblend.weights import list_models, load_model, read_card
 
 __all__ = ["Deblender"]
@@ -179,7 +179,7 @@ class Deblender:
         bands = ", ".join(self.card.bands) or "any bands"
         return f"<Deblender {self.card.name!r} ({bands}) on {self.device}, {self.arithmetic}>"
 
-    def __call__(self, image, position=None, *, kind=None):
+    def __call__(self, image, position=None, *, kind=None, psf=None):
         """Take the galaxy at a position apart from all else in its stamp.
 
         It is a scene of one source, and the rest: `deblend_scene` with this position finds the
@@ -196,6 +196,9 @@ class Deblender:
             a place on the sky. By default the centre of the image.
         kind : {'picture', 'flux'}, optional
             Of the image, if it is not what `~astrodeblend.images.read_image` takes it for.
+        psf : optional
+            Width at half maximum, image or model of the PSF, as `~astrodeblend.images.read_image`
+            takes it; by default what the header states.
 
         Returns
         -------
@@ -227,9 +230,9 @@ class Deblender:
         (``OUT_OF_DISTRIBUTION``). ``meta["blend_score"]`` is the probability that the stamp shows
         more than one galaxy, as `blend_scores` gives it. Both are None for a model without.
         """
-        return self._deblend([self._single(image, position, kind)])[0]
+        return self._deblend([self._single(image, position, kind, psf)])[0]
 
-    def deblend_stamps(self, images, positions=None, *, kind=None):
+    def deblend_stamps(self, images, positions=None, *, kind=None, psf=None):
         """Deblend many images, a source in each, with the network running in batches.
 
         Parameters
@@ -240,6 +243,8 @@ class Deblender:
             Of the source in each; by default the centre.
         kind : {'picture', 'flux'}, optional
             As calling the deblender takes it.
+        psf : optional
+            That of every image, as calling the deblender takes it.
 
         Returns
         -------
@@ -264,14 +269,15 @@ class Deblender:
         tasks = []
         for i, (image, position) in enumerate(zip(images, positions, strict=True)):
             try:
-                tasks.append(self._single(image, position, kind))
+                tasks.append(self._single(image, position, kind, psf))
             except (ValueError, TypeError, OSError) as error:
                 raise restated(error, f"images[{i}]: {error}") from error
         return self._deblend(tasks)
 
     def deblend_scene(
-        self, image, *, positions=None, light="apportioned", kind=None, progress=False
-    ):
+        self, image, *, positions=None, light="apportioned", kind=None, psf=None, purity=0.98,
+        progress=False,
+    ):  # fmt: skip
         """Find all sources of an image and take them apart.
 
         Every source comes to the middle of a stamp of its own, as wide as its size and the
@@ -289,6 +295,11 @@ class Deblender:
             What components and catalogue hold, as `Scene.with_light` takes it.
         kind : {'picture', 'flux'}, optional
             As for a single blend.
+        psf : optional
+            As for a single blend.
+        purity : float, optional
+            Share of true sources to be expected among those that are found; more of them are
+            found, and more false ones, if it is lower. Of models that find sources themselves.
         progress : bool, optional
             Show a progress bar.
 
@@ -307,19 +318,19 @@ class Deblender:
         """
         if light not in LIGHTS:
             raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
-        image = read_image(image, kind=kind)
+        image = read_image(image, kind=kind, psf=psf)
         if positions is not None:
             if isinstance(positions, SkyCoord):
                 positions = np.atleast_1d(positions)
             positions = [pixel_position(image, place) for place in positions]
-        task = Task.of(image, self._model_for(image), positions)
-        with tqdm(task.stamps, "deblending", disable=not progress, unit="stamp") as bar:
+        task = plan(image, self._model_for(image), positions, purity=purity)
+        with tqdm(total=len(task), desc="deblending", disable=not progress, unit="source") as bar:
             (answers,) = task.model.answers([task], watch=bar.update)
         return task.scene(answers, light)
 
-    def _single(self, image, position, kind):
+    def _single(self, image, position, kind, psf):
         """Read an image and prepare the source at a position."""
-        image = read_image(image, kind=kind)
+        image = read_image(image, kind=kind, psf=psf)
         model = self._model_for(image)
         valid = image.data if image.mask is None else image.data[~image.mask]
         if valid.min() == valid.max():
@@ -328,8 +339,8 @@ class Deblender:
                 "apart; give another one"
             )
         x, y = pixel_position(image, position)
-        task = Task.of(image, model, [(x, y)])
-        if not task.stamps[0].known.any():
+        task = plan(image, model, [(x, y)], purity=0.98)
+        if not task.known:
             raise ValueError(
                 f"position is ({x:.6g}, {y:.6g}), around which the image has no data; "
                 "choose another one"

@@ -21,7 +21,7 @@ from astrodeblend.flags import Flag
 from astrodeblend.scaling import scaling_of
 from astrodeblend.sky import estimate_sky, sky_of
 
-__all__ = ["find_sources", "petrosian_radius", "stamp_widths"]
+__all__ = ["describe_sources", "find_sources", "petrosian_radius", "stamp_widths"]
 
 _CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
 _ENLARGED = 1.7, 12.0  # times: by less does no harm, and by more it is light of galaxies
@@ -239,9 +239,7 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
     parent = parents.flat[first[present > 0]].astype(int)
     sources["parent"] = parent
     sources["n_blended"] = np.bincount(parent, minlength=1)[parent]
-    sources["neighbor_distance"] = np.nan * u.pix
-    if len(place) > 1:
-        sources["neighbor_distance"] = KDTree(place).query(place, k=2)[0][:, 1] * u.pix
+    sources["neighbor_distance"] = _nearest(place) * u.pix
 
     radius, found = np.full((2, len(labels)), np.nan)
     smooth = ndimage.gaussian_filter(detection, 1.0)
@@ -283,6 +281,47 @@ def _around(place, half, shape):
         for at, n in zip(place[::-1], shape, strict=True)
     )
     return box, (place[0] - box[1].start, place[1] - box[0].start)
+
+
+def describe_sources(components, radii, shape):
+    """Describe sources that a network found, as `find_sources` does those that it finds.
+
+    Parameters
+    ----------
+    components : list of `astrodeblend.light.Component`
+    radii : numpy.ndarray, shape (n,)
+        Their Petrosian radii in pixels.
+    shape : tuple of int
+        The image's (y, x).
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        With columns as of `find_sources`; sources touch where their footprints do.
+    """
+    sources = QTable({"label": np.arange(1, len(components) + 1)})
+    place = np.reshape([c.position for c in components], (-1, 2))
+    sources["x_centroid"], sources["y_centroid"] = place.T
+    covered = np.zeros(shape, bool)
+    for component in components:
+        covered[component.box] |= component.footprint
+    groups, number = ndimage.label(covered, np.ones((3, 3)))
+    parent = np.zeros(len(components), int)
+    for k, component in enumerate(components):
+        own = groups[component.box][component.footprint]
+        parent[k] = own[0] if own.size else number + 1 + k
+    sources["parent"] = parent
+    sources["n_blended"] = np.bincount(parent, minlength=1)[parent]
+    sources["neighbor_distance"] = _nearest(place) * u.pix
+    sources["petrosian_radius"] = radii * u.pix
+    return sources
+
+
+def _nearest(place):
+    """Return the distance of each place from the nearest other one, NaN if there is none."""
+    if len(place) < 2:
+        return np.full(len(place), np.nan)
+    return KDTree(place).query(place, k=2)[0][:, 1]
 
 
 def stamp_widths(sources, size_rule, shape):

@@ -136,7 +136,7 @@ class Inference:
         )
         wanted = {"with_features": judge, "with_blend_score": scorer}
         wanted = {name: True for name, head in wanted.items() if head is not None}
-        with self._arithmetic():
+        with self.arithmetic():
             for chosen, *part in self._parts(batch, positions, present):
                 answer, expected, *more = self.network(*part, **wanted)
                 components[chosen] = answer
@@ -154,7 +154,7 @@ class Inference:
         """Return the blend scores (n,) of a tensor (n, bands, y, x), NaN if there are none."""
         scores = batch.new_full((len(batch),), torch.nan)
         if self.scorer is not None:
-            with self._arithmetic():
+            with self.arithmetic():
                 for chosen, part, *_ in self._parts(batch):
                     scores[chosen] = self.scorer(self.network.blend_features(part))
         return scores
@@ -164,8 +164,8 @@ class Inference:
         return symmetric_std(lambda *turned: self.run(*turned, present)[0], batch, positions)
 
     @contextmanager
-    def _arithmetic(self):
-        """Have the network run without gradients, in the arithmetic that was chosen."""
+    def arithmetic(self):
+        """Run a network without gradients, in the arithmetic that was chosen."""
         low = self.dtype is not torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=low):
             yield

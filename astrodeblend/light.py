@@ -13,7 +13,7 @@ from skimage.morphology import h_maxima
 
 from astrodeblend.flags import Flag
 
-__all__ = ["LIGHTS", "Component", "Light", "combine", "outlined", "regained"]
+__all__ = ["LIGHTS", "Component", "Light", "combine", "of_stamps", "outlined", "regained"]
 
 #: The kinds of light: the image's, shared out, and the network's.
 LIGHTS = ("apportioned", "network")
@@ -143,8 +143,8 @@ class Light:
         return shared
 
 
-def combine(image, sky, scaling, stamps, answers, *, complete):
-    """Turn a network's answers into the light of all sources.
+def of_stamps(image, sky, scaling, stamps, answers, *, complete):
+    """Turn a network's answers about stamps into the light of their sources, as it comes.
 
     Parameters
     ----------
@@ -162,11 +162,14 @@ def combine(image, sky, scaling, stamps, answers, *, complete):
 
     Returns
     -------
-    Light
+    components : list of Component
+    rest : Component or None
+        What else was seen in the stamp of a single source.
+    unclaimed : numpy.ndarray, shape (bands, y, x)
+        What was seen and is of none of them.
     """
     shape = image.data.shape
-    above = np.where(sky.hidden, 0, image.data - sky.level)
-    own, seen, times = [], np.zeros(shape), np.zeros(shape[1:])
+    own, rest, seen, times = [], None, np.zeros(shape), np.zeros(shape[1:])
     for stamp, answer in zip(stamps, answers, strict=True):
         own.append(_component(stamp, answer, 0))
         if complete:
@@ -179,19 +182,38 @@ def combine(image, sky, scaling, stamps, answers, *, complete):
         )
         seen[:, *core] += (own[-1].light + rest.light)[:, *inner]
         times[core] += 1
-    total, unclaimed = _sum(own, shape), np.zeros(shape)
+    unclaimed = np.zeros(shape)
     if not complete:
+        total = _sum(own, shape)
         unclaimed = np.where(times > 0, np.maximum(seen / np.maximum(times, 1) - total, 0), 0)
-        unclaimed *= _stands_out(_smoothed(unclaimed, sky.noise), len(above), scaling.seen)
+        unclaimed *= _stands_out(_smoothed(unclaimed, sky.noise), shape[0], scaling.seen)
+    return own, rest if len(own) == 1 else None, unclaimed
+
+
+def combine(image, sky, scaling, own, rest, unclaimed):
+    """Make the light of all sources agree with the image, where it adds, and outline it.
+
+    Parameters
+    ----------
+    image, sky, scaling
+        As for `of_stamps`.
+    own, rest, unclaimed
+        As it returns them.
+
+    Returns
+    -------
+    Light
+    """
+    above = np.where(sky.hidden, 0, image.data - sky.level)
     if scaling.adds:
+        total = _sum(own, above.shape)
         factor = regained(above, total + unclaimed, sky.noise, valid=~sky.hidden)
         own = [replace(c, light=c.light * factor[:, *c.box]) for c in own]
         unclaimed = unclaimed * factor
-        if len(own) == 1 and not complete:
+        if rest is not None:
             rest = replace(rest, light=rest.light * factor[:, *rest.box])
     own = _flagged([_outlined(c, scaling) for c in own], unclaimed, above, scaling)
-    single = len(own) == 1 and not complete
-    return Light(own, rest if single else None, unclaimed, scaling)
+    return Light(own, rest, unclaimed, scaling)
 
 
 def _component(stamp, answer, k):

@@ -1,6 +1,6 @@
 """The walk of images: sky, sources, stamps, what a network says of them, light."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,19 +10,45 @@ from astropy.table import QTable
 
 from astrodeblend import __version__
 from astrodeblend.calibration import Calibration
-from astrodeblend.detect import find_sources, stamp_widths
+from astrodeblend.detect import describe_sources, find_sources, petrosian_radius, stamp_widths
+from astrodeblend.field_inference import take_apart
 from astrodeblend.flags import Flag
 from astrodeblend.inference import Inference
-from astrodeblend.light import combine
+from astrodeblend.light import Component, combine, of_stamps
 from astrodeblend.results import Deblended, Scene
 from astrodeblend.scaling import scaling_of
 from astrodeblend.sky import Sky, estimate_sky
 from astrodeblend.stamps import cut_stamp
 from astrodeblend.weights import load_model
 
-__all__ = ["Answer", "Model", "Task"]
+__all__ = ["Answer", "FieldTask", "Model", "StampTask", "plan"]
 
 _AT_ONCE = 128  # stamps in memory
+_DISK = 2.16  # Petrosian radii of an exponential disk, in half-light radii
+_NEAR = 16  # pixels around a source, that need to have data somewhere
+_UNSEEN = 0.5  # probability of a source, below which a position has none
+
+
+def plan(image, model, positions, *, purity):
+    """Plan the walk of an image: as one field if the model can find sources, or by stamps.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+    model : Model
+    positions : sequence of (x, y) or None
+        Of the sources; None: they are detected.
+    purity : float
+        Share of true sources to be expected among those that a network finds.
+
+    Returns
+    -------
+    FieldTask or StampTask
+    """
+    if model.crowded.finds:
+        return FieldTask.of(image, model.crowded, positions, purity)
+    return StampTask.of(image, model, positions)
 
 
 class Model:
@@ -46,6 +72,11 @@ class Model:
         return Model(*load_model(name), **self._options) if name else self
 
     @property
+    def finds(self):
+        """Whether the network finds the sources of a field, and splits their light at once."""
+        return hasattr(self.inference.network, "find")
+
+    @property
     def arithmetic(self):
         """Of the network, such as ``"float32"``."""
         return str(self.inference.dtype).removeprefix("torch.")
@@ -57,7 +88,9 @@ class Model:
         return None if scorer is None else float(scorer.threshold)
 
     def answers(self, tasks, watch=lambda number: None):
-        """Return what the network says of the stamps of tasks: a list of answers for each."""
+        """Return what the network says of tasks, all alike: of stamps a list for each."""
+        if self.finds:
+            return [task.answer(watch) for task in tasks]
         asked = [(task, k) for task in tasks for k in range(len(task.stamps))]
         found = {}
         groups = {}
@@ -128,17 +161,44 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """An image, what was found in it, and the stamps of the sources to be taken apart."""
+class _Task:
+    """An image, its sky, and the model that takes it apart."""
 
     image: NDData
     model: Model
     sky: Sky
     scaling: object
-    sources: QTable
-    stamps: list
     detected: bool
 
+    def _scene(self, found, sources, light, calibration):
+        """Put the light of sources together with all that is known of it."""
+        model, image, sky = self.model, self.image, self.sky
+        meta = {
+            "version": __version__,
+            "model": model.card.name,
+            "sha256": model.card.sha256,
+            "dtype": model.arithmetic,
+            "device": model.inference.device.type,
+            "kind": self.scaling.kind,
+            "positions": "detected" if self.detected else "given",
+            "noise_from": sky.noise_from,
+            "blend_threshold": model.blend_threshold,
+            "calibration": calibration.of_fluxes(),
+            "light": light,
+            "sources": len(sources),
+            "background": np.median(sky.level, axis=(1, 2)).tolist(),
+            "noise": np.median(sky.noise, axis=(1, 2)).tolist(),
+            "words": [*image.meta["astrodeblend"].get("read", ()), *sky.words],
+        }
+        return Scene(image, sky, found, sources, meta)
+
+
+@dataclass(frozen=True, eq=False)
+class StampTask(_Task):
+    """An image to be taken apart by stamps, one around each source."""
+
+    sources: QTable
+    stamps: list
     @classmethod
     def of(cls, image, model, positions):
         """Find the sources of an image, or take those at positions, and cut their stamps."""
@@ -157,7 +217,15 @@ class Task:
                 flags |= Flag.LARGE
             options = {"width": width, "pixels": rule["pixels"], "flags": flags}
             stamps.append(cut_stamp(image, sky, scaling, (x, y), **options))
-        return cls(image, model, sky, scaling, sources[: len(stamps)], stamps, positions is None)
+        return cls(image, model, sky, scaling, positions is None, sources[: len(stamps)], stamps)
+
+    def __len__(self):
+        return len(self.stamps)
+
+    @property
+    def known(self):
+        """Whether there are data around the first source."""
+        return self.stamps[0].known.any()
 
     @cached_property
     def positions(self):
@@ -192,27 +260,13 @@ class Task:
 
     def scene(self, answers, light):
         """Put the answers together."""
-        model, image, sky = self.model, self.image, self.sky
-        calibration = model.calibration if len(answers) == 1 else model.calibration.of_scenes()
-        meta = {
-            "version": __version__,
-            "model": model.card.name,
-            "sha256": model.card.sha256,
-            "dtype": model.arithmetic,
-            "device": model.inference.device.type,
-            "kind": self.scaling.kind,
-            "positions": "detected" if self.detected else "given",
-            "noise_from": sky.noise_from,
-            "blend_threshold": model.blend_threshold,
-            "calibration": calibration.of_fluxes(),
-            "light": light,
-            "sources": len(answers),
-            "background": np.median(sky.level, axis=(1, 2)).tolist(),
-            "noise": np.median(sky.noise, axis=(1, 2)).tolist(),
-            "words": [*image.meta["astrodeblend"].get("read", ()), *sky.words],
-        }
-        found = combine(image, sky, self.scaling, self.stamps, answers, complete=self.complete)
-        return Scene(image, sky, found, self.sources, meta)
+        calibration = self.model.calibration
+        calibration = calibration if len(answers) == 1 else calibration.of_scenes()
+        parts = of_stamps(
+            self.image, self.sky, self.scaling, self.stamps, answers, complete=self.complete
+        )
+        found = combine(self.image, self.sky, self.scaling, *parts)
+        return self._scene(found, self.sources, light, calibration)
 
     def deblended(self, answers):
         """Put the answer about the only source together."""
@@ -228,3 +282,146 @@ class Task:
             "blend_score": None if np.isnan(answer.blend_score) else answer.blend_score,
         }
         return Deblended(scene, meta)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldTask(_Task):
+    """An image to be taken apart at once, sources found and split by a network for fields.
+
+    Attributes
+    ----------
+    values : numpy.ndarray, shape (bands, y, x)
+        Above the sky, in units of its noise; NaN where there are no data.
+    given : numpy.ndarray, shape (n, 2)
+        Positions of the sources that are asked for; none if all are to be found. A single one has
+        all others as the rest.
+    purity : float
+        Of what is found.
+    """
+
+    values: np.ndarray
+    given: np.ndarray
+    purity: float
+
+    @classmethod
+    def of(cls, image, model, positions, purity):
+        """Prepare an image."""
+        sky = estimate_sky(image)
+        values = np.where(sky.hidden, np.nan, (image.data - sky.level) / sky.noise)
+        given = np.reshape([] if positions is None else np.array(positions, float), (-1, 2))
+        scaling, detected = scaling_of(image), positions is None
+        return cls(image, model, sky, scaling, detected, values.astype(np.float32), given, purity)
+
+    def __len__(self):
+        return 1
+
+    @property
+    def known(self):
+        """Whether there are data around the first source."""
+        x, y = self.given[0]
+        near = tuple(slice(max(int(at - _NEAR), 0), int(at + _NEAR) + 2) for at in (y, x))
+        return np.isfinite(self.values[:, *near]).any()
+
+    def answer(self, watch):
+        """Return what the network says, a FieldAnswer."""
+        psf = self.image.meta["astrodeblend"].get("psf")
+        psf = np.full(len(self.values), np.nan) if psf is None else np.asarray(psf, float)
+        return take_apart(
+            self.model.inference, self.values, psf, positions=self.given, purity=self.purity,
+            correlation=self.sky.correlation, watch=watch,
+        )  # fmt: skip
+
+    def scene(self, answer, light):
+        """Put what the network says together."""
+        shape, sky, calibration = self.values.shape, self.sky, self.model.calibration
+        number = len(answer.positions) if self.detected else len(self.given)
+        own, radii = [], []
+        for k, (x, y, part, _) in enumerate(answer.windows[:number]):
+            radii.append(petrosian_radius(part.sum(axis=0), answer.positions[k] - (x, y)))
+            own.append(self._component(answer, k, radii[-1]))
+        everything = np.zeros(shape)
+        for component in own:
+            everything[:, *component.box] += component.light
+        unclaimed, rest = np.zeros(shape), None
+        if len(self.given) == 1:
+            unclaimed = np.maximum(answer.total * sky.noise - everything, 0)
+            rest = self._rest(own[0], unclaimed)
+        found = combine(self.image, sky, self.scaling, own, rest, unclaimed)
+        radii = np.where(np.isfinite(radii), radii, _DISK * answer.size[:number])
+        sources = describe_sources(found.components, radii, shape[1:])
+        sources["probability"] = answer.probability[:number]
+        return self._scene(found, sources, light, calibration)
+
+    def deblended(self, answer):
+        """Put what the network says of the only source together."""
+        scene = self.scene(answer, "network")
+        central, rest = scene.light.components[0], scene.light.rest
+        box = [[part.start, part.stop] for part in rest.box]
+        meta = scene.meta | {
+            "stamp_width": central.width,
+            "stamp_pixels": round(central.width),
+            "stamp_box": box,
+            "core": box,
+            "background": central.sky.ravel().tolist(),
+            "noise": central.sky_noise.ravel().tolist(),
+            "familiarity": None,
+            "blend_score": None,
+        }
+        return Deblended(scene, meta)
+
+    def _rest(self, central, unclaimed):
+        """Return all else in the stamp of the only source, which is as likely to be off."""
+        half = max(central.width, self.model.card.size_rule["pixels"]) / 2
+        box = tuple(
+            slice(max(int(at - half + 0.5), 0), min(int(at + half + 0.5) + 1, side))
+            for at, side in zip(central.position[::-1], self.values.shape[1:], strict=True)
+        )
+        light, std = np.zeros((2, *self.values.shape), np.float32)
+        light[:], std[:, *central.box] = unclaimed, central.deblending
+        light, std = light[:, *box], std[:, *box]
+        return replace(
+            central, box=box, light=light, deblending=std, noise=np.zeros_like(light),
+            hidden=self.sky.hidden[:, *box], footprint=np.ones(light.shape[1:], bool),
+        )  # fmt: skip
+
+    def _component(self, answer, k, radius):
+        """Return the light of a source on the image's pixels."""
+        x, y, light, std = answer.windows[k]
+        height, width = self.values.shape[1:]
+        side, place = light.shape[-1], answer.positions[k]
+        box = slice(max(y, 0), min(y + side, height)), slice(max(x, 0), min(x + side, width))
+        inner = slice(box[0].start - y, box[0].stop - y), slice(box[1].start - x, box[1].stop - x)
+        noise, level, hidden = (
+            np.broadcast_to(each, self.values.shape)[:, *box]
+            for each in (self.sky.noise, self.sky.level, self.sky.hidden)
+        )
+        light, std = light[:, *inner].astype(float), std[:, *inner]
+        std = self.model.calibration.std(std, light, light)
+        flags = Flag(0)
+        if not np.isfinite(radius):
+            flags, radius = Flag.UNCERTAIN_SIZE, _DISK * answer.size[k]
+        if not (np.isfinite(light).all() and np.isfinite(std).all()):
+            light, std, flags = np.zeros_like(light), np.zeros_like(std), flags | Flag.NOT_DEBLENDED
+        if not self.detected and answer.probability[k] < _UNSEEN:
+            flags |= Flag.NO_SOURCE
+        low, high = place - 2 * radius, place + 2 * radius
+        if (low < -0.5).any() or (high > (width - 0.5, height - 0.5)).any():
+            flags |= Flag.EDGE
+        near = tuple(
+            slice(max(int(at - 2 * radius), 0), int(at + 2 * radius) + 2) for at in place[::-1]
+        )
+        if self.sky.hidden[:, *near].any():
+            flags |= Flag.MASKED
+        white = self.scaling.saturated(self.image.meta.get("header", {}))
+        if (self.image.data[:, *near] >= white).any():
+            flags |= Flag.SATURATED
+        middle = tuple(np.clip(np.floor(place[::-1] + 0.5).astype(int), 0, (height - 1, width - 1)))
+        level, sky_noise = (
+            np.broadcast_to(each, self.values.shape)[:, *middle][:, None, None]
+            for each in (self.sky.level, self.sky.noise)
+        )
+        light, std = light * noise, std * noise
+        return Component(
+            box, tuple(place.tolist()), 4 * radius, 1.0, light, level, std, np.zeros_like(light),
+            sky_noise, hidden, np.ones(light.shape[1:], bool), flags, tuple(place.tolist()),
+        )  # fmt: skip

@@ -101,7 +101,7 @@ def test_the_truth_costs_least(fields):
 def test_one_batch_is_learned():
     options = {"batch": 1, "seed": 4, "size": 64, "bands": 1, "edges": 0, "gaps": 0}
     fields = FieldStream(["lsst"], **options, **FEW | {"density": 500})[0]
-    seed = next(seed for seed in range(20) if ask(fields, seed).blind.all())
+    seed = next(seed for seed in range(20) if not ask(fields, seed).found.any())
     torch.manual_seed(1)
     network = build(**{**TINY, "band_widths": [8, 16], "widths": [16, 16]})
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
@@ -166,10 +166,9 @@ def test_it_starts_from_a_network_for_blends(tmp_path):
     for name, value in network.named_parameters():
         if name.split(".")[0] in ("encoder", "down", "meet", "shared_decoder", "bottom"):
             torch.testing.assert_close(value, parent.get_parameter(name), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(
-        network.stem.weight[:, [0, 4]], parent.stem.weight[:, [0, 3]], rtol=1e-3, atol=1e-4
-    )
-    assert network.stem.weight[:, 1:4].abs().max() == 0
+    same = network.stem.weight[:, 0], parent.stem.weight[:, 0]
+    torch.testing.assert_close(*same, rtol=1e-3, atol=1e-4)
+    assert network.stem.weight[:, 1:].abs().max() == 0
     with pytest.raises(ValueError, match="none of it fits"):
         start_from(path, build("field", band_widths=[8, 8], widths=[8]))
 

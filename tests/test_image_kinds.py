@@ -64,7 +64,7 @@ def test_one_picture_in_many_forms(name):
     values, white = PICTURES[name]
     image = read_image(values)
     known = image.meta["astrodeblend"]
-    assert set(known) == {"ndim", "kind", "full_scale", "bands", "read"}
+    assert set(known) == {"ndim", "kind", "full_scale", "bands", "psf", "read"}
     assert (known["kind"], known["full_scale"]) == ("picture", white)
     assert image.data.shape == (3, *SHAPE)
     times = 0.997 if name.startswith("not whole") else 1
@@ -75,6 +75,7 @@ def test_one_picture_in_many_forms(name):
     assert ("clipped" in " ".join(known["read"])) == ("above" in name or "below" in name)
     assert ("alpha" in " ".join(known["read"])) == ("alpha" in name)
     again = read_image(image)
+    assert again.meta["astrodeblend"].pop("psf").shape == known.pop("psf").shape == (3,)
     assert again.meta["astrodeblend"] == known
     np.testing.assert_array_equal(again.data, image.data)
 

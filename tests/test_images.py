@@ -169,6 +169,7 @@ def test_every_kind_becomes_the_same(source, kind, flux):
     ndim = 3 if "sequence" in kind else flux.ndim
     known = dict(image.meta["astrodeblend"])
     assert known.pop("read")
+    assert np.isnan(known.pop("psf")).tolist() == [True] * len(image.data)
     assert known == {"ndim": ndim, "kind": "flux", "full_scale": None, "bands": None}
     assert isinstance(image.meta["header"], fits.Header)
     # reading twice changes nothing, and nothing is shared with the input
@@ -315,6 +316,7 @@ def test_colour_pictures(suffix, tmp_path):
     np.testing.assert_allclose(image.data, np.moveaxis(values, -1, 0), atol=1)
     known = image.meta["astrodeblend"]
     assert known.pop("read")[0].startswith("read as a picture in which 255 is white")
+    assert np.isnan(known.pop("psf")).tolist() == [True] * 3
     assert known == {"ndim": 3, "kind": "picture", "full_scale": 255, "bands": ("R", "G", "B")}
     assert image.unit is None
     assert image.wcs is None

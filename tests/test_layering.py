@@ -36,6 +36,7 @@ LAYERS = [
     "detect",
     "stamps",
     "weights",
+    "field_inference",
     "inference",
     "calibration",
     "images",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from astrodeblend.flags import Flag
-from astrodeblend.light import combine, outlined, regained
+from astrodeblend.light import combine, of_stamps, outlined, regained
 from astrodeblend.scaling import Flux, Picture
 from astrodeblend.stamps import cut_stamp
 
@@ -117,6 +117,11 @@ def made(pair=PAIR, *, noise=1.0, adds=True, hidden=None, answers=lambda own, re
     return truths, image, sky, scaling, stamps, found
 
 
+def combined(*given, complete):
+    """Return the light of all sources, from a network's answers on."""
+    return combine(*given[:3], *of_stamps(*given, complete=complete))
+
+
 def whole(component):
     light = np.zeros((2, *SHAPE))
     light[:, *component.box] = component.seen
@@ -126,7 +131,7 @@ def whole(component):
 class TestCombine:
     def test_the_truth_goes_through(self):
         truths, *given = made()
-        found = combine(*given, complete=True)
+        found = combined(*given, complete=True)
         assert found.rest is None
         for component, truth, (x, y, flux) in zip(found.components, truths, PAIR, strict=True):
             assert component.position == (x, y)
@@ -137,7 +142,7 @@ class TestCombine:
 
     def test_the_image_is_shared_out_in_proportion(self):
         truths, image, sky, *rest = made()
-        found = combine(image, sky, *rest, complete=True)
+        found = combined(image, sky, *rest, complete=True)
         shared = [whole(c) for c in found.apportioned(image.data, sky.noise)]
         claims = [whole(c) for c in found.components]
         both = (claims[0] > 1) & (claims[1] > 1)
@@ -161,7 +166,7 @@ class TestCombine:
     def test_what_is_no_sources_is_unclaimed(self, adds):
         """Only the first is asked for: the second is the rest, and has its share."""
         truths, image, sky, scaling, stamps, answers = made(adds=adds, noise=0.1)
-        found = combine(image, sky, scaling, stamps[:1], answers[:1], complete=False)
+        found = combined(image, sky, scaling, stamps[:1], answers[:1], complete=False)
         assert len(found.components) == 1
         peak = np.unravel_index(np.argmax(truths[1][0]), SHAPE)
         assert found.unclaimed[0][peak] == pytest.approx(truths[1][0].max(), rel=0.1)
@@ -175,7 +180,7 @@ class TestCombine:
     def test_light_that_is_missing_comes_back_where_it_adds(self):
         dim = made(answers=lambda own, rest: (0.7 * own, 0.7 * rest))
         for component, (_, _, flux) in zip(
-            combine(*dim[1:], complete=True).components, PAIR, strict=True
+            combined(*dim[1:], complete=True).components, PAIR, strict=True
         ):
             np.testing.assert_allclose(component.seen[0].sum(), flux, rtol=0.04)
             assert not component.flags & Flag.FLUX_NOT_CONSERVED
@@ -183,14 +188,14 @@ class TestCombine:
     @pytest.mark.parametrize("part", [0.6, 1.5])
     def test_light_that_components_do_not_make_up_is_flagged(self, part):
         found = made(adds=False, answers=lambda own, rest: (part * own, rest))
-        flags = [c.flags for c in combine(*found[1:], complete=True).components]
+        flags = [c.flags for c in combined(*found[1:], complete=True).components]
         assert all(bool(f & Flag.FLUX_NOT_CONSERVED) == (part < 1) for f in flags)
 
     def test_an_answer_that_is_no_number_spoils_one_source(self):
         _, *given = made()
-        expected = combine(*given, complete=True).components[1]
+        expected = combined(*given, complete=True).components[1]
         given[-1][0].light[0, 0, 3, 4] = np.nan
-        failed, other = combine(*given, complete=True).components
+        failed, other = combined(*given, complete=True).components
         assert failed.flags & Flag.NOT_DEBLENDED
         assert failed.flags & Flag.EMPTY
         assert not failed.light.any()
@@ -201,7 +206,7 @@ class TestCombine:
 
     def test_a_footprint_is_where_light_stands_out(self):
         _, *given = made([(40.0, 44.0, 9000.0)])
-        (component,) = combine(*given, complete=True).components
+        (component,) = combined(*given, complete=True).components
         footprint = np.zeros(SHAPE, bool)
         footprint[component.box] = component.footprint
         rows, columns = np.indices(SHAPE)
@@ -210,14 +215,14 @@ class TestCombine:
         assert not footprint[radius > 19].any()
         # a spot beside the position is not its own
         spot = made([(40.0, 44.0, 100.0)], answers=lambda own, rest: (np.roll(own, 16, 2), rest))
-        (component,) = combine(*spot[1:], complete=True).components
+        (component,) = combined(*spot[1:], complete=True).components
         assert not component.footprint.any()
 
     def test_two_peaks_are_flagged(self):
         far = [(40.0, 44.0, 9000.0), (52.0, 44.0, 7000.0)]
         undivided = made(far, answers=lambda own, rest: (own + rest, 0 * rest))
-        found = combine(*undivided[1:], complete=True)
-        parted = combine(*made(far)[1:], complete=True)
+        found = combined(*undivided[1:], complete=True)
+        parted = combined(*made(far)[1:], complete=True)
         assert all(c.flags & Flag.SEVERAL_PEAKS for c in found.components)
         for component, (x, y, _) in zip(found.components, far, strict=True):
             assert component.peak == pytest.approx((x, y), abs=0.3)  # its own of the two
@@ -226,7 +231,7 @@ class TestCombine:
     def test_what_is_hidden_is_nowhere(self):
         hidden = np.zeros((2, *SHAPE), bool)
         hidden[1, 30:60, 25:60] = True
-        component = combine(*made(hidden=hidden)[1:], complete=True).components[0]
+        component = combined(*made(hidden=hidden)[1:], complete=True).components[0]
         assert component.hidden[1].all()  # more than half of the stamp's middle
         assert not component.seen[1].any()
         np.testing.assert_allclose(component.seen[0].sum(), 9000, rtol=0.02)

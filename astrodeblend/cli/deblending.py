@@ -64,6 +64,13 @@ SHORT = (
     help="File with 1 where the image has no data; once, or once per band.",
 )
 @click.option(
+    "--psf",
+    metavar="WIDTH|FILE",
+    multiple=True,
+    help="Full width at half maximum of the PSF, in pixels ('3.2') or as an angle ('0.8 arcsec'), "
+    "or FITS file of an image of it; once, or once per band. Default: what the header states.",
+)
+@click.option(
     "--scene",
     is_flag=True,
     help="Find all sources of the image and take apart all that overlap.",
@@ -242,7 +249,7 @@ def _refuse_without_data(context):
 
 
 def _read(images, kind, planes):
-    """Read one image, or several of one band each, with noise, weights and masks."""
+    """Read one image, or several of one band each, with noise, weights, masks and PSFs."""
     from astrodeblend.images import read_image
 
     one = len(images) == 1

@@ -17,7 +17,7 @@ __all__ = ["put_on_grid", "stack"]
 def put_on_grid(band, first, number):
     """Convert a band to the unit of the first one, and resample it to its grid if need be."""
     factor = np.float64(_unit_factor(band, first, number))
-    flux, mask = band.data * factor, band.mask
+    flux, mask, meta = band.data * factor, band.mask, band.meta
     deviation = None if band.uncertainty is None else band.uncertainty.array * factor
     if not _same_grid(band, first):
         text = band.meta["header"].get("BUNIT")
@@ -29,12 +29,15 @@ def put_on_grid(band, first, number):
                 f"band {number} is on another grid than band 0 and its unit {text!r} is not known: "
                 "it may be light per pixel or per area; give BUNIT a unit that astropy reads"
             )
-        flux, mask, deviation = _resample(flux, mask, deviation, band.wcs, first)
+        known = meta["astrodeblend"]
+        resampled = _resample(flux, mask, deviation, known["psf"], band.wcs, first)
+        flux, mask, deviation, psf = resampled
+        meta = meta | {"astrodeblend": known | {"psf": psf}}
         if mask.all():
             raise ValueError(f"band {number} does not overlap band 0 on the sky; leave it out")
     hidden = False if mask is None else mask
     deviation = None if deviation is None else compact(deviation, hidden)
-    return changed(first, compact(flux, hidden), mask=mask, deviation=deviation, meta=band.meta)
+    return changed(first, compact(flux, hidden), mask=mask, deviation=deviation, meta=meta)
 
 
 def stack(bands):
@@ -56,6 +59,7 @@ def stack(bands):
     names = [header.get("FILTER") for header in headers]
     names = tuple(names) if all(names) and len(set(names)) == len(names) else None
     known = bands[0].meta["astrodeblend"] | {"ndim": 3, "bands": names, "read": said}
+    known["psf"] = np.concatenate([band.meta["astrodeblend"]["psf"] for band in bands])
     meta = {"header": fits.Header(common), "astrodeblend": known}
     data = np.concatenate([band.data for band in bands])
     return changed(bands[0], data, mask=mask, deviation=deviation, meta=meta)
@@ -86,8 +90,8 @@ def _same_grid(band, first):
     return not (apart.deg > 1e-3 * proj_plane_pixel_scales(first.wcs).min()).any()
 
 
-def _resample(flux, mask, deviation, wcs, first):
-    """Put flux, mask and standard deviation, each (1, y, x), on the grid of another image.
+def _resample(flux, mask, deviation, psf, wcs, first):
+    """Put flux, mask and standard deviation, each (1, y, x), and the PSF on another image's grid.
 
     The standard deviation is that of each pixel; that neighbours are correlated is not kept.
     """
@@ -112,4 +116,5 @@ def _resample(flux, mask, deviation, wcs, first):
     if deviation is not None:
         deviation, _ = onto_grid(deviation, "bilinear")
         deviation = (deviation * scale / (np.sqrt(area) if finer else 1))[np.newaxis]
-    return (flux * scale)[np.newaxis], mask[np.newaxis], deviation
+    psf = np.hypot(psf / np.sqrt(area), 1 if finer else 0)  # the Hann kernel smears by a pixel
+    return (flux * scale)[np.newaxis], mask[np.newaxis], deviation, psf

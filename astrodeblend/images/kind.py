@@ -67,7 +67,7 @@ def with_kind(image, origin, asked=None):
         return image
     if origin.colour_last and len(image.data) == 4:
         said.append("the alpha channel, its fourth, is left unread")
-        known["bands"] = tuple("RGB")
+        known["bands"], known["psf"] = tuple("RGB"), known["psf"][:3]
         planes = {"mask": image.mask, "uncertainty": image.uncertainty}
         planes = {name: plane[:3] for name, plane in planes.items() if plane is not None}
         image = changed(image, image.data[:3].copy(), **planes)

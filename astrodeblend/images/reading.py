@@ -9,6 +9,7 @@ from numbers import Number
 from pathlib import Path
 
 import numpy as np
+from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import NDData, NDUncertainty, StdDevUncertainty
 from PIL import Image, ImageOps
@@ -25,6 +26,7 @@ from .planes import (
     noise_per_weight,
     standard_deviation,
 )
+from .psf import PSF_INPUTS, psf_in_pixels, psf_widths
 from .units import is_logarithmic, parse_unit
 from .wcs import celestial_wcs, read_wcs
 
@@ -42,7 +44,7 @@ FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK\x03\x04", b"\xfd7zXZ", b"
 PATHS, HDUS = (str, os.PathLike), (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
-def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None):
+def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None, psf=None):
     """Read an image, whatever holds it.
 
     Parameters
@@ -62,6 +64,11 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None):
         Weights in place of an uncertainty: inverse variances, or proportional to them.
     mask : path, HDU or array, optional
         True or 1 where there is no data, beside the input's own.
+    psf : number, Quantity, array, path, HDU, NDData or model, optional
+        Full width at half maximum of the PSF: in pixels or as an angle, NaN where it is not known;
+        an image (y, x) or (bands, y, x) of the PSF, on the pixels of the band; or a model of
+        photutils or astropy. One for all bands, or a sequence of one for each. By default what
+        the header of a single band states.
 
     Returns
     -------
@@ -73,8 +80,9 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None):
         uncertainty is a standard deviation, the WCS celestial with two axes. ``meta["header"]``
         holds the FITS cards that describe the observation, ``meta["astrodeblend"]`` a dictionary:
         ``ndim``, 2 or 3 dimensions in the input; ``kind``; ``full_scale``, the value that is white
-        in a picture, None for flux; ``bands``, a tuple of names or None; ``read``, sentences that
-        say what was decided and what was left unread.
+        in a picture, None for flux; ``bands``, a tuple of names or None; ``psf``, an array of the
+        PSF's full width at half maximum in pixels by band, NaN where it is not known; ``read``,
+        sentences that say what was decided and what was left unread.
 
     Raises
     ------
@@ -84,7 +92,8 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None):
         If the input is no image, or its values are no real numbers.
     ValueError
         If the shape is not that of an image, no pixel is valid, an uncertainty is 0 throughout
-        a band, or the bands do not match.
+        a band, the bands do not match, or ``psf`` is not for as many bands, no width of 0.5 to
+        50 pixels, no image of one star, or an angle where there is no celestial WCS.
 
     Notes
     -----
@@ -103,6 +112,7 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None):
     if uncertainty is not None and weight is not None:
         raise ValueError("uncertainty and weight are both given; leave one of them out")
     planes = {"uncertainty": uncertainty, "weight": weight, "mask": mask}
+    planes["psf"] = _read_psf(psf)
     planes = {name: plane for name, plane in planes.items() if plane is not None}
     return with_kind(*_read_bands(image, planes, kind), kind)
 
@@ -140,7 +150,9 @@ def _is_sequence(given):
 
 
 def _of_each_band(plane, name, bands):
-    """Return what of an uncertainty or a mask belongs to each band of a sequence."""
+    """Return what of an uncertainty, a mask or a PSF belongs to each band of a sequence."""
+    if name == "psf":
+        return psf_widths(plane, bands)
     if isinstance(plane, NDUncertainty) and np.ndim(plane.array) == 3:
         each = [type(plane)(array, unit=plane.unit) for array in plane.array]
     elif _is_sequence(plane) or np.ndim(plane) == 3 or (name != "mask" and np.ndim(plane) == 1):
@@ -318,6 +330,27 @@ def _read_planes(given, name, said):
     return [] if plane is None else [plane]
 
 
+def _read_psf(given):
+    """Read the files among what is given of the PSF; texts may be widths, too."""
+    if isinstance(given, list | tuple):
+        return [_read_psf(one) for one in given]
+    if not isinstance(given, PATHS):
+        return given
+    with suppress(TypeError, ValueError):
+        return u.Quantity(str(given))
+    try:
+        with _opened(given) as (path, hdulist, extension):
+            if hdulist is None:
+                raise ValueError(f"{str(path)!r} is no FITS file")
+            for hdu in hdulist:
+                if "POLNAXIS" in hdu.header and "PSF_FWHM" in hdu.header:  # of PSFEx
+                    return hdu.header["PSF_FWHM"] * u.pix
+            hdu = choose_hdu(hdulist, extension)
+            return fits.ImageHDU(np.array(read_data(hdu, [])), hdu.header)
+    except (OSError, ValueError) as error:
+        raise restated(error, f"psf={str(given)!r}: {error}; {PSF_INPUTS}") from error
+
+
 def _plain_mask(mask):
     mask = np.asarray(mask)
     if mask.dtype != bool and not is_plain_mask(mask):
@@ -355,6 +388,9 @@ def _conform(image, said, told, planes):
     origin = Origin(told or kind_by_type(*type_, image.unit, has_more), *type_)
     mask = mask if own or given or mask.any() else None
     meta = _meta(image, origin, len(values), said)
+    known, psf = meta["astrodeblend"], planes.get("psf")
+    if psf is not None or np.shape(known.get("psf")) != (len(values),):
+        known["psf"] = psf_in_pixels(psf, len(values), meta["header"], wcs, said)
     return changed(image, flux, mask=mask, deviation=deviation, wcs=wcs, meta=meta), origin
 
 
@@ -418,5 +454,6 @@ def _meta(image, origin, bands, said):
     kind, white, _ = origin.told or (None, None, "")
     is_2d = bands == 1 and (image.data.ndim == 2 or known.get("ndim") == 2)
     names = tuple(names) if len(names) == bands and all(names) else None
-    known = {"ndim": 2 if is_2d else 3, "kind": kind, "full_scale": white, "bands": names}
-    return meta | {"header": header, "astrodeblend": known | {"read": said}}
+    known = {"psf": known.get("psf"), "ndim": 2 if is_2d else 3, "kind": kind}
+    known |= {"full_scale": white, "bands": names, "read": said}
+    return meta | {"header": header, "astrodeblend": known}

@@ -11,10 +11,9 @@ with_features=False, with_blend_score=False)``, which returns light and standard
   expected of its error, the same shape, or None from a network that has no opinion on it.
 
 Networks of two slots answer with the source at ``positions[:, 0]``, the target, and with everything
-else; the other positions tell those that take marks where that comes from. A network may also
-answer with a slot for every position. What order the others are in changes nothing, nor does a
-position that is not present. `FieldNet` is such a one; it finds sources, too, and NaN in its blends
-is where there are no data. Features and scores follow, if they are asked for; not all have them.
+else; the other positions tell those that take marks where that comes from. What order the others
+are in changes nothing, nor does a position that is not present. `FieldNet` also finds sources, and
+splits light among all of them at once; NaN in its blends is where there are no data. Features and scores follow, if they are asked for; not all have them.
 """
 
 from .band_unet import BandUNet, BandUNetConfig
@@ -22,7 +21,7 @@ from .blend_score import BlendScore
 from .centres import find_centres, keep_pure
 from .discriminator import Discriminator, DiscriminatorConfig
 from .familiarity import Familiarity, fit_familiarity
-from .field import FieldNet, FieldNetConfig, Seen
+from .field import FieldNet, FieldNetConfig, Pixels, Seen, Sources
 from .registry import build, describe, register
 from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
 from .unet import UNet, UNetConfig
@@ -39,7 +38,9 @@ __all__ = [
     "Familiarity",
     "FieldNet",
     "FieldNetConfig",
+    "Pixels",
     "Seen",
+    "Sources",
     "UNet",
     "UNetConfig",
     "VGG19Features",

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from .band_unet import BandUNet, BandUNetConfig
 from .blocks import (
     LocalAttention,
-    draw_spots,
     gather_rows,
     sample,
     window_grid,
@@ -18,16 +17,17 @@ from .blocks import (
 )
 from .registry import register
 
-__all__ = ["FieldNet", "FieldNetConfig", "Seen"]
+__all__ = ["FieldNet", "FieldNetConfig", "Pixels", "Seen", "Sources"]
 
 #: Widths of the windows that light is split in, in pixels; none is wider than the image.
 WINDOWS = (32, 64, 128, 256, 512, 1024)
 
-_PLANES = 5  # flux; no data there; width of the PSF; whether it is stated; marks
+_PLANES = 4  # flux; no data there; width of the PSF; whether it is stated
 _KEY, _STD_KEY, _HIDDEN = 16, 4, 16
 _LIMIT = 20.0  # of logits
 _SLOPE = 1.678  # of exponential disks, in half-light radii
 _FAINTEST = 0.1  # of the sky noise; a source ends where it is fainter
+_ELEMENTS = 2**21  # pixels of windows at a time
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,52 @@ class Seen:
     own: torch.Tensor
     shared: torch.Tensor
     total: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What pixels of n images in b bands answer to sources.
+
+    Attributes
+    ----------
+    total : torch.Tensor
+        As of `Seen`.
+    key, std_key : torch.Tensor
+        Shape (n, b, y, x, k): what matches what sources ask, for light and its error.
+    nobody : torch.Tensor
+        Shape (n, b, y, x): logarithm of what no source claims.
+    """
+
+    total: torch.Tensor
+    key: torch.Tensor
+    std_key: torch.Tensor
+    nobody: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What m sources ask of pixels.
+
+    Attributes
+    ----------
+    source, image : torch.Tensor
+        Shape (m,): which it is, counted through all images, and which image it is in.
+    at, size : torch.Tensor
+        Shapes (m, 2) and (m,): position and half-light radius in pixels.
+    peak : torch.Tensor
+        Shape (m, b): light at the position.
+    shape, query, std_query : torch.Tensor
+        What the network makes of what it sees at the position.
+    """
+
+    source: torch.Tensor
+    image: torch.Tensor
+    at: torch.Tensor
+    size: torch.Tensor
+    peak: torch.Tensor
+    shape: torch.Tensor
+    query: torch.Tensor
+    std_query: torch.Tensor
 
 
 @register("field", FieldNetConfig)
@@ -123,7 +169,7 @@ class FieldNet(BandUNet):
             self.centres[-1].bias.copy_(torch.tensor([-4.6, 0.0, 0.0, math.log(3)]))
 
     def forward(self, blend, positions=None, present=None, *, psf=None):
-        """Split a blend, as every generator does: with one slot for each position.
+        """Split a blend, as every generator does: into the first source, and all else.
 
         Parameters
         ----------
@@ -135,17 +181,21 @@ class FieldNet(BandUNet):
         if positions is None:
             middle = [(side - 1) / 2 for side in blend.shape[:-3:-1]]
             positions = torch.tensor(middle, device=blend.device).expand(len(blend), 1, 2)
-        return self.split(blend, positions, present, psf=psf)
+        if present is None:
+            present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
+        seen = self.look(blend, psf=psf)
+        light, std = (part[:, 0] for part in self._whole(seen, positions, present))
+        return torch.stack([light, (seen.total - light).clamp(min=0)], 1), std[:, None].repeat(
+            1, 2, 1, 1, 1
+        )
 
-    def look(self, blend, positions=None, present=None, *, psf=None):
+    def look(self, blend, psf=None):
         """Run the shared layers.
 
         Parameters
         ----------
         blend : torch.Tensor
             Shape (n, bands, y, x), in units of each band's noise; NaN where there are no data.
-        positions, present : torch.Tensor, optional
-            Shapes (n, s, 2) and (n, s): sources to mark.
         psf : torch.Tensor, optional
             Shape (n, bands): full width at half maximum in pixels; NaN where it is not known.
 
@@ -156,15 +206,10 @@ class FieldNet(BandUNet):
         n, bands, height, width = blend.shape
         missing = blend.isnan()
         compressed = torch.asinh(blend.nan_to_num())
-        marks = blend.new_zeros(n, 1, height, width)
-        if positions is not None:
-            if present is None:
-                present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
-            marks = draw_spots(positions, present, (height, width))
         known = blend.new_full((n, bands), torch.nan) if psf is None else psf
         stated = known.isfinite()
         known = torch.where(stated, known / 4, 1).log()
-        planes = (compressed, missing, known, stated, marks)
+        planes = (compressed, missing, known, stated)
         planes = [p if p.ndim == 4 else p[..., None, None] for p in planes]
         planes = torch.stack([p.to(blend.dtype).expand_as(blend) for p in planes], dim=2)
         planes = planes.flatten(0, 1)
@@ -212,15 +257,17 @@ class FieldNet(BandUNet):
         log_size : torch.Tensor
             Shape (n, 1, y, x): logarithm of its half-light radius in pixels.
         """
-        return self.heat(self.look(blend, psf=psf))
+        return self.heat(self.look(blend, psf))
 
     def split(self, blend, positions, present=None, psf=None, sizes=None):
         """Split light among sources, on whole images; `windows` does so for many.
 
         Parameters
         ----------
-        blend, positions, present, psf : torch.Tensor
+        blend, psf : torch.Tensor
             As for `look`.
+        positions, present : torch.Tensor
+            Shapes (n, s, 2), x and y, and (n, s): where sources are, and whether they are.
         sizes : torch.Tensor, optional
             Shape (n, s): half-light radii in pixels. Default: as the network finds them.
 
@@ -231,11 +278,16 @@ class FieldNet(BandUNet):
         """
         if present is None:
             present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
-        seen = self.look(blend, positions, present, psf=psf)
+        seen = self.look(blend, psf=psf)
+        return self._whole(seen, positions, present, sizes)
+
+    def _whole(self, seen, positions, present, sizes=None):
+        """Lay windows out on whole images."""
         n, s = present.shape
-        bands, height, width = blend.shape[1:]
+        bands, height, width = seen.total.shape[1:]
         light, std = (
-            blend.new_zeros(n * s, bands, height * width + 1, dtype=torch.float32) for _ in "ls"
+            seen.total.new_zeros(n * s, bands, height * width + 1, dtype=torch.float32)
+            for _ in "ls"
         )
         for source, corner, parts in self.windows(seen, positions, present, sizes):
             pixel, inside = window_pixels(corner, parts[0].shape[-1], (height, width))
@@ -261,63 +313,110 @@ class FieldNet(BandUNet):
             slot; (m, 2), x and y of the window's first pixel; and (m, bands, w, w) each, 0 outside
             of the image.
         """
-        n, bands, height, width = seen.total.shape
-        image, slot = present.nonzero(as_tuple=True)
         if sizes is None:
-            log_size = self.heat(seen)[2].detach()
-            sizes = sample(log_size, positions)[..., 0].exp()
+            sizes = sample(self.heat(seen)[2].detach(), positions)[..., 0].exp()
+        return self.share(self.pixels(seen), self.sources(seen, positions, present, sizes))
+
+    def sources(self, seen, positions, present, sizes):
+        """Say what each source asks of pixels.
+
+        Parameters
+        ----------
+        seen : Seen
+            As `look` gives it.
+        positions, present, sizes : torch.Tensor
+            As for `split`.
+
+        Returns
+        -------
+        Sources
+        """
+        n, bands = seen.total.shape[:2]
+        image, slot = present.nonzero(as_tuple=True)
         at, size = positions[image, slot].float(), sizes[image, slot].float()
         own = sample(seen.own, positions.repeat_interleave(bands, dim=0))
         own = own.unflatten(0, (n, bands)).transpose(1, 2)[image, slot]  # (m, bands, f)
         shared = sample(seen.shared, (positions - 0.5) / 2)[image, slot]  # (m, g)
         peak = sample(seen.total, positions)[image, slot].clamp(min=_FAINTEST)  # (m, bands)
-        log_size = size.log()[:, None]
-        known = torch.cat([shared, log_size], dim=1)
+        known = torch.cat([shared, size.log()[:, None]], dim=1)
         shape = self.shape(known).float()
         known = torch.cat([own, known[:, None].expand(-1, bands, -1)], dim=2)
+        source = image * present.shape[1] + slot
         query, std_query = self.query(known), self.std_query(known.detach()).float()
+        return Sources(source, image, at, size, peak, shape, query, std_query)
 
-        # Rows of what is known of each pixel, to be gathered window by window.
-        keys = self.key(seen.own).movedim(1, -1).flatten(0, 2)
-        std_keys = self.log_std(seen.own.detach()).movedim(1, -1).flatten(0, 2)
-        nobody = _bounded(self.nobody(seen.own).float()).exp().flatten()
+    def pixels(self, seen):
+        """Say what pixels answer.
+
+        Parameters
+        ----------
+        seen : Seen
+            As `look` gives it.
+
+        Returns
+        -------
+        Pixels
+        """
+        n, bands = seen.total.shape[:2]
+        answers = self.key(seen.own), self.log_std(seen.own.detach()), self.nobody(seen.own)
+        key, std_key, nobody = (a.unflatten(0, (n, bands)).movedim(2, -1) for a in answers)
+        return Pixels(seen.total, key, std_key, _bounded(nobody[..., 0].float()))
+
+    def share(self, pixels, sources):
+        """Share light out among sources, each in its window.
+
+        Parameters
+        ----------
+        pixels : Pixels
+        sources : Sources
+
+        Returns
+        -------
+        list of (source, corner, (light, std))
+            As `windows` does.
+        """
+        n, bands, height, width = pixels.total.shape
+        at, size, peak = sources.at, sources.size, sources.peak
+        keys, std_keys = (each.flatten(0, 3) for each in (pixels.key, pixels.std_key))
+        claimed = pixels.nobody.exp().flatten()
         reach = size * (peak.detach().amax(dim=1) / _FAINTEST / 2).log().clamp(min=4)
         which = torch.bucketize(2 * reach, reach.new_tensor(WINDOWS[:-1]))
-        claimed, groups = nobody, []
         extent = torch.tensor([width, height], device=at.device)
+        groups = []
         for k, side in enumerate(WINDOWS):
-            of = (which == k).nonzero()[:, 0]
-            if not len(of):
-                continue
             side = min(side, max(width, height))
-            corner = (at[of] + 0.5).floor().long() - side // 2
-            corner = corner.clamp(min=0).minimum((extent - side).clamp(min=0))
-            pixel, inside = window_pixels(corner, side, (height, width))
-            plane = image[of, None] * bands + torch.arange(bands, device=of.device)
-            index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)
-            away = (window_grid(corner, side) - at[of, None]) / size[of, None, None]  # (m, w^2, 2)
-            r = (away.square().sum(dim=2) + 1e-2).sqrt()
-            place = torch.cat([away, r[..., None], r[..., None].log1p()], dim=2)
-            bias, weight, more = shape[of, None].split([_HIDDEN, _HIDDEN, 1], dim=2)
-            mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=2)
-            mine = (mine - _SLOPE * r)[:, None] + peak[of].log()[..., None]
-            match = torch.einsum("mbpk,mbk->mbp", gather_rows(keys, index), query[of]).float()
-            claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, None]
-            claimed = claimed.index_add(0, index.flatten(), claim.flatten())
-            groups.append((of, corner, side, index, inside, claim))
+            for of in (which == k).nonzero()[:, 0].split(max(1, _ELEMENTS // (bands * side**2))):
+                if not len(of):
+                    continue
+                corner = (at[of] + 0.5).floor().long() - side // 2
+                corner = corner.clamp(min=0).minimum((extent - side).clamp(min=0))
+                pixel, inside = window_pixels(corner, side, (height, width))
+                plane = sources.image[of, None] * bands + torch.arange(bands, device=of.device)
+                index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)
+                away = (window_grid(corner, side) - at[of, None]) / size[of, None, None]
+                r = (away.square().sum(dim=2) + 1e-2).sqrt()
+                place = torch.cat([away, r[..., None], r[..., None].log1p()], dim=2)
+                bias, weight, more = sources.shape[of, None].split([_HIDDEN, _HIDDEN, 1], dim=2)
+                mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=2)
+                mine = (mine - _SLOPE * r)[:, None] + peak[of].log()[..., None]
+                query = sources.query[of]
+                match = torch.einsum("mbpk,mbk->mbp", gather_rows(keys, index).to(query), query).float()
+                claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, None]
+                claimed = claimed.index_add(0, index.flatten(), claim.flatten())
+                groups.append((of, corner, side, index, inside, claim))
 
-        total, windows = seen.total.flatten(), []
+        total, windows = pixels.total.flatten(), []
         for of, corner, side, index, inside, claim in groups:
             share = claim / gather_rows(claimed, index)
             light = gather_rows(total, index) * share
             # Detached: learning how large the errors are must not change the light.
             log_std = torch.einsum(
-                "mbpk,mbk->mbp", gather_rows(std_keys, index).float(), std_query[of]
+                "mbpk,mbk->mbp", gather_rows(std_keys, index).float(), sources.std_query[of]
             )
             known = light.detach() * (0.03 + 0.2 * (1 - share.detach())) + 0.1 * share.detach()
             std = log_std.clamp(-6, 4).exp() * (known + 0.01) * inside[:, None]
             parts = tuple(part.unflatten(2, (side, side)) for part in (light, std))
-            windows.append((image[of] * present.shape[1] + slot[of], corner, parts))
+            windows.append((sources.source[of], corner, parts))
         return windows
 
 

@@ -14,10 +14,10 @@ __all__ = ["FAINT", "Question", "ask", "field_losses", "match", "shown", "snr"]
 #: Signal to noise, of all bands together, below which a source need not be found.
 FAINT = 3.0
 
-_SCATTER = 0.3  # pixels: of marks
-_DROPPED, _DOUBLED = 0.07, 0.05  # chances that a source has no mark, or another beside it
+_SCATTER = 0.3  # pixels: of positions
+_DROPPED, _DOUBLED = 0.07, 0.05  # chances that a source is left out, or has another beside it
 _GUESS = 0.2  # scatter of the logarithms of sizes
-_BLIND, _FOUND = 0.5, 0.5  # shares of fields without marks, and of these with what is found there
+_FOUND = 0.3  # share of fields in which the sources are what is found there
 _SURE = 0.3  # probability from which on what is found is a source
 _GAIN = 4.0  # of the squared error in noises: less is as good as none
 _NOTHING = 6.0  # noise limit of what is no source
@@ -34,15 +34,15 @@ class Question:
         Shapes (n, s, 2), (n, s) and (n, s).
     truth : torch.Tensor
         Shape (n, s): which source of the field it is; -1 for none.
-    blind : torch.Tensor
-        Shape (n,): whether they are not marked in the field.
+    found : torch.Tensor
+        Shape (n,): whether what the network finds itself is to take their place.
     """
 
     positions: torch.Tensor
     sizes: torch.Tensor
     present: torch.Tensor
     truth: torch.Tensor
-    blind: torch.Tensor
+    found: torch.Tensor
 
 
 def snr(fields):
@@ -91,7 +91,7 @@ def ask(fields, seed):
         (fields.size.clamp(min=0.5).log() + _GUESS * normal(n, s)).exp().repeat(1, 2),
         torch.cat([kept, doubled], dim=1),
         torch.cat([which, torch.full_like(which, -1)], dim=1),
-        rand(n) < _BLIND,
+        rand(n) < _FOUND,
     )
 
 
@@ -124,24 +124,23 @@ def match(fields, field, positions):
     return torch.where(closest.isfinite() & mutual, there[mine], none)
 
 
-def _with_found(question, fields, maps, calibration, share=_FOUND):
-    """Ask, in some of the blind fields, for what the network has found itself."""
-    blind = question.blind.nonzero()[:, 0].tolist()
-    blind = blind[: round(share * len(blind))]
-    if not blind:
+def _with_found(question, fields, maps, calibration):
+    """Ask, in some of the fields, for what the network has found itself."""
+    some = question.found.nonzero()[:, 0].tolist()
+    if not some:
         return question
     most = question.present.shape[1]
-    found = find_centres(*(each[blind].detach() for each in maps), calibration, least=_SURE)
+    found = find_centres(*(each[some].detach() for each in maps), calibration, least=_SURE)
     positions, sizes, present, truth = (
         each.clone()
         for each in (question.positions, question.sizes, question.present, question.truth)
     )
-    for k, (at, _, size) in zip(blind, found, strict=True):
+    for k, (at, _, size) in zip(some, found, strict=True):
         at, size = at[:most].to(positions.dtype), size[:most]
         present[k] = torch.arange(most, device=at.device) < len(at)
         positions[k, : len(at)], sizes[k, : len(at)] = at, size.to(sizes.dtype)
         truth[k, : len(at)] = match(fields, k, at)
-    return Question(positions, sizes, present, truth, question.blind)
+    return Question(positions, sizes, present, truth, question.found)
 
 
 def field_losses(network, fields, seed, *, autocast):
@@ -154,7 +153,7 @@ def field_losses(network, fields, seed, *, autocast):
     fields : astrodeblend.simulate.Fields
         On the device of the network.
     seed : int
-        Where the randomness of the marks comes from.
+        Where the randomness of the positions comes from.
     autocast : callable
         Returns the context in which the network runs.
 
@@ -165,17 +164,16 @@ def field_losses(network, fields, seed, *, autocast):
     question = ask(fields, seed)
     blend, psf = shown(fields)
     with autocast():
-        marked = question.present & ~question.blind[:, None]
-        seen = network.look(blend, question.positions, marked, psf=psf)
+        seen = network.look(blend, psf)
         maps = network.heat(seen)
-    losses = _finding_losses(maps, fields, question.blind)
+    losses = _finding_losses(maps, fields)
     question = _with_found(question, fields, maps, network.calibration)
     with autocast():
         windows = network.windows(seen, question.positions, question.present, question.sizes)
     return losses | _splitting_losses(windows, fields, question)
 
 
-def _finding_losses(maps, fields, blind):
+def _finding_losses(maps, fields):
     """Return losses of heat map, offsets and sizes."""
     heat, offset, log_size = (each.float() for each in maps)
     height, width = heat.shape[2:]
@@ -188,8 +186,8 @@ def _finding_losses(maps, fields, blind):
     target[field, 0, pixel[:, 1], pixel[:, 0]] = 1
     faint = draw_spots(fields.position, fields.inside & ~bright, (height, width), 1.0) > 0.3
     left_out = faint | (fields.saturated.any(dim=1) | fields.mask.all(dim=1))[:, None]
-    # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), where nothing is marked.
-    weight = (~left_out & blind[:, None, None, None]).float()
+    # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), of what is not left out.
+    weight = (~left_out).float()
     chance = heat.sigmoid()
     true = (target == 1) * (1 - chance).square() * F.logsigmoid(heat)
     false = (1 - target) ** 4 * chance.square() * F.logsigmoid(-heat)

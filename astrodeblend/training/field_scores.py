@@ -157,7 +157,7 @@ def _fluxes(network, fields, told, band, autocast):
     blend, psf = shown(fields)
     present = which > -2
     with autocast():
-        seen = network.look(blend, positions.float(), present, psf=psf)
+        seen = network.look(blend, psf)
         windows = network.windows(seen, positions.float(), present, sizes.float())
     light = torch.full(present.shape, torch.nan, device=blend.device).flatten()
     for source, _, (parts, _) in windows:

@@ -123,8 +123,7 @@ def check_parent(saved, given):
 def start_from(model, network):
     """Put the weights of a model into a network for fields, as far as they fit.
 
-    Of a `BandUNet` these are the shared layers; its marks of other sources become those of all.
-    What it lacks stays as it is.
+    Of a `BandUNet` these are the shared layers, and of its planes the image. What it lacks stays as it is.
 
     Parameters
     ----------
@@ -146,8 +145,6 @@ def start_from(model, network):
     if card.network["kind"] == "band_unet":
         stem = torch.zeros_like(ours["stem.weight"])
         stem[:, 0] = theirs["stem.weight"][:, 0]
-        if theirs["stem.weight"].shape[1] > 3:
-            stem[:, 4] = theirs["stem.weight"][:, 3]
         theirs["stem.weight"] = stem
         for name in ("light.weight", "light.bias"):
             theirs[name] = theirs[name][:2]

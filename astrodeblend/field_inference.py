@@ -1,0 +1,239 @@
+"""A network for fields run over a whole image: found on three scales, split block by block."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from astrodeblend.networks import Pixels, Sources, find_centres, keep_pure
+
+__all__ = ["FieldAnswer", "take_apart"]
+
+_COARSER = (4, 2)  # pixels of the image, along each side, to a pixel that large sources are found on
+_LARGE = 10.0  # pixels: half-light radius from which training calls a galaxy large, on any scale
+_SURE = 0.5  # probability
+_BLOCK, _MARGIN = 512, 64  # pixels; multiples of the coarsest grid
+_GRID = 8  # pixels, of the coarsest level
+
+
+@dataclass(frozen=True, eq=False)
+class FieldAnswer:
+    """What a network for fields says of an image.
+
+    Attributes
+    ----------
+    positions, probability, size : numpy.ndarray
+        Of all sources that share the light out: shape (n, 2), x and y; (n,), that there is one;
+        (n,), half-light radius in pixels. Those that were given come first.
+    total : numpy.ndarray, shape (bands, y, x)
+        Light of all sources and of nobody, without noise.
+    windows : list of (x, y, light, std)
+        For each source the first pixel of its window, and light and deviation in it, shape
+        (bands, w, w), 0 outside of the image.
+    """
+
+    positions: np.ndarray
+    probability: np.ndarray
+    size: np.ndarray
+    total: np.ndarray
+    windows: list
+
+
+def take_apart(
+    inference, values, psf, *, positions=None, correlation=1.0, purity=0.98,
+    watch=lambda number: None,
+):  # fmt: skip
+    """Find the sources of an image, and split its light among them.
+
+    Where the image is looked at on coarser pixels, large galaxies are seen whole: a source is of
+    the coarsest scale on which it is large, and what finer scales find at its place is it again.
+
+    Parameters
+    ----------
+    inference : astrodeblend.inference.Inference
+        With a `astrodeblend.networks.FieldNet`.
+    values : numpy.ndarray, shape (bands, y, x)
+        Sky-subtracted flux in units of each band's noise; NaN where there are no data.
+    psf : numpy.ndarray, shape (bands,)
+        Full width at half maximum in pixels; NaN where it is not known.
+    positions : numpy.ndarray, shape (n, 2), optional
+        Of sources, (x, y) in pixels. Two or more are all sources that there are; to a single one
+        all others are found.
+    correlation : numpy.ndarray, shape (bands,), optional
+        Of the noise, as `astrodeblend.sky.Sky` has it.
+    purity : float, optional
+        Share of true sources to be expected among those that are found.
+    watch : callable, optional
+        Called with 1 when a block is done.
+
+    Returns
+    -------
+    FieldAnswer
+    """
+    network, shape = inference.network, values.shape[1:]
+    given = np.reshape([] if positions is None else np.asarray(positions, float), (-1, 2))
+    finds, calibration = len(given) < 2, network.calibration.cpu()
+    # Rows of x, y, probability and size; the last two of given positions are still to be read.
+    known = np.pad(given, [(0, 0), (0, 2)], constant_values=np.nan)
+    with inference.arithmetic():
+        for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
+            maps = _maps(inference, *_coarser(values, psf, correlation, times))
+            _read(known[: len(given)], maps, calibration, times)
+            if finds:
+                found = _centres(maps, calibration, times)
+                known = np.concatenate([known, found[found[:, 3] >= _LARGE]])
+        whole, asked, rows = None, [], [known]
+        for block, inner, core in _blocks(shape):
+            image = _tensors(inference, values[:, *block], psf)
+            seen = network.look(*image)
+            maps = [each.float().cpu() for each in network.heat(seen)]
+            start = np.array([block[1].start, block[0].start, 0, 0])
+            number = np.flatnonzero(_within(known, core))
+            here = known[number] - start
+            _read(here, maps, calibration, 1)
+            known[number] = here + start
+            if finds:
+                fine = _centres(maps, calibration, 1)
+                fine = fine[_within(fine, inner)]
+                number = np.append(number, sum(map(len, rows)) + np.arange(len(fine)))
+                rows.append(fine + start)
+                here = np.concatenate([here, fine])
+            sources = _asked(inference, seen, here)
+            sources["source"] = torch.from_numpy(number)
+            sources["at"] += torch.as_tensor(start[:2], dtype=torch.float32)
+            asked.append(sources)
+            parts = vars(network.pixels(seen))
+            if whole is None:
+                whole = {k: v.new_empty(*v.shape[:2], *shape, *v.shape[4:], device="cpu")
+                         for k, v in parts.items()}  # fmt: skip
+            for name, part in parts.items():
+                whole[name][:, :, *core] = part[:, :, *inner].cpu()
+            watch(1)
+        rows = np.concatenate(rows)
+        chosen = _chosen(rows, len(given), values, purity)
+        sources = {k: torch.cat([each[k] for each in asked]) for k in asked[0]}
+        order = sources["source"].argsort()[torch.from_numpy(chosen)]
+        sources = {k: v[order].to(inference.device) for k, v in sources.items()}
+        sources["source"] = torch.arange(len(chosen))
+        pixels = Pixels(**{k: v.to(inference.device) for k, v in whole.items()})
+        windows = [None] * len(chosen)
+        for source, corner, parts in network.share(pixels, Sources(**sources)):
+            parts = (part.float().cpu().numpy() for part in parts)
+            for k, (x, y), light, std in zip(source.tolist(), corner.tolist(), *parts, strict=True):
+                windows[k] = x, y, light, std
+    x, y, chance, size = rows[chosen].T
+    return FieldAnswer(np.stack([x, y], 1), chance, size, whole["total"][0].numpy(), windows)
+
+
+def _centres(maps, calibration, times):
+    """Return what was found on pixels ``times`` as wide: rows of x, y, probability and size."""
+    ((at, chance, size),) = find_centres(*maps, calibration)
+    at = (at.double() + 0.5) * times - 0.5
+    return np.column_stack([each.numpy() for each in (at, chance, size * times)])
+
+
+def _read(rows, maps, calibration, times):
+    """Read probability and size of rows without; on coarser pixels only of what is large."""
+    heat, _, log_size = maps
+    at = _pixel((rows[:, :2] + 0.5) / times - 0.5, heat.shape[:1:-1])
+    highest = F.max_pool2d(heat, 3, stride=1, padding=1)[0, 0][at]
+    chance = (calibration[0] * highest + calibration[1]).sigmoid().numpy()
+    size = log_size[0, 0][at].exp().numpy()
+    unread = np.isnan(rows[:, 3])
+    if times > 1:
+        unread &= (size >= _LARGE) & (chance > _SURE)
+    rows[unread, 2:] = np.column_stack([chance, size * times])[unread]
+
+
+def _chosen(rows, given, values, purity):
+    """Return which rows are sources: those given, then as many as are pure, each once."""
+    extent = np.array(values.shape[:0:-1])
+    pure = keep_pure(torch.from_numpy(rows[given:, 2]), purity).numpy()
+    chosen = list(range(given))
+    for k in given + np.flatnonzero(pure):
+        apart = np.hypot(*(rows[chosen, :2] - rows[k, :2]).T)
+        seen = np.isfinite(values[:, *_pixel(rows[k, :2], extent)]).any()
+        if seen and not (apart <= np.maximum(2.0, rows[chosen, 3] / 4)).any():
+            chosen.append(k)
+    return np.array(chosen, int)
+
+
+def _asked(inference, seen, rows):
+    """Return what sources ask, on the CPU."""
+    at, size = (torch.from_numpy(rows[None, :, k]).float() for k in (slice(2), 3))
+    present = torch.ones(size.shape, dtype=torch.bool)
+    given = (each.to(inference.device) for each in (at, present, size))
+    return {k: v.cpu() for k, v in vars(inference.network.sources(seen, *given)).items()}
+
+
+def _within(rows, box):
+    """Say which rows are in a part (y, x) of an image; pixels are half-open."""
+    inside = [
+        (rows[:, k] > part.start - 0.5) & (rows[:, k] <= part.stop - 0.5)
+        for k, part in zip((1, 0), box, strict=True)
+    ]
+    return inside[0] & inside[1]
+
+
+def _maps(inference, values, psf):
+    """Return heat map, offsets and sizes, block by block."""
+    maps = None
+    for block, inner, core in _blocks(values.shape[1:]):
+        found = inference.network.find(*_tensors(inference, values[:, *block], psf))
+        if maps is None:
+            maps = [torch.empty(1, each.shape[1], *values.shape[1:]) for each in found]
+        for full, part in zip(maps, found, strict=True):
+            full[:, :, *core] = part[:, :, *inner].float().cpu()
+    return maps
+
+
+def _tensors(inference, values, psf):
+    """Return one image and its PSF as the network takes them."""
+    values, psf = (np.ascontiguousarray(each, np.float32)[None] for each in (values, psf))
+    return torch.from_numpy(values).to(inference.device), torch.from_numpy(psf).to(inference.device)
+
+
+def _blocks(shape):
+    """Yield blocks of an image: with its margin; what is inside that, in it and in the image."""
+    axes = []
+    for side in shape:
+        number = math.ceil(max(side - 2 * _MARGIN, 1) / _BLOCK)
+        step = math.ceil(side / number / _GRID) * _GRID
+        axes.append(
+            [
+                (slice(max(start - _MARGIN, 0), min(start + step + _MARGIN, side)),
+                 slice(start, min(start + step, side)))
+                for start in range(0, side, step)
+            ]
+        )  # fmt: skip
+    for block_y, core_y in axes[0]:
+        for block_x, core_x in axes[1]:
+            block, core = (block_y, block_x), (core_y, core_x)
+            inner = tuple(
+                slice(c.start - b.start, c.stop - b.start)
+                for b, c in zip(block, core, strict=True)
+            )
+            yield block, inner, core
+
+
+def _coarser(values, psf, correlation, times):
+    """Return an image on pixels ``times`` as wide, in units of their noise, and its PSF."""
+    if times == 1:
+        return values, psf
+    bands, *shape = values.shape
+    pad = [(0, 0), *((0, -side % times) for side in shape)]
+    values = np.pad(values, pad, constant_values=np.nan)
+    tiles = values.reshape(bands, values.shape[1] // times, times, -1, times)
+    known = np.isfinite(tiles)
+    number = known.sum(axis=(2, 4))
+    mean = np.where(known, tiles, 0).sum(axis=(2, 4)) / np.maximum(number, 1)
+    mean = mean * times / np.reshape(np.broadcast_to(correlation, bands), (-1, 1, 1))
+    return np.where(number >= times**2 / 2, mean, np.nan), psf / times
+
+
+def _pixel(place, extent):
+    """Return rows and columns of the pixels that places (..., 2), x and y, are in."""
+    pixel = np.clip(np.floor(np.asarray(place) + 0.5), 0, np.asarray(extent) - 1).astype(int)
+    return pixel[..., 1], pixel[..., 0]
