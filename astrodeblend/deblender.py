@@ -275,7 +275,7 @@ class Deblender:
         return self._deblend(tasks)
 
     def deblend_scene(
-        self, image, *, positions=None, light="apportioned", kind=None, psf=None, purity=0.98,
+        self, image, *, positions=None, light=None, kind=None, psf=None, purity=0.98,
         progress=False,
     ):  # fmt: skip
         """Find all sources of an image and take them apart.
@@ -292,7 +292,8 @@ class Deblender:
         positions : array_like, shape (n, 2), or `~astropy.coordinates.SkyCoord`, optional
             Of the sources, in pixels (x, y) or on the sky; they replace detection.
         light : {'apportioned', 'network'}, optional
-            What components and catalogue hold, as `Scene.with_light` takes it.
+            What components and catalogue hold, as `Scene.with_light` takes it. Default: the
+            network's from a model that finds sources, which has less noise; else the image's.
         kind : {'picture', 'flux'}, optional
             As for a single blend.
         psf : optional
@@ -316,7 +317,7 @@ class Deblender:
         TypeError, FileNotFoundError, OSError
             As for a single blend.
         """
-        if light not in LIGHTS:
+        if light not in (None, *LIGHTS):
             raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
         image = read_image(image, kind=kind, psf=psf)
         if positions is not None:
@@ -326,7 +327,7 @@ class Deblender:
         task = plan(image, self._model_for(image), positions, purity=purity)
         with tqdm(total=len(task), desc="deblending", disable=not progress, unit="source") as bar:
             (answers,) = task.model.answers([task], watch=bar.update)
-        return task.scene(answers, light)
+        return task.scene(answers, light or ("network" if task.model.finds else "apportioned"))
 
     def _single(self, image, position, kind, psf):
         """Read an image and prepare the source at a position."""

@@ -21,7 +21,7 @@ from astrodeblend.flags import Flag
 from astrodeblend.scaling import scaling_of
 from astrodeblend.sky import estimate_sky, sky_of
 
-__all__ = ["describe_sources", "find_sources", "petrosian_radius", "stamp_widths"]
+__all__ = ["describe_sources", "find_sources", "petrosian_radius", "pixels_of", "stamp_widths"]
 
 _CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
 _ENLARGED = 1.7, 12.0  # times: by less does no harm, and by more it is light of galaxies
@@ -127,7 +127,7 @@ def find_sources(
     several = _with_several_peaks(smooth, parents)
     if positions is not None:
         positions = np.reshape(np.asarray(positions, float), (-1, 2))
-        rows, columns = _pixels(positions, smooth.shape)
+        rows, columns = pixels_of(positions, smooth.shape)
         several = np.intersect1d(several, parents[rows, columns])
     if several.size and (rest or positions is None):
         segments = deblend_sources(
@@ -179,23 +179,6 @@ def _with_several_peaks(smooth, labels):
     inside = np.where(labels > 0, smooth, -np.inf)
     peaks = (labels > 0) & (inside == ndimage.maximum_filter(inside, 3, mode="nearest"))
     return np.flatnonzero(np.bincount(labels[peaks]) > 1)
-
-
-def _pixels(positions, shape):
-    """Return rows and columns of the pixels that hold positions, or refuse those."""
-    places = positions[:, ::-1]  # y, x
-    outside = ~((places >= -0.5) & (places <= np.array(shape) - 0.5)).all(axis=1)
-    if outside.any():
-        y, x = places[outside][0]
-        raise ValueError(
-            f"positions has ({x:.6g}, {y:.6g}), outside the image; x has to be within 0 and "
-            f"{shape[1] - 1}, y within 0 and {shape[0] - 1}"
-        )
-    # the far edge of the last pixel is part of it
-    pixels = np.minimum(np.floor(places + 0.5).astype(int), np.array(shape) - 1)
-    if len(np.unique(pixels, axis=0)) < len(pixels):
-        raise ValueError("positions has two sources in one pixel; give each source once")
-    return pixels.T
 
 
 def _segments_at(pixels, smooth, segments, rest):
@@ -322,6 +305,40 @@ def _nearest(place):
     if len(place) < 2:
         return np.full(len(place), np.nan)
     return KDTree(place).query(place, k=2)[0][:, 1]
+
+
+def pixels_of(positions, shape):
+    """Return rows and columns of the pixels that hold sources.
+
+    Parameters
+    ----------
+    positions : numpy.ndarray, shape (n, 2)
+        In pixels, (x, y).
+    shape : tuple of int
+        The image's (y, x).
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (2, n)
+
+    Raises
+    ------
+    ValueError
+        If a position is outside the image, or two are in one pixel.
+    """
+    places = positions[:, ::-1]  # y, x
+    outside = ~((places >= -0.5) & (places <= np.array(shape) - 0.5)).all(axis=1)
+    if outside.any():
+        y, x = places[outside][0]
+        raise ValueError(
+            f"positions has ({x:.6g}, {y:.6g}), outside the image; x has to be within 0 and "
+            f"{shape[1] - 1}, y within 0 and {shape[0] - 1}"
+        )
+    # the far edge of the last pixel is part of it
+    pixels = np.minimum(np.floor(places + 0.5).astype(int), np.array(shape) - 1)
+    if len(np.unique(pixels, axis=0)) < len(pixels):
+        raise ValueError("positions has two sources in one pixel; give each source once")
+    return pixels.T
 
 
 def stamp_widths(sources, size_rule, shape):

@@ -11,7 +11,10 @@ from astrodeblend.networks import Pixels, Sources, find_centres, keep_pure
 
 __all__ = ["FieldAnswer", "take_apart"]
 
-_COARSER = (4, 2)  # pixels of the image, along each side, to a pixel that large sources are found on
+_COARSER = (
+    4,
+    2,
+)  # pixels of the image, along each side, to a pixel that large sources are found on
 _LARGE = 10.0  # pixels: half-light radius from which training calls a galaxy large, on any scale
 _SURE = 0.5  # probability
 _BLOCK, _MARGIN = 512, 64  # pixels; multiples of the coarsest grid
@@ -83,7 +86,7 @@ def take_apart(
             _read(known[: len(given)], maps, calibration, times)
             if finds:
                 found = _centres(maps, calibration, times)
-                known = np.concatenate([known, found[found[:, 3] >= _LARGE]])
+                known = np.concatenate([known, found[found[:, 3] >= times * _LARGE]])
         whole, asked, rows = None, [], [known]
         for block, inner, core in _blocks(shape):
             image = _tensors(inference, values[:, *block], psf)
@@ -112,7 +115,7 @@ def take_apart(
                 whole[name][:, :, *core] = part[:, :, *inner].cpu()
             watch(1)
         rows = np.concatenate(rows)
-        chosen = _chosen(rows, len(given), values, purity)
+        chosen = _chosen(rows, len(given), len(known), values, purity)
         sources = {k: torch.cat([each[k] for each in asked]) for k in asked[0]}
         order = sources["source"].argsort()[torch.from_numpy(chosen)]
         sources = {k: v[order].to(inference.device) for k, v in sources.items()}
@@ -147,12 +150,16 @@ def _read(rows, maps, calibration, times):
     rows[unread, 2:] = np.column_stack([chance, size * times])[unread]
 
 
-def _chosen(rows, given, values, purity):
-    """Return which rows are sources: those given, then as many as are pure, each once."""
+def _chosen(rows, given, large, values, purity):
+    """Return which rows are sources: those given, then as many as are pure, each once.
+
+    The first ``given`` rows are given, those up to ``large`` were found on coarser pixels.
+    """
     extent = np.array(values.shape[:0:-1])
     pure = keep_pure(torch.from_numpy(rows[given:, 2]), purity).numpy()
     chosen = list(range(given))
-    for k in given + np.flatnonzero(pure):
+    order = np.append(np.arange(given, large), large + np.argsort(-rows[large:, 2], kind="stable"))
+    for k in order[pure[order - given]]:
         apart = np.hypot(*(rows[chosen, :2] - rows[k, :2]).T)
         seen = np.isfinite(values[:, *_pixel(rows[k, :2], extent)]).any()
         if seen and not (apart <= np.maximum(2.0, rows[chosen, 3] / 4)).any():
@@ -212,8 +219,7 @@ def _blocks(shape):
         for block_x, core_x in axes[1]:
             block, core = (block_y, block_x), (core_y, core_x)
             inner = tuple(
-                slice(c.start - b.start, c.stop - b.start)
-                for b, c in zip(block, core, strict=True)
+                slice(c.start - b.start, c.stop - b.start) for b, c in zip(block, core, strict=True)
             )
             yield block, inner, core
 

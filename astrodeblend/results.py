@@ -107,7 +107,7 @@ class Scene:
         """What is measured of every source."""
         catalog = measure(
             *(self.read, self.sky, self._above, self._shown, self.sources),
-            Calibration(**self.meta["calibration"]),
+            Calibration(**self.meta["calibration"]).of_light(self.meta["light"]),
             unclaimed=self.light.unclaimed,
         )
         catalog.meta = dict(self.meta)

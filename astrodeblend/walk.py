@@ -10,7 +10,13 @@ from astropy.table import QTable
 
 from astrodeblend import __version__
 from astrodeblend.calibration import Calibration
-from astrodeblend.detect import describe_sources, find_sources, petrosian_radius, stamp_widths
+from astrodeblend.detect import (
+    describe_sources,
+    find_sources,
+    petrosian_radius,
+    pixels_of,
+    stamp_widths,
+)
 from astrodeblend.field_inference import take_apart
 from astrodeblend.flags import Flag
 from astrodeblend.inference import Inference
@@ -199,6 +205,7 @@ class StampTask(_Task):
 
     sources: QTable
     stamps: list
+
     @classmethod
     def of(cls, image, model, positions):
         """Find the sources of an image, or take those at positions, and cut their stamps."""
@@ -309,6 +316,7 @@ class FieldTask(_Task):
         sky = estimate_sky(image)
         values = np.where(sky.hidden, np.nan, (image.data - sky.level) / sky.noise)
         given = np.reshape([] if positions is None else np.array(positions, float), (-1, 2))
+        pixels_of(given, values.shape[1:])  # or refused
         scaling, detected = scaling_of(image), positions is None
         return cls(image, model, sky, scaling, detected, values.astype(np.float32), given, purity)
 
@@ -346,7 +354,7 @@ class FieldTask(_Task):
         if len(self.given) == 1:
             unclaimed = np.maximum(answer.total * sky.noise - everything, 0)
             rest = self._rest(own[0], unclaimed)
-        found = combine(self.image, sky, self.scaling, own, rest, unclaimed)
+        found = combine(self.image, sky, self.scaling, own, rest, unclaimed, agree=False)
         radii = np.where(np.isfinite(radii), radii, _DISK * answer.size[:number])
         sources = describe_sources(found.components, radii, shape[1:])
         sources["probability"] = answer.probability[:number]

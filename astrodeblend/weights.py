@@ -63,7 +63,8 @@ class Card:
         What makes its standard deviations hold 68.3 % of the truths, as
         `astrodeblend.calibration.Calibration` takes it; empty if they are as they come.
     crowded : str
-        The model that takes its place in scenes of several sources; empty for none.
+        The model that takes its place in scenes of several sources, or, if that finds sources
+        itself, for every image; empty for none.
     limits : str
         What it is known to fail at.
     sha256 : str

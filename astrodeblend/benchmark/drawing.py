@@ -1,13 +1,13 @@
 """Figures of a benchmark."""
 
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter
 
-__all__ = ["errors", "panels", "quality"]
+__all__ = ["errors", "field_page", "panels", "quality"]
 
 # Okabe & Ito's colours, told apart by all eyes; each deblender, or each kind of them, with a
 # marker of its own.
@@ -165,4 +165,53 @@ def panels(pictures, labels):
         axes.text(*place, title, fontsize=9, ha="center", va="bottom")
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
+    return figure
+
+
+def field_page(result):
+    """Draw what deblenders make of fields by signal to noise, and what they find in the first one.
+
+    Parameters
+    ----------
+    result : FieldBenchmark
+
+    Returns
+    -------
+    `~matplotlib.figure.Figure`
+    """
+    found = {k: v for k, v in result.pictures.items() if k not in ("image", "truth")}
+    columns = max(3, len(found))
+    figure = Figure(figsize=(4 * columns, 8), dpi=130, layout="constrained")
+    upper, lower = figure.subfigures(2, 1)
+    left, middle, right = upper.subplots(1, 3)
+    edges = np.array([5, 7, 10, 15, 20, 30, 50, 100, 1000])
+    entries = [entry for entry in result.entries if entry.positions == "detected"]
+    looks = zip(cycle(_COLOURS[1:]), cycle(_MARKERS), strict=False)
+    for entry, (colour, marker) in zip(entries, looks, strict=False):
+        rows = [result.numbers(entry, limits) for limits in pairwise(edges)]
+        look = {"color": colour, "marker": marker, "label": entry.name}
+        middles = np.sqrt(edges[1:] * edges[:-1])
+        for axes, name in ((left, "error_median"), (middle, "complete"), (right, "within_1")):
+            axes.plot(middles, [row[name] for row in rows], **look)
+        left.plot(middles, [row["error_90"] for row in rows], color=colour, linestyle=":")
+    right.axhline(0.683, color="#777777", linestyle="--")
+    band = result.bands[result.band]
+    for axes, label in (
+        (left, "|dF| over the noise limit: median, 90 % (dotted)"),
+        (middle, "complete"),
+        (right, "fluxes within one error"),
+    ):
+        axes.set(xscale="log", xlabel=f"S/N in {band}", ylabel=label)
+        axes.grid(alpha=0.3)
+    left.set_yscale("log")
+    left.legend(fontsize=8)
+    picture = np.moveaxis(result.pictures["image"], 0, -1)
+    for axes, (name, places) in zip(lower.subplots(1, columns).flat, found.items(), strict=False):
+        axes.imshow(picture, origin="lower", interpolation="nearest")
+        axes.plot(*result.pictures["truth"].T, "o", mfc="none", mec="white", ms=7, mew=0.6)
+        axes.plot(*places.T, "+", color="#E69F00", ms=5, mew=0.8)
+        axes.set_title(name, fontsize=10)
+    for axes in lower.axes:
+        axes.set_axis_off()
+    lower.suptitle(f"circles: true, S/N > 10 in {band}; crosses: found", fontsize=10)
     return figure

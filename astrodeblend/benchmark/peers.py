@@ -299,12 +299,15 @@ class Scarlet2(Peer):
         Largest relative change of a parameter at which it stops.
     light : {"apportioned", "model"}
         What is taken: the blend's light in proportion to the models, or the models.
+    reach : int, optional
+        How far from its position a source may have light, in pixels. Default: everywhere.
     """
 
     morphology: str = "sersic"
     steps: int = 300
     tolerance: float = 1e-4
     light: str = "apportioned"
+    reach: int | None = None
 
     name: ClassVar[str] = "scarlet2"
     given: ClassVar[str] = "the blend, its noise and the true positions, no PSF"
@@ -372,6 +375,7 @@ class Scarlet2(Peer):
         peak = _around(light, np.asarray(center)).clip(1e-3)
         # covers the image from where the source may go
         reach = max(max(at, side - at) for at, side in zip(center, light.shape[1:], strict=True))
+        reach = reach if self.reach is None else min(reach, self.reach)
         size = 2 * int(np.ceil(reach + _FREE)) + 1
         if self.morphology == "sersic":
             profile = scarlet2.SersicMorphology(

@@ -360,4 +360,4 @@ def closing_lines(result):
 
 def _cell(value, width, digits):
     """Write a number; a dash where there is none."""
-    return f"{'-':>{width}}" if not np.isfinite(value) else f"{value:{width}.{digits}f}"
+    return f"{'-':>{width}}" if np.isnan(value) else f"{value:{width}.{digits}f}"

@@ -5,7 +5,7 @@ would have given, noise and all: within one standard deviation lie 68.3 % of the
 of deblending have longer tails than Gaussian ones, so a factor for 95.4 % goes with it.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -53,6 +53,9 @@ class Calibration:
         The same, in plain values, of components of whole scenes, asked for one by one and made to
         agree: in linear flux they are better than those of one stamp; among many galaxies of a
         picture more goes wrong. Empty if that makes no difference.
+    apportioned : dict
+        What is different of fluxes of the image's light, shared out: some of ``coherent``,
+        ``independent``, ``level``, ``kron`` and ``interval_95``.
     """
 
     log_ratio: tuple[float, ...] = (0.0,)
@@ -68,6 +71,7 @@ class Calibration:
     fit: dict = field(default_factory=dict)
     in_noise: bool = False
     in_scenes: dict = field(default_factory=dict)
+    apportioned: dict = field(default_factory=dict)
 
     def __post_init__(self):
         table = np.asarray(self.log_factor, float)
@@ -92,8 +96,12 @@ class Calibration:
 
     def of_fluxes(self):
         """Return what of it is about fluxes and intervals, as plain values."""
-        names = ("coherent", "independent", "level", "kron", "interval_95")
+        names = ("coherent", "independent", "level", "kron", "interval_95", "apportioned")
         return {name: getattr(self, name) for name in names}
+
+    def of_light(self, light):
+        """Return the calibration of fluxes of a kind of light."""
+        return replace(self, **self.apportioned) if light == "apportioned" else self
 
     def std(self, std, components, blend):
         """Return calibrated standard deviations of pixels.

@@ -17,13 +17,14 @@ PEERS = ("photutils", "sep", "scarlet2")
         "astrodeblend benchmark --data galaxies --split val -n 100 --peer sep --tune",
         "astrodeblend benchmark --survey lsst --out benchmark",
         "astrodeblend benchmark --survey hsc --bands i --data galaxies --split test",
+        "astrodeblend benchmark --fields lsst -n 20 --out benchmark",
     )
 )
 @click.option(
     "--data",
     metavar="DIR",
-    help="Folder of isolated galaxies. With --survey half of the galaxies are of these, which are "
-    "then colour pictures of SDSS; without, all are parametric.",
+    help="Folder of isolated galaxies. With --survey or --fields half of the galaxies are of "
+    "these, which are then colour pictures of SDSS; without, all are parametric.",
 )
 @click.option(
     "--split",
@@ -38,6 +39,25 @@ PEERS = ("photutils", "sep", "scarlet2")
     "them, or the survey of a file.",
 )
 @click.option(
+    "--fields",
+    metavar="NAME|YAML",
+    help="Instead, whole fields of such a survey, with sources anywhere, to be found and split.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(min=16),
+    default=300,
+    show_default=True,
+    help="Of fields, in pixels.",
+)
+@click.option(
+    "--density",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60,
+    show_default=True,
+    help="Sources per square arcminute of fields.",
+)
+@click.option(
     "--bands",
     metavar="B,B,...",
     help="Bands of the survey. Default: all but u, which is shallow.",
@@ -46,7 +66,8 @@ PEERS = ("photutils", "sep", "scarlet2")
     "-n",
     "--number",
     type=click.IntRange(min=1),
-    help="How many blends. Default: as many as 'astrodeblend evaluate' takes; 1000 of a survey.",
+    help="How many blends. Default: as many as 'astrodeblend evaluate' takes; 1000 of a survey; 20 "
+    "fields.",
 )
 @options.seed
 @click.option(
@@ -72,6 +93,13 @@ PEERS = ("photutils", "sep", "scarlet2")
     help="On how many of the blends, the first, scarlet2 is tried: it takes seconds for one.",
 )
 @click.option(
+    "--scarlet2-fields",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="On how many of the fields, the first, scarlet2 is tried: it takes minutes for one.",
+)
+@click.option(
     "--tune",
     is_flag=True,
     help="Instead, try the settings of the peers on their grids, and print the scores of each.",
@@ -91,8 +119,8 @@ PEERS = ("photutils", "sep", "scarlet2")
 @options.how
 @click.pass_context
 def benchmark(
-    context, data, split, recipe, survey, bands, number, seed, models, peers, scarlet2_blends,
-    tune, out, card, overwrite, how,
+    context, data, split, recipe, survey, fields, size, density, bands, number, seed, models,
+    peers, scarlet2_blends, scarlet2_fields, tune, out, card, overwrite, how,
 ):  # fmt: skip
     """Compare deblenders on the same simulated blends.
 
@@ -111,15 +139,28 @@ def benchmark(
     well stated errors hold; then the flux errors by separation, flux ratio and signal-to-noise
     ratio. All of it is printed again for the blends that scarlet2 has tried. scarlet2 and models
     are given the true positions, scarlet2 also the PSFs. --out also writes bins.ecsv.
+
+    With --fields sources are to be found, too. A first table has what counts most, with detection
+    included; then come, class by class of signal-to-noise ratio, neighbour and size, completeness,
+    purity, errors of flux over the noise limit, of colour, centroid and ellipticity, and how well
+    error bars hold, of detected and of given positions. --out writes fields.json and fields.png.
     """
     from astrodeblend import benchmark as compare
 
-    given = options.given(context, *(("recipe",) if survey else ("bands",)))
+    kind = "fields" if fields else "survey" if survey else "pictures"
+    wrong = {
+        "fields": ("recipe", "survey", "scarlet2_blends", "tune", "card"),
+        "survey": ("recipe", "size", "density", "scarlet2_fields"),
+        "pictures": ("bands", "size", "density", "scarlet2_fields"),
+    }
+    given = options.given(context, *wrong[kind])
     if given:
-        without = "" if survey else "out"
-        raise ValueError(f"{given} does not go with{without} --survey; leave it out")
-    if data is None and survey is None:
-        raise ValueError("--data is missing: a folder of galaxies; or give a --survey")
+        place = f" --{kind}"
+        if kind == "pictures":
+            place = "out --survey" if given == "--bands" else "out --fields"
+        raise ValueError(f"{given} does not go with{place}; leave it out")
+    if data is None and kind == "pictures":
+        raise ValueError("--data is missing: a folder of galaxies; or give a --survey or --fields")
     if data is None and split is not None:
         raise ValueError(f"--split {split} is a part of --data; give --data, or leave --split out")
     if split is None and data is not None and (Path(data) / "splits.csv").is_file():
@@ -133,9 +174,27 @@ def benchmark(
             f"--card writes beside the weights: give --survey and one --model, a .safetensors file "
             f"(--model is {', '.join(models) or 'missing'})"
         )
-    files = compare.SURVEY_FILES if survey else compare.FILES
+    files = {"fields": compare.FIELD_FILES, "survey": compare.SURVEY_FILES}.get(kind, compare.FILES)
     if out is not None:
         options.check_folder(out, files, overwrite=overwrite)
+    if fields:
+        result = compare.benchmark_fields(
+            fields,
+            number or 20,
+            seed=seed,
+            models=[options.load_model(name, **how) for name in models or _models("noise")],
+            peers=peers or PEERS,
+            bands=bands.split(",") if bands else None,
+            scarlet2_fields=scarlet2_fields,
+            meta={"data": f"{data}, split {split or 'all'}"} if data else None,
+            progress=True,
+            size=size,
+            density=density,
+            **_real_galaxies(data, split),
+        )
+        click.echo(str(result))
+        _write(result, out, files, overwrite)
+        return
     if survey:
         blends, meta = _survey_blends(survey, bands, data, split, number or 1000, seed)
         chosen = [compare.SURVEY_PEERS[name] for name in peers or PEERS]
@@ -173,9 +232,25 @@ def benchmark(
 
         write_card(models[0], result.on_card(read_card(models[0])))
         click.echo(f"wrote the scores into the card of {models[0]}")
+    _write(result, out, files, overwrite)
+
+
+def _write(result, out, files, overwrite):
+    """Write what there is to write into a folder, if there is one."""
     if out is not None:
         result.write(out, overwrite=overwrite)
         click.echo(f"wrote {', '.join(str(Path(out) / name) for name in files)}")
+
+
+def _real_galaxies(data, split):
+    """Cut galaxies, and large ones, out of the pictures of a folder."""
+    from astrodeblend.simulate import cut_galaxies, cut_large_galaxies, find_images
+
+    if data is None:
+        return {}
+    paths = find_images(data, split=split)
+    kinds = {"images": cut_galaxies, "large_images": cut_large_galaxies}
+    return {name: cut(paths, progress=True) for name, cut in kinds.items()}
 
 
 def _survey_blends(survey, bands, data, split, number, seed):

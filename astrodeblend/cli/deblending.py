@@ -79,15 +79,25 @@ SHORT = (
     "--light",
     type=click.Choice(["apportioned", "network"]),
     help="What the components of a scene hold: the light of the image, shared out among them, or "
-    "what the network drew, which may be more where one hides the other.  [default: apportioned]",
+    "what the network drew, which has less noise, and more where one hides the other.  [default: "
+    "apportioned of pictures, network of flux]",
+)
+@click.option(
+    "--purity",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.98,
+    show_default=True,
+    help="Share of true sources to be expected among those found in a scene of flux. A lower one "
+    "finds more.",
 )
 @options.plot("what went in, the components and what is left")
 @click.option("--verbose", is_flag=True, help="Say how the image was read, and what was not.")
 @options.overwrite
 @options.how
 def deblend(
-    images, out, model, position, kind, scene, light, plot, verbose, overwrite, how, **planes
-):
+    images, out, model, position, kind, scene, light, purity, plot, verbose, overwrite, how,
+    **planes,
+):  # fmt: skip
     """Take the galaxy at a position and the one that overlaps it apart.
 
     IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
@@ -109,7 +119,7 @@ def deblend(
         image = _read(images, kind, planes)
         deblender = options.load_model(model, **how)
         if scene:
-            result = deblender.deblend_scene(image, light=light or "apportioned", progress=True)
+            result = deblender.deblend_scene(image, light=light, purity=purity, progress=True)
         else:
             result = deblender(image, position=_told_apart(place, position, image))
         for words in result.meta["words"] if verbose else ():

@@ -400,7 +400,9 @@ class FieldNet(BandUNet):
                 mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=2)
                 mine = (mine - _SLOPE * r)[:, None] + peak[of].log()[..., None]
                 query = sources.query[of]
-                match = torch.einsum("mbpk,mbk->mbp", gather_rows(keys, index).to(query), query).float()
+                match = torch.einsum(
+                    "mbpk,mbk->mbp", gather_rows(keys, index).to(query), query
+                ).float()
                 claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, None]
                 claimed = claimed.index_add(0, index.flatten(), claim.flatten())
                 groups.append((of, corner, side, index, inside, claim))

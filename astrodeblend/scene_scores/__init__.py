@@ -1,6 +1,6 @@
 """How well whole scenes with known truth are taken apart, beside photutils in the same run."""
 
-from .calibrating import add_scene_calibration
+from .calibrating import add_field_calibration, add_scene_calibration
 from .real import RealScores, real_files, score_real_blends
 from .result import FILES, SceneScores
 from .scoring import match_sources, score_scenes
@@ -11,6 +11,7 @@ __all__ = [
     "RealScores",
     "SceneScores",
     "SceneSet",
+    "add_field_calibration",
     "add_scene_calibration",
     "draw_scenes",
     "match_sources",

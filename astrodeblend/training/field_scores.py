@@ -12,12 +12,14 @@ __all__ = ["calibrate", "score_fields", "table"]
 
 #: Edges of classes of signal to noise.
 EDGES = (5, 10, 20, 100, np.inf)
+#: Probability, as it comes, from which on it is made to hold: what is less is no source.
+_DOUBTFUL = 0.15
 #: Pixels to a neighbour, of close pairs.
 CLOSE = 8.0
 
 
 @torch.no_grad()
-def _detections(network, fields, autocast):
+def _detections(network, fields, autocast, least=0.02):
     """Return for each field what is found, whether it is true, and what it is; -1 for none."""
     blend, psf = shown(fields)
     with autocast():
@@ -26,7 +28,7 @@ def _detections(network, fields, autocast):
     ignored = fields.saturated.any(dim=1) | fields.mask.all(dim=1)
     height, width = ignored.shape[1:]
     found = []
-    for k, (at, chance, size) in enumerate(find_centres(*maps, network.calibration, least=0.02)):
+    for k, (at, chance, size) in enumerate(find_centres(*maps, network.calibration, least=least)):
         which = match(fields, k, at)
         column, row = (
             at[:, axis].round().long().clamp(0, side - 1)
@@ -53,7 +55,7 @@ def calibrate(network, batches, autocast):
     network.calibration.copy_(torch.tensor([1.0, 0.0]))
     logit, true = [], []
     for fields in batches:
-        for _, chance, _, _, right, counts in _detections(network, fields, autocast):
+        for _, chance, _, _, right, counts in _detections(network, fields, autocast, _DOUBTFUL):
             logit.append(chance[counts].logit(eps=1e-6).double().cpu())
             true.append(right[counts].double().cpu())
     logit, true = torch.cat(logit), torch.cat(true)

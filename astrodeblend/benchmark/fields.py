@@ -1,0 +1,634 @@
+"""The same simulated fields through every deblender: what is found, and how exact it is."""
+
+import json
+import textwrap
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from astropy.table import QTable
+from scipy.spatial.distance import cdist
+from tqdm import tqdm
+
+from astrodeblend.files import atomic_paths, plain
+from astrodeblend.plot import in_colour
+from astrodeblend.simulate import get_survey, simulate_fields
+from astrodeblend.training.field_losses import FAINT, match
+from astrodeblend.training.field_scores import CLOSE, EDGES
+
+from .drawing import field_page
+from .field_methods import (
+    FIELD_PEERS,
+    Catalogue,
+    FieldMethod,
+    FieldModel,
+    NetworkLight,
+    Seen,
+    ellipticity_of,
+)
+from .result import closing_lines, table_lines
+from .runs import machine, name_apart, versions
+
+__all__ = ["FIELD_FILES", "FieldBenchmark", "FieldEntry", "FieldTruth", "benchmark_fields"]
+
+#: Files that `FieldBenchmark.write` writes.
+FIELD_FILES = ("fields.json", "fields.png")
+#: What fields are like, where `simulate_fields` would have it otherwise: sources anywhere, white
+#: noise, so that the noise limit is one, and of the sky no more than surveys leave.
+CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}
+
+_ALL = (-np.inf, np.inf)
+_BRIGHT = 20  # signal to noise of the sources whose flux is judged first
+_SIZES = (0, 3, 4, 6, np.inf)  # edges of classes of half-light radius, in pixels
+# Columns of the tables: what they are called in two lines, width and digits.
+_COLUMNS = {
+    "sources": ("", "sources", 9, 0),
+    "complete": ("comp-", "lete", 7, 3),
+    "pure": ("", "pure", 7, 3),
+    "error_median": ("|dF|/limit", "median", 12, 2),
+    "error_90": ("", "90 %", 8, 2),
+    "bias": ("", "bias", 8, 2),
+    "relative_median": ("|dF/F|", "median", 9, 3),
+    "relative_90": ("", "90 %", 8, 3),
+    "colour_median": ("colour", "median", 9, 3),
+    "colour_90": ("(mag)", "90 %", 8, 3),
+    "centroid": ("cen-", "troid", 7, 2),
+    "ellipticity": ("ellip-", "ticity", 8, 3),
+    "within_1": ("within", "1 error", 9, 3),
+    "within_2": ("2", "errors", 8, 3),
+    "within_wide": ("wide", "errors", 8, 3),
+}
+
+
+class FieldTruth(NamedTuple):
+    """What is true of n sources, an array each, as `astrodeblend.simulate.Fields` has it.
+
+    Besides, ``field`` is which of them each is in, ``ellipticity`` as `Catalogue` has it, and
+    ``away`` the distance to the nearest other source, in pixels.
+    """
+
+    field: np.ndarray
+    position: np.ndarray
+    flux: np.ndarray
+    limit: np.ndarray
+    ellipticity: np.ndarray
+    size: np.ndarray
+    away: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FieldEntry:
+    """What one deblender made of the first fields.
+
+    Attributes
+    ----------
+    method : FieldMethod
+        The deblender.
+    name : str
+        Its name, which no other has.
+    positions : {'detected', 'given'}
+        Where it was asked for sources.
+    found : numpy.ndarray of bool
+        Whether it has found a source of the truth, shape (m,): those of the fields that it tried.
+    sources : Catalogue
+        What it says of these; NaN for those that it did not find.
+    detections : numpy.ndarray
+        Shape (d, 4): of every detection where there are data its signal to noise, the distance to
+        the nearest other one in pixels, whether it is true, and its field. None of given positions.
+    seconds, processor_seconds : numpy.ndarray
+        For each field that it tried.
+    failures : dict of str to int
+        Why it failed, and on how many fields.
+    """
+
+    method: FieldMethod
+    name: str
+    positions: str
+    found: np.ndarray
+    sources: Catalogue
+    detections: np.ndarray
+    seconds: np.ndarray
+    processor_seconds: np.ndarray
+    failures: dict
+
+
+@dataclass(frozen=True, eq=False)
+class FieldBenchmark:
+    """How well deblenders find and split the sources of the same fields.
+
+    Made by `benchmark_fields`; `str` gives all tables as text.
+
+    Attributes
+    ----------
+    meta : dict
+        Survey, number and size of the fields, seed, and how they were simulated.
+    bands : tuple of str
+        Their bands.
+    band : int
+        In which signal to noise and flux are judged.
+    truth : FieldTruth
+        All sources to be judged by.
+    entries : tuple of FieldEntry
+        One for each deblender and kind of positions.
+    missing : tuple of str
+        What is not installed.
+    machine, versions : dict
+        What it ran on.
+    pictures : dict
+        What `write` draws: the first field in colour, and positions by the deblender's name.
+    """
+
+    meta: dict
+    bands: tuple
+    band: int
+    truth: FieldTruth
+    entries: tuple
+    missing: tuple = ()
+    machine: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=dict)
+    pictures: dict = field(default_factory=dict)
+
+    @property
+    def snr(self):
+        """Signal to noise of the true sources in the band that counts, shape (n,)."""
+        return (self.truth.flux / self.truth.limit)[:, self.band]
+
+    def targets(self, fields=None):
+        """Return the headline numbers.
+
+        Parameters
+        ----------
+        fields : int, optional
+            Of the first fields only. Default: of all that a deblender has tried.
+
+        Returns
+        -------
+        dict of str to dict
+            By name of the deblender: the numbers with positions detected; of a model with the light
+            that scenes show.
+        """
+        numbers, close = {}, {"away": (0, CLOSE), "fields": fields}
+        for entry in self.entries:
+            if entry.positions == "given" or not entry.method.timed:
+                continue
+            least = (EDGES[0], 10, _BRIGHT)
+            every, strong, bright = (
+                self.numbers(entry, (edge, np.inf), fields=fields) for edge in least
+            )
+            near = self.numbers(entry, (_BRIGHT, np.inf), **close)
+            numbers[entry.name] = {
+                "error_median": bright["error_median"],
+                "close_median": near["relative_median"],
+                "close_90": near["relative_90"],
+                "complete": strong["complete"],
+                "complete_close": self.numbers(entry, (10, np.inf), **close)["complete"],
+                "pure": self.numbers(entry, _ALL, fields=fields)["pure"],
+                "within_1": every["within_1"],
+                "within_2": every["within_2"],
+                "seconds": _quantile(entry.seconds[:fields], 0.5),
+                "processor_seconds": _quantile(entry.processor_seconds[:fields], 0.5),
+                "fields": len(entry.seconds[:fields]),
+            }
+        return numbers
+
+    def to_table(self):
+        """Compare deblenders class by class of sources.
+
+        Returns
+        -------
+        `~astropy.table.QTable`
+            A row for each kind of ``positions``, ``deblender`` and ``group`` of sources, by signal
+            to noise (S/N) in the band that counts, distance of the nearest other source (``close``
+            within 8 pixels, else ``alone``) and ``size``, the half-light radius in pixels:
+            ``sources``; the share that was found (``complete``); the share of detections of that
+            S/N and distance that are sources (``pure``). Of found ones median and 90th percentile
+            of abs(dF) over the noise limit, ``bias`` (the median with its sign), the same of
+            abs(dF / F); errors of the colour to the next bluer band in magnitudes, where S/N is
+            above 10 there; medians of the errors of centroid (pixels) and complex ellipticity; and
+            the shares of fluxes within 1, 2 and ``wide`` errors.
+        """
+        alone, close = {"away": (CLOSE, np.inf)}, {"away": (0, CLOSE)}
+        bright = _BRIGHT, np.inf
+        groups = {f"S/N > {EDGES[0]}": {"snr": (EDGES[0], np.inf)}}
+        for limits in pairwise(EDGES):
+            for name, near in (("alone", alone), ("close", close)):
+                groups[f"S/N {_interval(limits)}, {name}"] = {"snr": limits, **near}
+        for size in pairwise(_SIZES):
+            groups[f"S/N > {_BRIGHT}, size {_interval(size)}"] = {"snr": bright, "size": size}
+        rows = [
+            {"positions": kind, "group": name, "deblender": entry.name}
+            | self.numbers(entry, **group)
+            for kind in ("detected", "given")
+            for name, group in groups.items()
+            for entry in self.entries
+            if entry.positions == kind
+        ]
+        return QTable(rows, meta=dict(self.meta))
+
+    def numbers(self, entry, snr, *, away=_ALL, size=_ALL, fields=None):
+        """Return the numbers of an entry, as `to_table` has them, for some sources.
+
+        Parameters
+        ----------
+        entry : FieldEntry
+        snr, away, size : (float, float)
+            Their limits, the upper one without itself.
+        fields : int, optional
+            Of the first fields only.
+
+        Returns
+        -------
+        dict of str to float
+        """
+        truth, first = self.truth, (0, fields or np.inf)
+        chosen = _within(self.snr, snr) & _within(truth.away, away) & _within(truth.size, size)
+        chosen = np.flatnonzero((chosen & _within(truth.field, first))[: len(entry.found)])
+        strength, distance, true, of = entry.detections.T
+        counted = _within(strength, snr) & _within(distance, away) & _within(of, first)
+        found = chosen[entry.found[chosen]]
+        told, b = Catalogue(*(each[found] for each in entry.sources)), self.band
+        flux, limit = self.truth.flux[found], self.truth.limit[found]
+        off = told.flux[:, b] - flux[:, b]
+        row = {
+            "sources": len(chosen),
+            "complete": len(found) / len(chosen) if len(chosen) else np.nan,
+            "pure": true[counted].mean() if counted.any() and size == _ALL else np.nan,
+            "error_median": _quantile(np.abs(off / limit[:, b]), 0.5),
+            "error_90": _quantile(np.abs(off / limit[:, b]), 0.9),
+            "bias": _quantile(off / limit[:, b], 0.5),
+            "relative_median": _quantile(np.abs(off / flux[:, b]), 0.5),
+            "relative_90": _quantile(np.abs(off / flux[:, b]), 0.9),
+        }
+        colour = np.array([])
+        if b > 0:
+            pair = [b - 1, b]
+            seen = (flux / limit)[:, b - 1] > 10
+            with np.errstate(invalid="ignore", divide="ignore"):
+                colour = np.diff(-2.5 * np.log10(told.flux[:, pair] / flux[:, pair]))[seen, 0]
+        apart = np.hypot(*(told.position - self.truth.position[found]).T)
+        shape = np.abs(told.ellipticity - self.truth.ellipticity[found])
+        row |= {
+            "colour_median": _quantile(np.abs(colour), 0.5),
+            "colour_90": _quantile(np.abs(colour), 0.9),
+            "centroid": _quantile(apart, 0.5),
+            "ellipticity": _quantile(shape, 0.5),
+        }
+        known = np.isfinite(entry.sources.error).any() and len(found)
+        for name, times in (("1", 1), ("2", 2), ("wide", entry.method.wide)):
+            inside = np.abs(off) <= times * told.error[:, b]
+            row[f"within_{name}"] = inside.mean() if known else np.nan
+        return row
+
+    def __str__(self):
+        described = ", ".join(f"{name} {value}" for name, value in self.meta.items())
+        lines = textwrap.wrap(f"Fields: {described}", 110)
+        lines += [f"Judged by {self.bands[self.band]}, {len(self.truth.field)} sources", ""]
+        lines += self._target_lines(None)
+        tried = {len(entry.seconds) for entry in self.entries}
+        fewest = min(tried)
+        if len(tried) > 1:
+            lines += ["", f"The first {fewest}, which all tried", *self._target_lines(fewest)]
+        table = self.to_table()
+        for kind in ("detected", "given"):
+            some = table[table["positions"] == kind]
+            if len(some):
+                lines += ["", f"Positions {kind}", ""]
+                lines += table_lines(some, ("group", "deblender"), _COLUMNS)
+        return "\n".join([*lines, *closing_lines(self)])
+
+    def _target_lines(self, fields):
+        band, targets = self.bands[self.band], self.targets(fields)
+        width = max(14, *map(len, targets)) + 3
+        looks = {  # title: numbers, digits, times what
+            f"|dF| over the noise limit in {band}, S/N > {_BRIGHT}: median": (
+                ["error_median"], 2, 1,
+            ),
+            f"|dF/F|, a neighbour within {CLOSE:g} pixels: median / 90 %": (
+                ["close_median", "close_90"], 3, 1,
+            ),
+            "complete above S/N 10 (%)": (["complete"], 1, 100),
+            f"the same, a neighbour within {CLOSE:g} pixels (%)": (["complete_close"], 1, 100),
+            "pure (%)": (["pure"], 1, 100),
+            f"fluxes within 1 / 2 errors, S/N > {EDGES[0]} (%)": (["within_1", "within_2"], 1, 100),
+            "seconds a field: wall / processor": (["seconds", "processor_seconds"], 2, 1),
+            "fields": (["fields"], 0, 1),
+        }  # fmt: skip
+        yield f"{'':58}" + "".join(f"{name:>{width}}" for name in targets)
+        for title, (names, digits, times) in looks.items():
+            cells = (
+                " / ".join(f"{times * row[name]:.{digits}f}" for name in names)
+                for row in targets.values()
+            )
+            yield f"{title:58}{''.join(f'{cell:>{width}}' for cell in cells)}"
+
+    def notes(self):
+        """Say what the numbers mean, and who took part, line by line."""
+        yield (
+            "|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's "
+            "true profile; of found sources, all light of the source being true. A detection is a "
+            "source if each is the other's nearest, within 2 pixels, half the PSF's width or a "
+            "quarter of the source's half-light radius. Neighbours and what is pure: sources with "
+            f"S/N above {FAINT:g} in all bands together. Not judged: where a band has no data or "
+            "is saturated. close, alone: the nearest other source within 8 pixels, or not. colour: "
+            "error of that to the next bluer band. Given are the true positions of all such "
+            "sources."
+        )
+        for entry in self.entries:
+            method = entry.method
+            settings = "".join(f", {name} {value}" for name, value in method.settings.items())
+            if entry.positions == "detected":
+                yield (
+                    f"{entry.name} {method.version}: given {method.given}{settings}; wide is "
+                    f"{method.wide:.2f} errors."
+                )
+            for why, number in entry.failures.items():
+                yield f"{entry.name} failed on {number} fields: {why}"
+        yield from self.missing
+
+    def to_json(self):
+        """Return all numbers as text in JSON."""
+        table = self.to_table()
+        rows = [dict(zip(table.colnames, row, strict=True)) for row in table.iterrows()]
+        content = {
+            "meta": self.meta, "band": self.bands[self.band], "targets": self.targets(),
+            "rows": rows, "machine": self.machine, "versions": self.versions,
+            "missing": self.missing,
+            "failures": {f"{e.name}, {e.positions}": e.failures for e in self.entries},
+        }  # fmt: skip
+        return json.dumps(plain(content), indent=1) + "\n"
+
+    def write(self, folder, *, overwrite=False):
+        """Write ``fields.json``, all numbers, and ``fields.png``, a page of figures.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Made if its parent exists.
+        overwrite : bool, optional
+            Replace files that are there already. By default that is refused.
+
+        Raises
+        ------
+        FileExistsError, FileNotFoundError, PermissionError
+            As `astrodeblend.files.atomic_paths`.
+        """
+        with atomic_paths(folder, FIELD_FILES, overwrite=overwrite) as (numbers, page):
+            numbers.write_text(self.to_json(), encoding="utf-8")
+            field_page(self).savefig(page)
+
+
+def benchmark_fields(
+    survey, number=20, *, seed=1, models=(), peers=("photutils", "sep", "scarlet2"), bands=None,
+    scarlet2_fields=1, meta=None, progress=False, **options,
+):  # fmt: skip
+    """Take the same simulated fields apart with several deblenders, and score them alike.
+
+    Parameters
+    ----------
+    survey : str, path-like or Survey
+        As `astrodeblend.simulate.get_survey` takes it.
+    number : int, optional
+        How many fields.
+    seed : int, optional
+        Where the randomness comes from.
+    models : sequence of Deblender, optional
+        Models for linear flux.
+    peers : sequence of {'photutils', 'sep', 'scarlet2'} or FieldMethod, optional
+        Other deblenders. What is not installed is listed and passed over, and failures are
+        counted. scarlet2 fits sources where the first deblender has found them.
+    bands : sequence of str, optional
+        Of the survey; signal to noise and flux are judged in r, or the middle one. Default: all
+        but u.
+    scarlet2_fields : int, optional
+        On how many of the fields, the first, scarlet2 is tried.
+    meta : dict, optional
+        What else there is to say of where the fields come from.
+    progress : bool, optional
+        Show a progress bar.
+    **options
+        Of `astrodeblend.simulate.simulate_fields`. Default: sources anywhere (``close=0``), white
+        noise (``correlated=0``), and a residual sky of up to a tenth of the noise.
+
+    Returns
+    -------
+    FieldBenchmark
+
+    Raises
+    ------
+    ValueError
+        If there is no deblender that finds sources, a model is not one for linear flux, a number is
+        not positive, or a peer, a band or an option is not known.
+    """
+    for name, value in (("number", number), ("scarlet2_fields", scarlet2_fields)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: give at least 1")
+    for model in models:
+        if model.card.scaling != "noise":
+            raise ValueError(
+                f"model {model.card.name!r} takes {model.card.scaling}s; fields are linear flux, "
+                "choose a model whose scaling is noise"
+            )
+    for peer in peers:
+        if not isinstance(peer, FieldMethod) and peer not in FIELD_PEERS:
+            raise ValueError(f"peers has {peer!r}: choose among {', '.join(FIELD_PEERS)}")
+    survey = get_survey(survey)
+    names = [band.name for band in survey.bands]
+    if unknown := set(bands or ()) - set(names):
+        raise ValueError(f"bands has {unknown.pop()!r}: {survey.name} has {', '.join(names)}")
+    bands = tuple(name for name in names if (name in bands if bands else name != "u"))
+    others = [FIELD_PEERS[peer]() if isinstance(peer, str) else peer for peer in peers]
+    missing = [other for other in others if hasattr(other, "peer") and not other.peer.installed]
+    runs = []
+    for deblender in models:
+        model = FieldModel(deblender)
+        runs += [_Run(model), _Run(NetworkLight(model))]
+    for other in others:
+        if other not in missing:
+            runs.append(_Run(other, number if other.finds else scarlet2_fields))
+    name_apart(runs)
+    if not runs or not runs[0].method.finds:
+        raise ValueError(
+            f"models={list(models)!r}, peers={list(peers)!r}: the first deblender has to find "
+            "sources; give a model, photutils or sep"
+        )
+    options = CONDITIONS | options
+    fields = simulate_fields(survey, number, seed, bands=bands, **options)
+    band = bands.index("r") if "r" in bands else len(bands) // 2
+    truths, pictures = [], {}
+    for k in tqdm(range(number), "fields", disable=not progress, unit="field"):
+        one, detected = _Field(fields, k, band), None
+        truths.append(one.truth)
+        seen = Seen(one.data, one.error, one.bad, survey, bands)
+        for run in runs:
+            if k < run.most:
+                found = run.score(one, seen, detected)
+                detected = found if detected is None else detected
+                if run.method.timed:
+                    pictures.setdefault(run.name, found)
+    strong = truths[0].position[(truths[0].flux / truths[0].limit)[:, band] > 10]
+    wavelength = [each.wavelength for each in survey.bands if each.name in bands]
+    image = in_colour(fields.image[:1, None], fields.noise[:1], wavelength)[0, 0]
+    rows, columns = fields.image.shape[2:]
+    known = {name: options[name] for name in options if not name.endswith("images")}
+    return FieldBenchmark(
+        meta={"survey": survey.name, "number": number, "bands": "".join(bands), "seed": seed}
+        | {"density": 60, **known, "size": f"{columns}x{rows}", **(meta or {})},
+        bands=bands,
+        band=band,
+        truth=FieldTruth(*map(np.concatenate, zip(*truths, strict=True))),
+        entries=tuple(entry for run in runs for entry in run.entries()),
+        missing=tuple(other.peer.hint for other in missing),
+        machine=machine({model.device for model in models}),
+        versions=versions(),
+        pictures={"image": image, "truth": strong, **pictures},
+    )
+
+
+class _Field:
+    """One field: what is shown, what is true, and which detection is what."""
+
+    def __init__(self, fields, k, band):
+        bad = fields.mask[k] | fields.saturated[k]
+        self.data, self.error = np.where(bad, 0, fields.image[k]), np.sqrt(fields.variance[k])
+        self.bad, self.band = bad, band
+        position, snr = fields.position[k], fields.snr[k]
+        strong = fields.present[k] & (np.sqrt(np.square(snr).sum(axis=1)) > FAINT)
+        of = {name: torch.as_tensor(getattr(fields, name)[[k]]) for name in ("size", "psf")}
+        self.every, self.strong = (
+            SimpleNamespace(
+                present=torch.as_tensor(there[None]), position=torch.as_tensor(position[None]), **of
+            )
+            for there in (fields.present[k], strong)
+        )
+        judged = fields.inside[k] & ~self.hidden(position) & np.isfinite(fields.limit[k, :, band])
+        self.judged = np.flatnonzero(judged)
+        away = cdist(position, position)
+        np.fill_diagonal(away, np.inf)
+        away[:, ~strong] = np.inf
+        values = (
+            np.full(len(position), k), position, fields.flux[k], fields.limit[k],
+            _ellipticities(fields, k), fields.size[k], away.min(axis=1),
+        )  # fmt: skip
+        self.truth = FieldTruth(*(each[judged] for each in values))
+        # positions to give: of two in one pixel that of the brighter one
+        told = np.flatnonzero(judged & strong)
+        told = told[np.argsort(-snr[told, band], kind="stable")]
+        pixels = np.floor(position[told] + 0.5)
+        self.told = told[np.sort(np.unique(pixels, axis=0, return_index=True)[1])]
+        self.position = position
+
+    def hidden(self, position):
+        """Return whether positions are where a band has no data or is saturated."""
+        bad = self.bad.any(axis=0)
+        x, y = np.round(np.nan_to_num(position)).astype(int).T
+        return bad[y.clip(0, len(bad) - 1), x.clip(0, bad.shape[1] - 1)]
+
+    def match(self, position):
+        """Return which source each detection is, -1 for none; and whether it counts."""
+        places = torch.as_tensor(np.nan_to_num(position, nan=-1e6))
+        which = match(self.strong, 0, places).numpy()
+        faint = match(self.every, 0, places).numpy() >= 0
+        return which, ~self.hidden(position) & ((which >= 0) | ~faint)
+
+    def aligned(self, which, catalogue):
+        """Return which of the sources to be judged were found, and what is said of them."""
+        known = which >= 0
+        rows = Catalogue.empty(len(self.position), len(self.data))
+        found = np.zeros(len(self.position), bool)
+        found[which[known]] = True
+        for mine, theirs in zip(rows, catalogue, strict=True):
+            mine[which[known]] = theirs[known]
+        return found[self.judged], Catalogue(*(each[self.judged] for each in rows))
+
+
+class _Run:
+    """A deblender, field by field, of detected and of given positions."""
+
+    def __init__(self, method, most=np.inf):
+        self.method, self.most, self.name = method, most, method.name
+        kinds = ("detected", "given") if method.splits else ("detected",)
+        self.parts = {kind: [] for kind in kinds}
+        self.failures = {kind: Counter() for kind in kinds}
+
+    def score(self, one, seen, detected):
+        """Ask for the sources of a field; return where they were detected."""
+        positions = None if self.method.finds else detected
+        catalogue, *times = self.ask("detected", seen, positions)
+        which, counts = one.match(catalogue.position)
+        away = cdist(catalogue.position, catalogue.position)
+        np.fill_diagonal(away, np.inf)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            strength = (catalogue.flux / catalogue.error)[:, one.band]
+        away = away.min(axis=1, initial=np.inf)
+        field = np.full(len(which), len(self.parts["detected"]))
+        detections = np.stack([strength, away, which >= 0, field], axis=1)
+        self.parts["detected"].append((*one.aligned(which, catalogue), detections[counts], *times))
+        found = catalogue.position[np.isfinite(catalogue.position).all(axis=1)]
+        if "given" in self.parts:
+            catalogue, *times = self.ask("given", seen, one.position[one.told])
+            which = one.told if len(catalogue.flux) else one.told[:0]  # none if it has failed
+            self.parts["given"].append((*one.aligned(which, catalogue), np.empty((0, 4)), *times))
+        return found
+
+    def ask(self, kind, seen, positions):
+        """Return a catalogue, and the seconds and processor seconds that it took."""
+        start = time.perf_counter(), time.process_time()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                catalogue = self.method(seen, positions)
+            if kind == "given" and len(catalogue.flux) != len(positions):
+                raise ValueError(f"{len(catalogue.flux)} sources for {len(positions)} positions")
+        except Exception as error:
+            if isinstance(self.method, FieldModel | NetworkLight):
+                raise
+            # whatever goes wrong in another's code is counted, and the run goes on
+            self.failures[kind][f"{type(error).__name__}: {error}"[:200]] += 1
+            catalogue = Catalogue.empty(0, len(seen.data))
+        return catalogue, time.perf_counter() - start[0], time.process_time() - start[1]
+
+    def entries(self):
+        """Yield what was found of all fields."""
+        for kind, parts in self.parts.items():
+            found, sources, detections, *times = zip(*parts, strict=True)
+            yield FieldEntry(
+                self.method, self.name, kind, np.concatenate(found),
+                Catalogue(*map(np.concatenate, zip(*sources, strict=True))),
+                np.concatenate(detections), *map(np.array, times), dict(self.failures[kind]),
+            )  # fmt: skip
+
+
+def _ellipticities(fields, k):
+    """Return the ellipticities of all sources of a field; NaN for those without light on it."""
+    most = fields.present.shape[1]
+    found = np.full(most, np.nan, complex)
+    for source, _, stamps in fields.light.groups:
+        of = source // most == k
+        if of.any():
+            found[source[of] % most] = ellipticity_of(stamps[of], fields.noise[k])
+    return found
+
+
+def _within(values, limits):
+    """Say which values are within limits; without any, what is not known is, too."""
+    inside = (values >= limits[0]) & (values < limits[1])
+    return np.ones(len(values), bool) if limits == _ALL else inside
+
+
+def _interval(limits):
+    low, high = limits
+    return f"> {low:g}" if np.isinf(high) else f"{low:g}-{high:g}"
+
+
+def _quantile(values, share):
+    """Return a quantile; what is not known is as wrong as can be."""
+    if not len(values):
+        return np.nan
+    values = np.where(np.isnan(values), np.inf, values)
+    return float(np.quantile(values, share, method="inverted_cdf"))

@@ -1,0 +1,220 @@
+"""Whole images through a network for fields: by blocks, on three scales, in any order."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from astropy.nddata import NDData, StdDevUncertainty
+
+from astrodeblend import Deblender, Flag, field_inference
+from astrodeblend.field_inference import take_apart
+from astrodeblend.inference import Inference
+from astrodeblend.networks import build
+from astrodeblend.simulate import simulate_fields
+
+UNKNOWN = np.full(2, np.nan)
+
+
+@pytest.fixture(scope="module")
+def inference():
+    """A small network for fields all of whose weights matter."""
+    torch.manual_seed(1)
+    network = build("field", band_widths=[4, 8], widths=[8, 8], attention=1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        network.centres[-1].weight[3] = 0
+        heat = network.find(torch.from_numpy(sources()[0])[None].float())[0]
+        network.calibration.copy_(
+            torch.stack([5 / heat.std(), -5 * heat.quantile(0.99) / heat.std()])
+        )
+    card = SimpleNamespace(bands=(), scaling="noise")
+    return Inference(network, card, device="cpu", dtype="float32", batch_size="auto")
+
+
+def sources(height=96, width=360, number=25, seed=3):
+    """Return two bands of Gaussians over noise, where they are and how large."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    at = rng.uniform(4, (width - 4, height - 4), (number, 2))
+    size = rng.uniform(1.5, 4, number)
+    image = rng.standard_normal((2, height, width))
+    for (cx, cy), r in zip(at, size, strict=True):
+        image += 40 * np.exp(-0.7 * ((x - cx) ** 2 + (y - cy) ** 2) / r**2)
+    return image, at, size
+
+
+def whole(answer):
+    """Return the light of every source on the whole image."""
+    light = np.zeros((len(answer.positions), *answer.total.shape))
+    height, width = answer.total.shape[1:]
+    for k, (x, y, part, _) in enumerate(answer.windows):
+        side = part.shape[-1]
+        rows, columns = np.arange(side) + y, np.arange(side) + x
+        good = np.ix_((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
+        light[k][:, *np.ix_(rows[good[0][:, 0]], columns[good[1][0]])] = part[:, *good]
+    return light
+
+
+def test_blocks_are_the_whole(inference, monkeypatch):
+    image, at, _ = sources()
+    found = {}
+    for block in (512, 96):
+        monkeypatch.setattr(field_inference, "_BLOCK", block)
+        monkeypatch.setattr(field_inference, "_MARGIN", 96)
+        found[block] = (take_apart(inference, image, UNKNOWN, purity=0.5),
+                        take_apart(inference, image, UNKNOWN, positions=at))  # fmt: skip
+    for one, other in zip(*found.values(), strict=True):
+        assert len(one.positions) == len(other.positions) > 3
+        order = [np.lexsort(np.round(each.positions, 1).T) for each in (one, other)]
+        for name in ("positions", "size", "probability"):
+            first, second = (getattr(a, name)[k] for a, k in zip((one, other), order, strict=True))
+            np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-3)
+        first, second = (whole(a)[k] for a, k in zip((one, other), order, strict=True))
+        np.testing.assert_allclose(first, second, rtol=2e-3, atol=2e-3)
+
+
+def test_order_changes_nothing(inference):
+    image, at, _ = sources(width=120, number=12)
+    order = np.random.default_rng(0).permutation(len(at))
+    one = take_apart(inference, image, UNKNOWN, positions=at)
+    other = take_apart(inference, image, UNKNOWN, positions=at[order])
+    np.testing.assert_allclose(whole(one)[order], whole(other), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one.size[order], other.size, rtol=1e-5)
+
+
+def test_a_single_position_has_all_others_beside_it(inference):
+    image, *_ = sources(width=120, number=12)
+    found = take_apart(inference, image, UNKNOWN, purity=0.5)
+    one = take_apart(inference, image, UNKNOWN, positions=found.positions[2:3], purity=0.5)
+    assert len(one.positions) == len(found.positions)
+    np.testing.assert_allclose(whole(one)[0], whole(found)[2], rtol=0.05, atol=0.05)
+    two = take_apart(inference, image, UNKNOWN, positions=found.positions[:2])
+    assert len(two.positions) == 2
+
+
+def test_coarser_pixels_keep_light_and_noise():
+    rng = np.random.default_rng(1)
+    image = rng.standard_normal((1, 402, 399))
+    image[0, 7, 9] = np.nan
+    coarse, psf = field_inference._coarser(image, np.array([6.0]), 1.0, 4)
+    assert coarse.shape == (1, 101, 100)
+    assert psf == [1.5]
+    assert 0.97 < np.nanstd(coarse) < 1.03
+    flat, _ = field_inference._coarser(np.ones((1, 8, 8)), np.array([6.0]), [2.0], 2)
+    assert (flat == 1).all()  # twice the light, over twice the noise
+
+
+def test_no_source_is_named_twice():
+    rows = np.array([[10, 10, 0.99, 40], [14, 10, 0.999, 3], [50, 10, 0.9, 2], [51, 11, 0.99, 2]])
+    chosen = field_inference._chosen(rows, 0, 1, np.zeros((1, 64, 64)), 0.9)
+    assert chosen.tolist() == [0, 3]
+    assert field_inference._chosen(rows, 3, 3, np.zeros((1, 64, 64)), 0.9).tolist() == [0, 1, 2]
+    values = np.zeros((1, 64, 64))
+    values[0, 11, 51] = np.nan
+    assert field_inference._chosen(rows, 0, 1, values, 0.9).tolist() == [0, 2]
+    assert field_inference._chosen(rows[:0], 0, 0, values, 0.9).tolist() == []
+
+
+@pytest.fixture(scope="module")
+def deblender():
+    return Deblender.from_pretrained("field")
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return simulate_fields("lsst", 1, 4, size=160, bands=["g", "r", "i"], density=60, large=0,
+                           bright=0, gaps=0, edges=0)  # fmt: skip
+
+
+def image_of(fields, times=1.0, bands=slice(None)):
+    data = times * fields.image[0, bands]
+    noise = times * np.sqrt(fields.variance[0, bands])
+    return NDData(data, uncertainty=StdDevUncertainty(noise))
+
+
+def matched(catalog, fields, strength):
+    """Return which sources above a signal to noise are found, and their rows."""
+    true = np.flatnonzero(fields.inside[0] & (fields.snr[0, :, 1] > strength))
+    at = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=1)
+    away = np.hypot(*(fields.position[0, true, None] - at).transpose(2, 0, 1))
+    return true, np.where(away.min(axis=1) < 2.5, away.argmin(axis=1), -1)
+
+
+class TestShippedWeights:
+    def test_sources_are_found_with_their_light(self, deblender, fields):
+        scene = deblender.deblend_scene(image_of(fields))
+        catalog = scene.catalog
+        assert scene.meta["model"] == "field"
+        assert scene.meta["light"] == "network"
+        true, row = matched(catalog, fields, 20)
+        assert (row >= 0).mean() > 0.8
+        off = np.asarray(catalog["segment_flux"])[row, 1] / fields.flux[0, true, 1] - 1
+        assert np.median(np.abs(off[row >= 0])) < 0.1
+        all_true, _ = matched(catalog, fields, 0)
+        assert len(catalog) < len(all_true)
+        left = scene.residual.data / np.sqrt(fields.variance[0])
+        assert np.abs(left).mean() < 1.3 * np.sqrt(2 / np.pi)
+
+    def test_flux_and_noise_ten_times_as_large(self, deblender, fields):
+        one, ten = (deblender.deblend_scene(image_of(fields, k)).catalog for k in (1.0, 10.0))
+        assert len(one) == len(ten)
+        np.testing.assert_allclose(ten["segment_flux"], 10 * one["segment_flux"], rtol=1e-3)
+
+    @pytest.mark.parametrize("bands", [[1], [0, 1], [0, 1, 2, 0, 1, 2]])
+    def test_any_number_of_bands(self, deblender, fields, bands):
+        catalog = deblender.deblend_scene(image_of(fields, bands=bands)).catalog
+        assert catalog["segment_flux"].shape == (len(catalog), len(bands))
+        _, row = matched(catalog, fields, 30)
+        assert (row >= 0).mean() > 0.7
+
+    def test_a_call_is_a_scene_of_one(self, deblender, fields):
+        scene = deblender.deblend_scene(image_of(fields))
+        place = scene.light.components[0].position
+        one = deblender.deblend_scene(image_of(fields), positions=[place])
+        called = deblender(image_of(fields), position=place)
+        assert len(one.catalog) == 1
+        row, central = one.catalog[0], called.to_table()[0]
+        for name in ("segment_flux", "kron_flux_err", "flags", "x_centroid"):
+            np.testing.assert_allclose(row[name], central[name])
+        whole_row = scene.catalog[0]
+        np.testing.assert_allclose(row["segment_flux"], whole_row["segment_flux"], rtol=0.05)
+        both = np.nan_to_num(called.central.data + called.companion.data)
+        assert both.shape == fields.image[0].shape
+
+    def test_a_source_twice_and_none(self, deblender, fields):
+        with pytest.raises(ValueError, match="two sources in one pixel"):
+            deblender.deblend_scene(image_of(fields), positions=[(20, 20), (20.2, 20)])
+        with pytest.raises(ValueError, match="outside the image"):
+            deblender.deblend_scene(image_of(fields), positions=[(20, 20), (200, 20)])
+        noise = np.random.default_rng(1).standard_normal((2, 64, 64))
+        empty = deblender.deblend_scene(NDData(noise, uncertainty=StdDevUncertainty(noise * 0 + 1)))
+        assert len(empty.catalog) == 0
+        given = deblender.deblend_scene(NDData(noise), positions=[(20, 20), (40, 40)])
+        assert all(Flag(int(flags)) & Flag.NO_SOURCE for flags in given.catalog["flags"])
+
+    def test_many_sources(self, deblender):
+        many = simulate_fields("lsst", 1, 4, size=400, bands=["r"], density=400, large=0, bright=0)
+        inside = np.flatnonzero(many.inside[0] & ~many.mask[0, 0].all())
+        at = np.unique(np.round(many.position[0, inside]).clip(0, 399), axis=0)
+        scene = deblender.deblend_scene(image_of(many), positions=at)
+        assert len(scene.catalog) == len(at) > 700
+        assert np.isfinite(scene.catalog["segment_flux"]).mean() > 0.95
+
+    def test_purity_is_a_choice(self, deblender, fields):
+        few, many = (len(deblender.deblend_scene(image_of(fields), purity=p).catalog)
+                     for p in (0.999, 0.8))  # fmt: skip
+        assert few < many
+        with pytest.raises(ValueError, match=r"purity=1\.5"):
+            deblender.deblend_scene(image_of(fields), purity=1.5)
+
+    def test_no_data_is_no_light(self, deblender, fields):
+        image = image_of(fields)
+        image.data[0, :, :80] = np.nan
+        catalog = deblender.deblend_scene(image).catalog
+        left = np.asarray(catalog["x_centroid"]) < 70
+        assert left.any()
+        assert np.isnan(catalog["segment_flux"][left][:, 0]).all()
+        assert (catalog["segment_flux"][left][:, 1] > 0).mean() > 0.9
+        assert all(Flag(int(flags)) & Flag.MASKED for flags in catalog["flags"][left])
