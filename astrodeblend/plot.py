@@ -1,36 +1,37 @@
-"""Panels of blends, their components, and what is left of the light."""
+"""Figures of blends and scenes: light in colour, each source alone, and what is left in sigma."""
 
 import numpy as np
 from astropy import units as u
-from astropy.nddata import StdDevUncertainty
-from astropy.stats import mad_std
 from astropy.visualization import LuptonAsinhStretch
 from astropy.wcs.utils import proj_plane_pixel_scales
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patheffects import withStroke
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from astrodeblend.files import atomic_path
+from astrodeblend.images import channels_of
 from astrodeblend.scaling import scaling_of
 
 __all__ = ["in_colour", "panels", "save_figure", "scene_panels", "source_regions"]
 
-_TITLES = ("blend", "central", "companion")
-_GAP = 0.04  # inches between panels
-_DEVIATIONS = 5.0  # of the noise, that are black and white in what is left of flux
-_BRIGHTER = 3.0  # at most so much is a channel of a scene, for the light to be white
-_MARGIN = 0.3  # inches above them for titles, and between blends side by side
+_STRETCH = 10.0  # standard deviations of the noise up to which light is drawn nearly linearly
+_SIGMA = 5.0  # where the colours of what is left end
+_BRIGHTER = 3.0  # at most so much is a channel, for the light to be white
+_MOST = 100  # sources that are drawn alone unless others are asked for
+# Okabe & Ito's colours that are bright on black.
+_COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00")
+_CHANNELS = {"red": "#ff7070", "green": "#70e070", "blue": "#80b0ff"}
+_STROKE = (withStroke(linewidth=1.5, foreground="black"),)
 
 
-def panels(results, *, across=None):
+def panels(results, *, across=None, bands=None, stretch=None, axes=None):
     """Draw blends, their components and what is left, each blend in a row.
 
-    The panels show the part of the image inside the stamp, all of a row in the same
-    brightness scale: a picture as it is, flux as pictures of the SDSS are made (Lupton et al.
-    2004), the light of the blend as a whole being white. Three bands are red, green and blue;
-    two, or more than three, go from blue to red; one is grey. In the panel of what is left,
-    grey is nothing; of flux black and white are 5 standard deviations. Its title says what was
-    taken from the data: the sum of the components (with the sky counted once), or, where that
-    leaves less of pictures, their maximum.
+    The panels show the part of the image inside the stamp, all of a row in the same brightness
+    scale. What is left is drawn as in `scene_panels`; its colour bar says what was taken from the
+    data: the sum of the components, or, where that leaves less of pictures, their maximum.
 
     Parameters
     ----------
@@ -38,16 +39,21 @@ def panels(results, *, across=None):
         What a `astrodeblend.Deblender` returned.
     across : int, optional
         Blends side by side; by default two from five blends on.
+    bands, stretch : optional
+        As in `scene_panels`.
+    axes : `~matplotlib.axes.Axes`, sequence or dict of them, optional
+        Of one result, where to draw ``blend``, ``central``, ``companion`` and ``residual``, in
+        this order or by these names; fewer are fine.
 
     Returns
     -------
     `~matplotlib.figure.Figure`
-        With ``savefig``; it is shown nowhere by itself.
+        Its ``axes`` are the panels; it is shown nowhere by itself. Or ``axes``, if given.
 
     Raises
     ------
     ValueError
-        If there are no results, or ``across`` is not positive.
+        If there are no results, an option does not fit, or there are ``axes`` for several results.
     """
     results = [results] if hasattr(results, "central") else list(results)
     if not results:
@@ -56,160 +62,379 @@ def panels(results, *, across=None):
         across = 1 if len(results) < 5 else 2
     if across < 1:
         raise ValueError(f"across is {across}; it has to be at least 1")
+    if axes is not None:
+        if len(results) > 1:
+            raise ValueError(f"axes are for one result, and there are {len(results)}")
+        _draw_result(results[0], axes, bands, stretch)
+        return axes
     across = min(across, len(results))
     rows = -(-len(results) // across)
-    side = 2.4 if len(results) == 1 else 1.6
-    drawn = [_draw(result) for result in results]
-    # one title for a column, so one way to put the components together for all blends
-    ways = set.intersection(*(set(each["left"]) for each in drawn))
-    way = min(sorted(ways), key=lambda way: sum(each["left"][way][1] for each in drawn))
-
-    width = across * (4 * (side + _GAP)) - _GAP + (across - 1) * _MARGIN
-    height = rows * (side + _GAP) - _GAP + _MARGIN
-    figure = Figure(figsize=(width, height), dpi=150)
-    for number, each in enumerate(drawn):
+    side, wcs = (2.4, results[0].image.wcs) if len(results) == 1 else (1.7, None)
+    size = across * (4 * side + 0.65), rows * side + 0.35
+    figure = _figure(size if wcs is None else np.add(size, (0.7, 0.25)), "compressed")
+    grid = figure.add_gridspec(rows, 4 * across)
+    for number, result in enumerate(results):
         row, column = divmod(number, across)
-        pictures = [*each["pictures"], each["left"][way][0]]
-        for k, picture in enumerate(pictures):
-            x = (4 * column + k) * (side + _GAP) + column * _MARGIN
-            y = (rows - 1 - row) * (side + _GAP)
-            axes = figure.add_axes((x / width, y / height, side / width, side / height))
-            axes.imshow(picture, **each["look"], cmap="gray", vmin=0, vmax=1)
-            axes.set_facecolor("black")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if row == 0:
-                axes.set_title([*_TITLES, f"data − {way}"][k], fontsize=10, pad=4)
-            if k == 0:
-                _draw_scale(axes, each)
-                if len(drawn) > 1:
-                    axes.text(
-                        0.04, 0.96, str(number + 1), color="white", fontsize=9, va="top",
-                        transform=axes.transAxes,
-                    )  # fmt: skip
+        chosen = [figure.add_subplot(grid[row, 4 * column + k], projection=wcs) for k in range(4)]
+        _draw_result(result, chosen, bands, stretch)
+        _label_sky(chosen, wcs)
+        for each in chosen if row else ():
+            each.set_title("")
+        if len(results) > 1:
+            _write(chosen[0], 0.04, 0.96, str(number + 1), va="top")
     return figure
 
 
-def scene_panels(scene, *, alone=0):
-    """Draw a scene: the image with its sources, all components together, and what is left.
+def scene_panels(scene, *, sources=None, bands=None, stretch=None, labels=False, axes=None):
+    """Draw a scene: the image with its sources, all components, what is left, and each alone.
 
-    Every source has an ellipse of 3 semi-axes around it: solid if its light touches that of
-    others, dotted if it is isolated. In the panel of what is left grey is nothing; that is the
-    image less the network's own components: of a picture in the same brightness scale, of flux
-    over the noise of each pixel, black and white being 5 standard deviations.
+    Every source has an ellipse of 2 semi-axes around it: in a colour unlike those of its
+    neighbours if its light touches that of others, white and dotted if it is isolated. What is left
+    is the image less the network's own components, over the noise of each pixel (of a picture that
+    of the sky), all bands shown added and divided by the root of their number: noise alone has a
+    standard deviation of 1. Below is every blended source alone, its label in its colour.
+
+    Flux is drawn as pictures of the SDSS are made (Lupton et al. 2004), the light of the image as a
+    whole being white; a picture as it is. With a celestial WCS the axes are those of the sky,
+    otherwise a bar gives the scale.
 
     Parameters
     ----------
     scene : Scene
         What `astrodeblend.Deblender.deblend_scene` returned.
-    alone : int, optional
-        So many components are drawn below, each alone under its label: the brightest of those
-        whose light touches that of others. By default none.
+    sources : sequence of int, optional
+        Labels of those that are outlined and drawn alone. By default all are outlined, and the
+        blended drawn alone; of more than 100 the brightest, which the figure says.
+    bands : sequence of str or int, optional
+        What is drawn, as ``"gri"``, ``["F606W", "F814W"]`` or ``[0, 2, 3]``: names, which their
+        wavelengths put in order, or numbers from 0, from blue to red. If the image has no names of
+        bands, one for each names them. One is drawn in grey; of two green is the mean; more than
+        three share the channels. By default all: those of a picture are red, green and blue, those
+        of flux in the order of their wavelengths, or as they come if a name is not known.
+    stretch : float, optional
+        Light is drawn nearly linearly up to so many standard deviations of the noise: less shows
+        fainter light. By default 10 of flux, and a picture is shown as it is.
+    labels : bool, optional
+        Write the labels of the sources into the image.
+    axes : `~matplotlib.axes.Axes`, sequence or dict of them, optional
+        Where to draw ``image``, ``components``, ``residual`` and the labels of the sources that
+        are drawn alone, in this order or by these names; fewer are fine.
 
     Returns
     -------
     `~matplotlib.figure.Figure`
-        With ``savefig``; it is shown nowhere by itself.
+        Its ``axes`` are the panels; it is shown nowhere by itself. Or ``axes``, if given.
 
     Raises
     ------
     ValueError
-        If ``alone`` is negative.
+        If there is no such source or band, an option does not fit, or there are too many axes.
     """
-    if alone < 0:
-        raise ValueError(f"alone is {alone}; it has to be at least 0")
-    data, left = (np.atleast_3d(i.data.T).T.astype(float) for i in (scene.image, scene.residual))
-    blended = np.flatnonzero(scene.catalog["n_blended"] > 1)
-    bright = np.argsort([-scene.components[k].data.sum(dtype=float) for k in blended])
-    chosen = sorted(blended[bright[:alone]])
-    lights = np.zeros((1 + len(chosen), *data.shape))  # of all together, and of some alone
-    for k, component in enumerate(scene.components):
-        box = [slice(*ends) for ends in component.meta["box"]]
-        for row in [0, *(1 + j for j, one in enumerate(chosen) if one == k)]:
-            lights[row][:, *box] += np.nan_to_num(np.atleast_3d(component.data.T).T)
-    valid = np.isfinite(data)
-    if scene.image.mask is not None:
-        valid &= ~scene.image.mask
-    level, noise = (
-        np.reshape(
-            scene.meta.get(name) or [of(b[v]) for b, v in zip(data, valid, strict=True)], (-1, 1, 1)
-        )
-        for name, of in (("background", np.median), ("noise", mad_std))
-    )
-    scaling = scaling_of(scene.image)
-    data, left = (np.where(valid, values, level) for values in (data, left))
-    look = {"origin": "lower", "interpolation": "nearest"}
-    titles = ["image", "components"]
-    if not scaling.adds:
-        look["origin"] = "upper"
-        white = scaling.full_scale
-        shown = [_channels(light) / white for light in (data, *(lights + level))]
-        shown.insert(2, 0.5 + shown[0] - _channels(data - left + level) / white)
-        titles.append("data − components")
+    catalog, view = scene.catalog, _View(scene, bands, stretch)
+    blended = np.flatnonzero(catalog["n_blended"] > 1)
+    colours, said = _told_apart(catalog, blended), ""
+    if sources is None:
+        outlined, alone = np.arange(len(catalog)), blended
+        if len(alone) > _MOST:
+            bright = np.argsort([-scene.components[k].data.sum(dtype=float) for k in alone])
+            said = f"the brightest {_MOST} of {len(alone)} blended sources"
+            alone = np.sort(alone[bright[:_MOST]])
     else:
-        spread = noise if scene.image.uncertainty is None else _deviation(scene.image)
-        over = np.where(valid & (spread > 0), left - level, 0) / np.where(spread > 0, spread, 1)
-        light, scale = _channels(data - level), np.maximum(_channels(noise), 1e-12 * np.ptp(data))
-        # a channel that has hardly any light would be nothing but its noise
-        scale = np.maximum(_whitened(light, scale), scale / _BRIGHTER)
-        shown = [_lupton(each / scale) for each in (light, *map(_channels, lights))]
-        shown.insert(2, 0.5 + _channels(over) / (2 * _DEVIATIONS))
-        titles.append(f"(data − components) / noise, ±{_DEVIATIONS:g}")
-    titles += [str(scene.catalog["label"][k]) for k in chosen]
+        if unknown := set(sources) - set(catalog["label"].tolist()):
+            text = f"the catalogue has labels 1 to {len(catalog)}"
+            raise ValueError(f"sources has {min(unknown)}: {text}")
+        alone = outlined = np.asarray(sources, dtype=int) - 1
+    names = ["image", "components", "residual", *catalog["label"][alone].tolist()]
+    figure = None
+    if axes is None:
+        figure, drawn = _scene_figure(names, view, said)
+    else:
+        drawn = _by_name(axes, names)
 
-    height, width = data.shape[1:]
-    side, across = 6.0, 6
-    small = (3 * side + 2 * _GAP - (across - 1) * _GAP) / across
-    rows = -(-len(chosen) // across)
-    total = 3 * side + 2 * _GAP, side * height / width + _MARGIN
-    total = total[0], total[1] + rows * (small * height / width + _MARGIN)
-    figure = Figure(figsize=total, dpi=150)
-    for k, (picture, title) in enumerate(zip(shown, titles, strict=True)):
-        row, column = divmod(k - 3, across) if k > 2 else (-1, k)
-        length = small if k > 2 else side
-        tall = length * height / width
-        low = (rows - 1 - row) * (small * height / width + _MARGIN)
-        axes = figure.add_axes(
-            (
-                column * (length + _GAP) / total[0],
-                low / total[1],
-                length / total[0],
-                tall / total[1],
-            )
-        )
-        axes.imshow(_shown(picture), **look, cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.set_title(title, fontsize=11, pad=4)
-        if k == 0:
-            _draw_scale(axes, {"pictures": [data.T.swapaxes(0, 1)], "wcs": scene.image.wcs})
-            _draw_sources(axes, scene.catalog)
+    lights = {"image": view.light, "components": np.zeros_like(view.light)}
+    for component in scene.components if "components" in drawn else ():
+        box = [slice(*ends) for ends in component.meta["box"]]
+        lights["components"][:, *box] += np.nan_to_num(_cube(component.data))
+    view.draw(drawn, lights, _cube(scene.residual.data) - view.level, "components")
+    if "image" in drawn:
+        _outline(drawn["image"], catalog[outlined], [colours[k] for k in outlined], labels=labels)
+    for label in drawn.keys() - {"image", "components", "residual"}:
+        each, component = drawn[label], scene.components[label - 1]
+        view.show(each, np.nan_to_num(_cube(component.data)), component.meta["box"])
+        _outline(each, catalog[label - 1 : label], colours[label - 1 : label])
+        _write(each, 0.05, 0.95, str(label), va="top", color=colours[label - 1])
+    return figure or axes
+
+
+def _figure(size, layout):
+    figure = Figure(figsize=size, dpi=200)
+    figure.set_layout_engine(layout, w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
     return figure
 
 
-def _deviation(image):
-    """Return the standard deviation of every pixel, shape (bands, y, x)."""
-    spread = image.uncertainty.represent_as(StdDevUncertainty).array
-    return np.atleast_3d(spread.T).T.astype(float)
+def _scene_figure(names, view, said):
+    """Return a figure and its axes by name: three of the image, and small ones below."""
+    height, width = view.light.shape[1:]
+    small = len(names) - 3
+    across = max(8, int(np.ceil(np.sqrt(2 * small))))
+    rows = -(-small // across)
+    tall = (
+        3.3 * height / width + (0.4 if view.wcs is None else 0.7),
+        rows * 10.8 / across + 0.2 * bool(said),
+    )
+    figure = top = _figure((11, sum(tall)), "constrained")
+    if rows:
+        top, below = figure.subfigures(2, 1, height_ratios=tall)
+        below.suptitle(said, fontsize=9)
+    axes = [*top.subplots(1, 3, subplot_kw={"projection": view.wcs})]
+    _label_sky(axes, view.wcs)
+    if rows:
+        grid = below.add_gridspec(rows, across)
+        axes += [below.add_subplot(grid[divmod(k, across)]) for k in range(small)]
+    return figure, dict(zip(names, axes, strict=True))
 
 
-def _draw_sources(axes, catalog):
-    """Draw an ellipse around every source."""
-    measured = catalog[np.isfinite(catalog["x_centroid"])]
-    if not len(measured):
+class _View:
+    """How an image is drawn: its bands as colours, light stretched, what is left over the noise."""
+
+    def __init__(self, scene, bands, stretch, box=None):
+        if stretch is not None and not stretch > 0:
+            raise ValueError(f"stretch is {stretch}; it has to be above 0")
+        image, sky, scaling = scene.image, scene.sky, scaling_of(scene.image)
+        self.wcs, shape = image.wcs, sky.hidden.shape
+        self.box = box or tuple((0, length) for length in shape[1:])
+        self.cut = (..., *(slice(*ends) for ends in self.box))
+        self.level = np.broadcast_to(sky.level, shape)[self.cut]
+        noise = sky.noise if image.uncertainty is None else _cube(image.uncertainty.array)
+        self.noise = np.broadcast_to(noise, shape)[self.cut]
+        self.valid = ~sky.hidden[self.cut]
+        self.light = self.above(image)
+        self.groups, self.names = channels_of(image, bands)
+        self.white = None if scaling.adds or stretch is not None else scaling.full_scale
+        self.stretch = _STRETCH if stretch is None else stretch
+        # the first row of a picture is its top, that of a FITS image its bottom
+        upper = not scaling.adds and image.wcs is None
+        smooth = "antialiased" if scaling.adds else "bicubic"
+        self.look = {"origin": "upper" if upper else "lower", "interpolation": smooth}
+        light = self._channels(self.light)
+        scale = self._channels(np.median(sky.noise, axis=(1, 2), keepdims=True))
+        # a channel that has hardly any light would be nothing but its noise
+        self.scale = np.maximum(_whitened(light, scale), scale / _BRIGHTER)
+
+    def above(self, image):
+        """Return the light of an image above the sky, shape (bands, y, x)."""
+        return np.where(self.valid, _cube(image.data)[self.cut] - self.level, 0)
+
+    def _channels(self, data):
+        """Reduce (bands, y, x) to one channel, or to red, green and blue."""
+        return np.stack([data[group].mean(axis=0) for group in self.groups])
+
+    def draw(self, axes, lights, left, less):
+        """Draw lights of the whole image, and what is left of it, into axes of these names."""
+        for name in axes.keys() & {*lights, "residual"}:
+            axes[name].set_title(name, fontsize=9, pad=4, y=1)
+            if name == "residual":
+                self._show_left(axes[name], left, less)
+            else:
+                self.show(axes[name], lights[name])
+        for name in axes.keys() & {"image", "blend"}:
+            self._explain(axes[name])
+
+    def show(self, axes, light, box=None):
+        """Draw light above the sky, shape (bands, y, x), of the image or of a part of it."""
+        if self.white is None:
+            shown = _lupton(self._channels(light) / self.scale, self.stretch)
+        else:
+            level = np.median(self.level, axis=(1, 2), keepdims=True)
+            shown = self._channels(light + level) / self.white
+        shown = np.moveaxis(shown, 0, -1).squeeze(axis=-1 if len(shown) == 1 else ()).clip(0, 1)
+        self._imshow(axes, shown, box or self.box, cmap="gray", vmin=0, vmax=1)
+        axes.set_facecolor("black")
+        if box is not None:  # in the middle of a square
+            half, (y, x) = np.ptp(box, axis=1).max() / 2, np.mean(box, axis=1) - 0.5
+            down = -half if axes.yaxis_inverted() else half
+            axes.set(xlim=(x - half, x + half), ylim=(y - down, y + down))
+
+    def _show_left(self, axes, left, less):
+        """Draw what is left of the data over its noise, with a colour bar."""
+        chosen = sorted({int(band) for group in self.groups for band in group})
+        left, noise = left[chosen], self.noise[chosen]
+        seen = self.valid[chosen] & (noise > 0)
+        sigma = np.where(seen, left, 0) / np.where(seen, noise, 1)
+        count = seen.sum(axis=0)
+        sigma = np.where(count > 0, sigma.sum(axis=0) / np.sqrt(np.maximum(count, 1)), np.nan)
+        axes.set_facecolor("0.6")  # no data
+        ends = {"vmin": -_SIGMA, "vmax": _SIGMA, "interpolation": "antialiased"}
+        drawn = self._imshow(axes, sigma, self.box, cmap="RdBu_r", **ends)
+        bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0, 0.05, 1)), extend="both")
+        bar.set_label(f"(data − {less}) / σ", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+
+    def _imshow(self, axes, shown, box, **look):
+        (bottom, top), (left, right) = np.subtract(box, 0.5)
+        ends = (top, bottom) if self.look["origin"] == "upper" else (bottom, top)
+        drawn = axes.imshow(shown, **self.look | look, extent=(left, right, *ends))
+        if not hasattr(axes, "coords"):
+            axes.set(xticks=[], yticks=[])
+        return drawn
+
+    def _explain(self, axes):
+        """Say which bands are which colours, and, if the axes do not, how large a pixel is."""
+        if self.names is not None:
+            colours = _CHANNELS if len(self.names) == 3 else {"": "white"}
+            for k, (channel, colour) in enumerate(colours.items()):
+                text = "\n" * k + f"{channel} {self.names[k]}".strip()
+                _write(axes, 0.97, 0.97, text, va="top", ha="right", color=colour)
+        if not hasattr(axes, "coords"):
+            _draw_scale(axes, self.box, self.wcs)
+
+
+def _cube(data):
+    """View (y, x) or (bands, y, x) as the latter."""
+    return np.asarray(data, dtype=float).reshape(-1, *data.shape[-2:])
+
+
+def _by_name(axes, names):
+    """Return axes by the names of their panels."""
+    if isinstance(axes, dict):
+        if unknown := set(axes) - set(names):
+            raise ValueError(f"axes has {unknown.pop()!r}; panels are {', '.join(map(str, names))}")
+        return axes
+    axes = np.ravel(axes).tolist()
+    if len(axes) > len(names):
+        raise ValueError(f"axes are {len(axes)}, and there are {len(names)} panels; give fewer")
+    return dict(zip(names, axes, strict=False))
+
+
+def _whitened(light, noise):
+    """Scale the noise of the channels alike to their light, which makes the blend white."""
+    bright = np.where(light > 3 * noise, light, 0).sum(axis=(1, 2), keepdims=True)
+    if (bright <= 0).any():
+        return noise
+    return bright * np.min(noise / bright)
+
+
+def _lupton(light, stretch=_STRETCH):
+    """Stretch light in units of the noise, shape (..., channels, y, x), and keep its colours."""
+    brightness = light.mean(axis=-3, keepdims=True).clip(min=1e-3)
+    shown = light * LuptonAsinhStretch(stretch=stretch, Q=8)(brightness, clip=False) / brightness
+    return (shown / shown.max(axis=-3, keepdims=True).clip(min=1)).clip(min=0)
+
+
+def in_colour(flux, noise, wavelength):
+    """Turn linear flux into red, green and blue, after Lupton et al. (2004, PASP 116, 133).
+
+    Parameters
+    ----------
+    flux : numpy.ndarray
+        Shape (n, rows, bands, y, x), above the sky.
+    noise : numpy.ndarray
+        Shape (n, bands): of the sky. Its mean over the bands shown sets the contrast.
+    wavelength : sequence of float
+        Of the bands in nm. Those nearest to SDSS's i, r and g are shown.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n, rows, 3, y, x), within [0, 1].
+    """
+    chosen = [np.abs(np.subtract(wavelength, nm)).argmin() for nm in (753, 621, 475)]
+    scale = noise[:, chosen].mean(axis=1)[:, None, None, None, None]
+    return _lupton(flux[:, :, chosen] / scale)
+
+
+def _draw_result(result, axes, bands, stretch):
+    """Draw a blend, its components and what is left."""
+    drawn = _by_name(axes, ["blend", "central", "companion", "residual"])
+    view = _View(result.scene, bands, stretch, result.meta.get("core"))
+    blend, central, companion = view.light, view.above(result.central), view.above(result.companion)
+    left = {"sum": blend - central - companion}
+    if not scaling_of(result.image).adds:
+        left["maximum"] = blend - np.maximum(central, companion)
+    way = min(left, key=lambda way: (left[way] ** 2).sum())
+    lights = {"blend": blend, "central": central, "companion": companion}
+    view.draw(drawn, lights, left[way], way)
+
+
+def _told_apart(catalog, blended):
+    """Return a colour for each source: that of the blended ones is far from where it is taken."""
+    places = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=-1)
+    colours = ["white"] * len(catalog)
+    nearest = np.full((len(catalog), len(_COLOURS)), np.inf)  # of each colour, to each source
+    for k in blended:
+        best = int(np.argmax(nearest[k]))
+        colours[k] = _COLOURS[best]
+        apart = np.hypot(*(places - places[k]).T)
+        nearest[:, best] = np.fmin(nearest[:, best], apart)
+    return colours
+
+
+def _outline(axes, catalog, colours, *, labels=False):
+    """Draw an ellipse around every source, and write its label on it."""
+    measured = np.isfinite(catalog["x_centroid"])
+    catalog, colours = catalog[measured], np.array(colours, dtype=object)[measured].tolist()
+    if not len(catalog):
         return
-    place = np.stack([measured["x_centroid"], measured["y_centroid"]], axis=-1)
-    axis = [6 * measured[f"semi{name}_axis"].to_value("pix") for name in ("major", "minor")]
-    angle = measured["orientation"].to_value("deg")
-    for blended, style in ((True, "-"), (False, ":")):
-        chosen = (measured["n_blended"] > 1) == blended
-        axes.add_collection(
-            EllipseCollection(
-                *(axis[0][chosen], axis[1][chosen], angle[chosen]),
-                units="x", offsets=place[chosen], offset_transform=axes.transData,
-                facecolor="none", edgecolor="#56b4e9" if blended else "white", lw=0.5, ls=style,
-            )
+    place = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=-1)
+    sizes = [4 * catalog[f"semi{name}_axis"].to_value("pix") for name in ("major", "minor")]
+    angle = catalog["orientation"].to_value("deg")
+    axes.add_collection(
+        EllipseCollection(
+            *sizes, angle, units="xy", offsets=place, offset_transform=axes.transData,
+            facecolor="none", edgecolor=colours, lw=np.clip(10 / np.sqrt(len(catalog)), 0.3, 0.9),
+            ls=["-" if colour != "white" else ":" for colour in colours],
+        ),
+        autolim=False,
+    )  # fmt: skip
+    turn, (major, minor) = np.radians(angle), np.array(sizes) / 2
+    up = np.hypot(major * np.sin(turn), minor * np.cos(turn))
+    above = place + np.outer(-up if axes.yaxis_inverted() else up, (0, 1))
+    for at, row, colour in zip(above, catalog, colours, strict=True) if labels else ():
+        axes.annotate(
+            str(row["label"]), at, color=colour, fontsize=7, ha="center", va="center",
+            path_effects=_STROKE, annotation_clip=True,
         )  # fmt: skip
+
+
+def _write(axes, x, y, text, *, color="white", **where):
+    axes.text(
+        x, y, text, color=color, fontsize=7, path_effects=_STROKE, transform=axes.transAxes, **where
+    )
+
+
+def _label_sky(axes, wcs):
+    """Label the first axes of a row with the sky's coordinates."""
+    for number, each in enumerate(axes if wcs is not None else ()):
+        each.patch.set_in_layout(False)  # it stays where the limits were when it was made
+        for axis, name in ((wcs.wcs.lng, wcs.wcs.lngtyp), (wcs.wcs.lat, wcs.wcs.lattyp)):
+            coordinate = each.coords[axis]
+            coordinate.set_ticks(number=3)
+            coordinate.tick_params(direction="in", color="0.6")
+            coordinate.set_ticklabel(exclude_overlapping=True, fontsize=7)
+            coordinate.set_ticklabel_visible(number == 0)
+            name = {"DEC": "Dec"}.get(name, name) if number == 0 else " "
+            coordinate.set_axislabel(name, fontsize=8)
+
+
+def _draw_scale(axes, box, wcs):
+    """Draw a bar of a round length, on the sky if there is a WCS, else in pixels."""
+    width, size, unit = np.ptp(box[1]), 1.0, " px"
+    if wcs is not None:
+        scales = u.Quantity(proj_plane_pixel_scales(wcs), wcs.wcs.cunit[0])
+        size, unit = scales.to_value(u.arcsec).mean(), "″"
+        for sixty in "′°":
+            if 0.3 * width * size >= 60:
+                size, unit = size / 60, sixty
+    longest = 0.3 * width * size
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = max(step for step in (1, 2, 5) if step * power <= longest) * power
+    axes.add_artist(
+        AnchoredSizeBar(
+            axes.transData, length / size, f"{length:g}{unit}", "lower left", color="white",
+            frameon=False, label_top=True, sep=3, borderpad=0.6,
+            fontproperties=FontProperties(size=7),
+        )
+    )  # fmt: skip
 
 
 def source_regions(catalog, wcs=None):
@@ -254,35 +479,6 @@ def source_regions(catalog, wcs=None):
     return regions.Regions(found)
 
 
-def in_colour(flux, noise, wavelength):
-    """Turn linear flux into red, green and blue, after Lupton et al. (2004, PASP 116, 133).
-
-    Parameters
-    ----------
-    flux : numpy.ndarray
-        Shape (n, rows, bands, y, x), above the sky.
-    noise : numpy.ndarray
-        Shape (n, bands): of the sky. Its mean over the bands shown sets the contrast.
-    wavelength : sequence of float
-        Of the bands in nm. Those nearest to SDSS's i, r and g are shown.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n, rows, 3, y, x), within [0, 1].
-    """
-    chosen = [np.abs(np.subtract(wavelength, nm)).argmin() for nm in (753, 621, 475)]
-    scale = noise[:, chosen].mean(axis=1)[:, None, None, None, None]
-    return _lupton(flux[:, :, chosen] / scale)
-
-
-def _lupton(light):
-    """Stretch light in units of the noise, shape (..., channels, y, x), and keep its colours."""
-    brightness = light.mean(axis=-3, keepdims=True).clip(min=1e-3)
-    shown = light * LuptonAsinhStretch(stretch=10, Q=8)(brightness, clip=False) / brightness
-    return (shown / shown.max(axis=-3, keepdims=True).clip(min=1)).clip(min=0)
-
-
 def save_figure(figure, path, *, overwrite=False):
     """Write a figure to a file, which appears whole or not at all.
 
@@ -303,101 +499,3 @@ def save_figure(figure, path, *, overwrite=False):
     """
     with atomic_path(path, overwrite=overwrite) as file:
         figure.savefig(file)
-
-
-def _draw(result):
-    """Render one result: three pictures, and what is left in either way, and how much."""
-    box = result.meta.get("core")
-    box = tuple(slice(*ends) for ends in box) if box else (slice(None), slice(None))
-    blend, central, companion = (
-        np.atleast_3d(image.data[..., *box].T).T.astype(float)
-        for image in (result.image, result.central, result.companion)
-    )
-    valid = np.isfinite(blend)
-    if result.image.mask is not None:
-        valid &= ~result.image.mask[..., *box]
-    level = result.meta.get("background")
-    if level is None:
-        level = [np.median(band[seen]) for band, seen in zip(blend, valid, strict=True)]
-    noise = result.meta.get("noise")
-    if noise is None:
-        noise = [mad_std(band[seen]) for band, seen in zip(blend, valid, strict=True)]
-    level, noise = np.array(level)[:, None, None], np.array(noise)[:, None, None]
-    blend, central, companion = (
-        _channels(np.where(valid, data, level)) for data in (blend, central, companion)
-    )
-    level, noise = _channels(level), _channels(noise)
-    noise = _whitened(blend - level, noise)
-    scaling = scaling_of(result.image)
-    together = {"sum": central + companion - level}
-    least = max(1e-12 * np.ptp(blend), np.finfo(float).tiny)
-    if scaling.adds:
-
-        def stretch(light):
-            return _lupton((light - level) / np.maximum(noise, least))
-
-    else:
-        together["maximum"] = np.maximum(central, companion)
-
-        def stretch(light):
-            return light / scaling.full_scale
-
-    left = {}
-    for way, light in together.items():
-        if scaling.adds:  # the stretch cuts noise off at black
-            difference = (blend - light) / (2 * _DEVIATIONS * np.maximum(noise, least))
-        else:
-            difference = stretch(blend) - stretch(light)
-        left[way] = _shown(0.5 + difference), (difference**2).mean()
-    return {
-        "pictures": [_shown(stretch(data)) for data in (blend, central, companion)],
-        "left": left,
-        # the first row of a picture is its top, that of a FITS image its bottom
-        "look": {"origin": "upper", "interpolation": "bicubic"}
-        if not scaling.adds
-        else {"origin": "lower", "interpolation": "nearest"},
-        "wcs": result.image.wcs,
-    }
-
-
-def _channels(data):
-    """Reduce (bands, y, x) to one channel, or to red, green and blue."""
-    if len(data) in (1, 3):
-        return data
-    if len(data) == 2:
-        return np.stack([data[1], data.mean(axis=0), data[0]])
-    return np.stack([part.mean(axis=0) for part in np.array_split(data[::-1], 3)])
-
-
-def _whitened(light, noise):
-    """Scale the noise of the channels alike to their light, which makes the blend white."""
-    bright = np.where(light > 3 * noise, light, 0).sum(axis=(1, 2), keepdims=True)
-    if (bright <= 0).any():
-        return noise
-    return bright * np.min(noise / bright)
-
-
-def _shown(values):
-    """Turn (channels, y, x) into what imshow takes, (y, x) or (y, x, 3) within [0, 1]."""
-    return np.moveaxis(values, 0, -1).squeeze(axis=-1 if len(values) == 1 else ()).clip(0, 1)
-
-
-def _draw_scale(axes, each):
-    """Draw a bar of a round length, in arcseconds if there is a WCS, else in pixels."""
-    width = each["pictures"][0].shape[1]
-    size, unit = 1.0, " px"
-    if each["wcs"] is not None:
-        scales = u.Quantity(proj_plane_pixel_scales(each["wcs"]), each["wcs"].wcs.cunit[0])
-        size, unit = scales.to_value(u.arcsec).mean(), "″"
-    longest = 0.3 * width * size
-    power = 10.0 ** np.floor(np.log10(longest))
-    length = max(step for step in (1, 2, 5) if step * power <= longest) * power
-    part, start = length / size / width, 0.06
-    axes.plot(
-        [start, start + part], [0.06, 0.06], color="white", lw=1.2, transform=axes.transAxes,
-        solid_capstyle="butt",
-    )  # fmt: skip
-    axes.text(
-        start + part / 2, 0.08, f"{length:g}{unit}", color="white", fontsize=7, ha="center",
-        va="bottom", transform=axes.transAxes,
-    )  # fmt: skip

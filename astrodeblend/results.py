@@ -217,17 +217,23 @@ class Scene:
         with atomic_path(path, overwrite=overwrite) as temporary:
             regions.write(temporary, format="ds9")
 
-    def plot(self):
-        """Draw the image with its sources, their sum, and what is left.
+    def plot(self, **options):
+        """Draw the image with its sources, all components, what is left, and each source alone.
+
+        Parameters
+        ----------
+        **options
+            ``sources``, ``bands``, ``stretch``, ``labels`` and ``axes``, as
+            `astrodeblend.plot.scene_panels` says.
 
         Returns
         -------
         `~matplotlib.figure.Figure`
-            With ``savefig``; it is shown nowhere by itself.
+            It is shown nowhere by itself. Or ``axes``, if given.
         """
         from astrodeblend.plot import scene_panels
 
-        return scene_panels(self)
+        return scene_panels(self, **options)
 
     def __repr__(self):
         blended = int(np.sum(self.sources["n_blended"] > 1))
@@ -362,17 +368,22 @@ class Deblended:
         sources = _table_to_hdu(self.to_table(), "SOURCES")
         write_fits([*hdus, sources], path, overwrite=overwrite)
 
-    def plot(self):
+    def plot(self, **options):
         """Draw the blend, both components and what is left.
+
+        Parameters
+        ----------
+        **options
+            ``bands``, ``stretch`` and ``axes``, as `astrodeblend.plot.panels` says.
 
         Returns
         -------
         `~matplotlib.figure.Figure`
-            With ``savefig``; it is shown nowhere by itself.
+            It is shown nowhere by itself. Or ``axes``, if given.
         """
         from astrodeblend.plot import panels
 
-        return panels(self)
+        return panels(self, **options)
 
     def __repr__(self):
         x, y = self.position

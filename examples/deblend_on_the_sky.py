@@ -26,7 +26,7 @@ def write_image(path):
     wcs.wcs.crpix = 100.5, 100.5
     wcs.wcs.cdelt = -0.06 / 3600, 0.06 / 3600
     header = wcs.to_header()
-    header["BUNIT"] = "adu"
+    header.update(BUNIT="adu", BAND1="R", BAND2="G", BAND3="B")
     data = np.moveaxis(picture, -1, 0).astype(np.float32)
     fits.writeto(path, data, header, overwrite=True)
 

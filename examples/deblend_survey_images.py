@@ -42,7 +42,7 @@ def main():
     print(f"median error of the flux of the {blended.sum()} that are blended:")
     for band, value in zip(BANDS, error, strict=True):
         print(f"{band}: {100 * value:.1f} %")
-    scene.plot().savefig("field.png")
+    scene.plot(bands=BANDS).savefig("field.png")
 
 
 if __name__ == "__main__":

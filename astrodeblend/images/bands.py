@@ -1,5 +1,6 @@
-"""Images of one band each become one image: one unit, one grid."""
+"""Bands: their names and wavelengths, and how images of one each become one: one unit, one grid."""
 
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -11,7 +12,82 @@ from .errors import leave_aside
 from .planes import changed, compact
 from .units import is_surface_brightness
 
-__all__ = ["put_on_grid", "stack"]
+__all__ = ["channels_of", "put_on_grid", "stack", "wavelength_of"]
+
+# nm, roughly: they only put bands in order. A lower-case v is violet.
+_WAVELENGTHS = {
+    "fuv": 153, "nuv": 230, "u": 360, "v": 384, "b": 440, "g": 480, "V": 550, "r": 630, "vis": 720,
+    "i": 770, "z": 900, "y": 1000, "j": 1240, "h": 1650, "k": 2180, "ks": 2150,
+    "w1": 3368, "w2": 4618, "w3": 12082, "w4": 22194,
+}  # fmt: skip
+# Filters of three digits that are tens of nm, besides those below 200: of JWST and of Roman.
+_TENS = re.compile(
+    "F(200W|2(50|10)M|212N|213|277W|3(00|35|60)M|322W2|323N|356W|405N|4(10|30|60|80)M|444W|4(66|70)N"
+    "|560W|770W)"
+)
+
+
+def _band_name(header):
+    """Return what a header calls its band, or None."""
+    names = [str(header.get(f"FILTER{k}", "")).strip() for k in ("", 1, 2)]
+    names += [str(header.get(key, "")).strip() for key in ("BAND", "BAND1")]
+    return next((name for name in names if name and not name.upper().startswith("CLEAR")), None)
+
+
+def wavelength_of(name):
+    """Return the rough wavelength of a band in nm, by its name, or None.
+
+    As in ``r``, ``HSC-R2``, ``sdss_g``, ``i.MP9702``, ``Ks``, ``VIS``, ``F814W``, ``f444w``.
+    """
+    found = set()
+    for word in re.split("[^A-Za-z0-9]+", name):
+        if filter_ := re.fullmatch(r"F(\d{3,4})([A-Z]{1,2}\d?)?", word.upper()):
+            tens = len(filter_[1]) == 4 or int(filter_[1]) < 200 or filter_[2] is None
+            tens = tens or _TENS.fullmatch(word.upper())
+            found.add(int(filter_[1]) * (10 if tens else 1))
+        known = [each for each in (word, word.lower(), word.lower()[:-1]) if each in _WAVELENGTHS]
+        if known and (known[0] != word.lower()[:-1] or word[-1].isdigit()):
+            found.add(_WAVELENGTHS[known[0]])
+    return found.pop() if len(found) == 1 else None
+
+
+def channels_of(image, bands):
+    """Return the bands of each channel, red first, or of one that is grey, and their names.
+
+    The names are None where there is nothing to say: red, green and blue, or one without a name.
+    """
+    known, count = image.meta.get("astrodeblend", {}), image.data[..., 0, 0].size
+    names = known.get("bands")
+    if names is None and count == 1 and (name := _band_name(image.meta.get("header", {}))):
+        names = [name]
+    names = names and list(map(str, names))
+    chosen, ordered = list(range(count)), False
+    if bands is not None:
+        whole = isinstance(bands, str) and (count == 1 or bands in (names or ()))
+        bands = [bands] if whole or isinstance(bands, int | np.integer) else list(bands)
+        if all(isinstance(band, str) for band in bands) and names is None and len(bands) == count:
+            names = bands
+        numbers = {band: k for k, band in [*enumerate(chosen), *enumerate(names or ())]}
+        found = [numbers.get(band) for band in bands]
+        if not bands or None in found or len(set(found)) < len(found):
+            may_be = f"0 to {count - 1}" + (f" or {', '.join(names)}" if names else "")
+            raise ValueError(f"bands is {bands}: give some of {may_be}, each once")
+        chosen, ordered = found, not any(isinstance(band, str) for band in bands)
+    elif known.get("kind") == "picture":
+        chosen, ordered = chosen[::-1], True
+    waves = [wavelength_of(names[k]) if names else None for k in chosen]
+    if not ordered and None not in waves:
+        chosen = [chosen[k] for k in np.argsort(waves, kind="stable")]
+    chosen = chosen[::-1]  # from red to blue
+    if len(chosen) == 2:
+        groups = [chosen[:1], chosen, chosen[1:]]
+    else:
+        groups = [part.tolist() for part in np.array_split(chosen, min(len(chosen), 3))]
+    if names is None and (len(chosen) == 1 or known.get("kind") == "picture"):
+        return groups, None
+    called = names or [f"band {k}" for k in range(count)]
+    said = ["+".join(called[k] for k in reversed(group)) for group in groups]
+    return groups, None if said == list("RGB") else said
 
 
 def put_on_grid(band, first, number):
@@ -40,8 +116,11 @@ def put_on_grid(band, first, number):
     return changed(first, compact(flux, hidden), mask=mask, deviation=deviation, meta=meta)
 
 
-def stack(bands):
-    """Stack bands on one grid; of their headers keep what they have in common."""
+def stack(bands, names):
+    """Stack bands on one grid; of their headers keep what they have in common.
+
+    Headers name the bands, or else ``names``, if all have a wavelength and no two are the same.
+    """
     each = [band.meta["astrodeblend"]["read"] for band in bands]
     said = [f"band {i}: {text}" for i, texts in enumerate(each) for text in texts]
     mask = deviation = None
@@ -56,8 +135,9 @@ def stack(bands):
     headers = [band.meta["header"] for band in bands]
     images = [{card.image for card in header.cards} for header in headers]
     common = [card for card in headers[0].cards if all(card.image in cards for cards in images)]
-    names = [header.get("FILTER") for header in headers]
-    names = tuple(names) if all(names) and len(set(names)) == len(names) else None
+    own = [_band_name(header) for header in headers]
+    names = own if all(own) else [name for name in names if name and wavelength_of(name)]
+    names = tuple(names) if len(set(names)) == len(bands) else None
     known = bands[0].meta["astrodeblend"] | {"ndim": 3, "bands": names, "read": said}
     known["psf"] = np.concatenate([band.meta["astrodeblend"]["psf"] for band in bands])
     meta = {"header": fits.Header(common), "astrodeblend": known}

@@ -136,7 +136,8 @@ def _read_bands(image, planes, kind):
             raise ValueError(f"band {i} of the sequence has {len(band.data)} {text}")
         bands.append(put_on_grid(band, bands[0], i) if bands else band)
         origins.append(origin)
-    return stack(bands), kind_in_common(origins, kind)
+    files = [Path(each).name.split(".")[0] if isinstance(each, PATHS) else None for each in image]
+    return stack(bands, files), kind_in_common(origins, kind)
 
 
 def _is_sequence(given):

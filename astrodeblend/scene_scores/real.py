@@ -27,7 +27,6 @@ _RADIUS = 2.5  # pixels; a source this near to a peak is it
 _BRIGHT = 5.0  # signal-to-noise ratio of the peaks that count
 _METHODS = ("deblender", "photutils")
 _MOST = 25  # peaks of a blend that another deblender is tried on: a fit of more takes too long
-_ALONE = 12  # components of a blend that are drawn
 _OF_SOURCES = {"chi_square": "all sources", "chi_square_blended": "blended sources"}
 
 
@@ -135,7 +134,7 @@ class RealScores:
                 table.meta = meta
                 table.write(path, format="ascii.ecsv")
             for path, scene in zip(paths[len(_TABLES) :], self.scenes.values(), strict=True):
-                scene_panels(scene, alone=_ALONE).savefig(path, dpi=75)
+                scene_panels(scene, bands=self.bands).savefig(path, dpi=75)
 
     def __str__(self):
         made_by = f"{self.arithmetic}, astrodeblend {self.version}"
