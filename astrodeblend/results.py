@@ -165,7 +165,7 @@ class Scene:
     def write(self, path, *, overwrite=False):
         """Write the scene to a FITS file, which appears whole or not at all.
 
-        Its extensions are CATALOG, the table; RESIDUAL; and for every source COMPONENT,
+        Its extensions are CATALOG, the table; IMAGE and RESIDUAL; and for every source COMPONENT,
         COMPONENT_UNCERT and, where the image has a mask, COMPONENT_MASK, with the source's
         label as EXTVER, each with a WCS of its own, as `~astropy.nddata.CCDData` reads them
         (``CCDData.read(path, hdu=("COMPONENT", 7))``). LTV1 and LTV2 say where in the image
@@ -187,7 +187,7 @@ class Scene:
         primary.header["LIGHT"] = (self.meta["light"], "what the components hold")
         primary.header["NSOURCES"] = (len(self.components), "in the catalogue")
         hdus = [primary, _table_to_hdu(self.catalog, "CATALOG")]
-        hdus += image_to_hdus(self.residual, "RESIDUAL")
+        hdus += _image_hdus(self, self.meta) + image_to_hdus(self.residual, "RESIDUAL")
         write_fits(hdus, path, cutouts=self.components, name="COMPONENT", overwrite=overwrite)
 
     def write_regions(self, path, *, overwrite=False):
@@ -339,7 +339,7 @@ class Deblended:
 
         Its extensions are CENTRAL and COMPANION, each with _UNCERT and, where there is no data,
         _MASK, as `~astropy.nddata.CCDData` reads them (``CCDData.read(path,
-        hdu="CENTRAL", hdu_mask="CENTRAL_MASK", hdu_uncertainty="CENTRAL_UNCERT")``); and
+        hdu="CENTRAL", hdu_mask="CENTRAL_MASK", hdu_uncertainty="CENTRAL_UNCERT")``); IMAGE; and
         SOURCES, the table (``QTable.read(path, hdu="SOURCES")``). The primary header says how
         they were made.
 
@@ -365,6 +365,7 @@ class Deblended:
         hdus = [fits.PrimaryHDU(header=header)]
         for name in ("central", "companion"):
             hdus += image_to_hdus(getattr(self, name), name.upper())
+        hdus += _image_hdus(self.scene, self.meta)
         sources = _table_to_hdu(self.to_table(), "SOURCES")
         write_fits([*hdus, sources], path, overwrite=overwrite)
 
@@ -407,6 +408,17 @@ def provenance(image, meta):
     for k, band in enumerate(image.meta["astrodeblend"]["bands"] or (), 1):
         header[f"BAND{k}"] = (str(band), f"name of band {k}")
     return header
+
+
+def _image_hdus(scene, meta):
+    """Return the HDUs of the image that was given, without its noise."""
+    read = scene.read
+    hdus = image_to_hdus(_like(read, read.data, mask=_mask(scene.sky.hidden)), "IMAGE")
+    for name, key in (("SKY", "background"), ("NOISE", "noise")):
+        for k, value in enumerate(meta[key], 1):
+            if np.isfinite(value):  # FITS has no card for what is not
+                hdus[0].header[f"{name}{k}"] = (value, f"of the sky of band {k}, in the median")
+    return hdus
 
 
 def _mask(hidden):

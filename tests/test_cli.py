@@ -90,6 +90,7 @@ class TestHelp:
     def test_all_commands_are_there(self):
         assert set(main.commands) == {
             "deblend", "simulate", "train", "evaluate", "benchmark", "galaxies", "models", "demo",
+            "report",
         }  # fmt: skip
 
     def test_options_of_train_are_the_configuration(self):

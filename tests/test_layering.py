@@ -17,6 +17,7 @@ PACKAGE = Path(astrodeblend.__file__).parent
 LAYERS = [
     "cli",
     "demo",
+    "page",
     "cards",
     "benchmark",
     "scene_scores",
@@ -60,6 +61,7 @@ WITHOUT_TORCH = [
     "light",
     "measure",
     "metrics",
+    "page",
     "plot",
     "results",
     "scaling",

@@ -164,7 +164,7 @@ def test_the_file_says_how_it_was_made(made, tmp_path):
     parts = [
         f"{name}{end}" for name in ("CENTRAL", "COMPANION") for end in ("", "_MASK", "_UNCERT")
     ]
-    assert sorted(names) == sorted(["PRIMARY", *parts, "SOURCES"])
+    assert sorted(names) == sorted(["PRIMARY", *parts, "IMAGE", "IMAGE_MASK", "SOURCES"])
     assert header["CREATOR"].startswith("astrodeblend ")
     assert (header["MODEL"], header["KIND"]) == ("split", "flux")
     assert (header["XPOS"], header["YPOS"]) == CENTRAL[:2]

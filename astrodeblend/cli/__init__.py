@@ -10,7 +10,7 @@ import click
 
 from .benchmark import benchmark
 from .blends import evaluate, simulate
-from .deblending import deblend, demo, models
+from .deblending import deblend, demo, models, report
 from .galaxies import galaxies
 from .options import examples
 from .training import train
@@ -66,5 +66,5 @@ def main(traceback):
     """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
 
 
-for command in (demo, deblend, models, simulate, train, evaluate, benchmark, galaxies):
+for command in (demo, deblend, report, models, simulate, train, evaluate, benchmark, galaxies):
     main.add_command(command)

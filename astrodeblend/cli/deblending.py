@@ -1,4 +1,4 @@
-"""Commands that use a model: deblend, demo, models."""
+"""Commands that use a model, or what it wrote: deblend, demo, models, report."""
 
 import json
 import re
@@ -103,9 +103,9 @@ def deblend(
     IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
     files, one per band, in the order the model takes them (R, G, B). OUT gets the extensions
     CENTRAL and COMPANION on the image's own pixels, with its unit and WCS, each with _UNCERT
-    and, where there is one, _MASK, and the table SOURCES.
+    and, where there is one, _MASK, IMAGE (what went in), and the table SOURCES.
 
-    With --scene OUT gets the table CATALOG, RESIDUAL (what no source has), and COMPONENT and
+    With --scene OUT gets the table CATALOG, IMAGE, RESIDUAL (what no source has), and COMPONENT and
     COMPONENT_UNCERT for every source, EXTVER being its label in the catalogue.
     """
     if scene and position is not None:
@@ -249,6 +249,31 @@ def demo(context, out, data, split, number, seed, model, overwrite, how):
         click.echo(f"{data}, {split or 'all pictures'}, seed {seed}, model {deblender.card.name}")
         common |= {"split": split, "number": number or 24, "seed": seed, "progress": True}
         deblend_folder(deblender, data, out, **common)
+
+
+@click.command(
+    epilog=options.examples(
+        "astrodeblend report scene.fits -o scene.html",
+        "astrodeblend report scenes/ -o scenes.html --overwrite",
+    )
+)
+@click.argument("source", metavar="FILE|DIR")
+@click.option("-o", "--out", required=True, metavar="OUT.html", help="HTML page to write.")
+@options.overwrite
+def report(source, out, overwrite):
+    """Show what deblend wrote as one HTML page.
+
+    FILE is a scene or a result, DIR a folder of them. The page shows the images, a catalogue to
+    sort and to filter, every source's component and residual, flags in words, and distributions.
+    It needs no other file and no internet. A file of DIR that cannot be read is named, and the
+    rest is shown.
+    """
+    from astrodeblend.page import write_page
+
+    sources, bad = write_page(source, out, overwrite=overwrite)
+    for why in bad:
+        click.echo(f"Left out: {why}", err=True)
+    click.echo(f"wrote {out}: {sources} sources")
 
 
 def _refuse_without_data(context):

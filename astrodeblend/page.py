@@ -1,0 +1,408 @@
+"""Scenes and results that were written, as one self-contained HTML page."""
+
+import base64
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from astrodeblend.files import atomic_path
+from astrodeblend.flags import Flag, decode_flags
+from astrodeblend.images import wavelength_of
+from astrodeblend.plot import in_colour
+
+__all__ = ["write_page"]
+
+#: What a page holds at most; of more sources those of the highest signal-to-noise ratio.
+SOURCES, THUMBNAILS, PICTURES = 5000, 1000, 50
+
+_SIDE = 48  # pixels of a thumbnail
+_TOTAL = 900  # pixels along the side of all pictures together
+_DEVIATIONS = 5.0  # of the noise, that are black and white in what is left of flux
+_SHOWN = (
+    "component", "x_centroid", "y_centroid", "ra", "dec", "segment_flux", "segment_flux_err",
+    "semimajor_axis", "ellipticity", "neighbor_distance", "n_blended", "blendedness",
+    "blend_score",
+)  # fmt: skip
+_DISTRIBUTIONS = "segment_flux", "semimajor_axis", "ellipticity", "neighbor_distance", "blendedness"
+_UNREADABLE = (
+    ArithmeticError, AstropyUserWarning, AttributeError, EOFError, LookupError, OSError, TypeError,
+    ValueError, zlib.error,
+)  # fmt: skip
+
+
+def write_page(source, path, *, overwrite=False):
+    """Write scenes and results as one HTML page that needs no other file and no internet.
+
+    It shows each image with its sources outlined, and what is left of it; a catalogue to sort and
+    to filter, with every source's data, component and residual, and its flags in words; how
+    quantities are distributed; and the headers.
+
+    Parameters
+    ----------
+    source : str or path-like
+        A file that `astrodeblend.Scene.write` or `astrodeblend.Deblended.write` wrote, or a folder:
+        all such files in it and its subfolders (``.fits``, ``.fit``, ``.fts``, also with ``.gz``).
+    path : str or path-like
+        Where to, as ``report.html``.
+    overwrite : bool, optional
+        Replace a file that is there already. By default that is refused.
+
+    Returns
+    -------
+    sources : int
+        How many there are.
+    bad : list of str
+        A sentence for each file of a folder that cannot be read; the page has them, too.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, PermissionError
+        If ``path`` exists, its folder does not, or that is read-only; if there is no ``source``.
+    ValueError
+        If ``path`` does not end in ``.html``, or there is nothing to show.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{str(path)!r} is to be an HTML page; end its name in .html")
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        content = _content(Path(source))
+        environment = Environment(
+            loader=PackageLoader("astrodeblend"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        html = environment.get_template("report.html").render(content)
+        temporary.write_text(html, encoding="utf-8")
+    return content["total"], content["bad"]
+
+
+def _content(source):
+    """Return what the page shows."""
+    files = _files(source)
+    side = int(_TOTAL / min(len(files), PICTURES) ** 0.5)
+    scenes, rows, bad, total = [], [], [], 0
+    for file in files:
+        name = file.name if file == source else str(file.relative_to(source))
+        try:
+            scene, found = _read(file, name, side if len(scenes) < PICTURES else 0, len(scenes))
+        except _UNREADABLE as e:
+            why = " ".join(str(e).split())
+            if not isinstance(e, ValueError) or str(file) not in why:
+                why = f"{str(file)!r} cannot be shown ({why}); if it was cut off, write it again"
+            if file == source:
+                raise ValueError(why) from e
+            bad.append(why)
+            continue
+        scenes.append(scene)
+        total += len(found)
+        rows = sorted([*rows, *found], key=lambda row: -row["snr"])[:SOURCES]
+        for row in rows[THUMBNAILS:]:
+            row["strip"] = None
+    if not scenes:
+        raise ValueError(
+            f"{str(source)!r} holds no scene or result ({len(bad)} other FITS files, the first: "
+            f"{bad[0] if bad else 'none'}); 'astrodeblend deblend IMAGE --scene -o FILE' writes one"
+        )
+    rows.sort(key=lambda row: (row["scene"], row["label"]))
+    columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
+    columns.sort(key=lambda column: (*_SHOWN, "snr").index(column[0]))
+    flags = [
+        (flag.name, decode_flags(flag)[0], sum(bool(row["flags"] & flag) for row in rows))
+        for flag in Flag
+    ]
+    values = {c: np.array([row["cells"].get(c, np.nan) for row in rows]) for c in columns}
+    return {
+        "title": source.name or str(source.resolve()),
+        "several": len(files) > 1,
+        "scenes": scenes,
+        "rows": rows,
+        "columns": [(c, _name(c, columns), c[2], values[c].dtype.kind in "US") for c in columns],
+        "flags": [each for each in flags if each[2]],
+        "distributions": [_histogram(c, values[c]) for c in columns if c[0] in _DISTRIBUTIONS],
+        "bad": bad,
+        "total": total,
+        "thumbnails": sum(row["strip"] is not None for row in rows),
+        "pictures": min(len(scenes), PICTURES),
+        "deviations": _DEVIATIONS,
+    }
+
+
+def _files(source):
+    """Return the FITS files of a folder, or the one file."""
+    if not source.exists():
+        raise FileNotFoundError(f"{str(source)!r} does not exist; name a scene or a folder of them")
+    if not source.is_dir():
+        return [source]
+    ends = tuple(f"{end}{gz}" for end in (".fits", ".fit", ".fts") for gz in ("", ".gz"))
+    files = sorted(
+        file
+        for file in source.rglob("*")
+        if file.name.lower().endswith(ends) and not file.name.startswith(".")
+    )
+    if not files:
+        raise ValueError(
+            f"{str(source)!r} holds no FITS file; name the folder that scenes were written to"
+        )
+    return files
+
+
+def _read(path, name, side, number):
+    """Return what there is to show of a file, and a row for every source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
+        with fits.open(path, memmap=False) as hdus:
+            names = [hdu.name for hdu in hdus]
+            kind = next((n for n in ("CATALOG", "SOURCES") if n in names), None)
+            if kind is None or "IMAGE" not in names:
+                raise ValueError(
+                    f"{str(path)!r} is no scene or result: it has no extensions IMAGE and CATALOG "
+                    "or SOURCES; 'astrodeblend deblend IMAGE --scene -o FILE' writes them"
+                )
+            table = Table.read(hdus, hdu=kind, unit_parse_strict="silent", mask_invalid=False)
+            header = hdus["IMAGE"].header
+            image = _cube(hdus["IMAGE"].data)
+            part = slice(None), slice(None)
+            level, noise = (_per_band(header, key, len(image)) for key in ("SKY", "NOISE"))
+            if kind == "CATALOG":
+                lights = [(_box(hdu), _cube(hdu.data)) for hdu in hdus if hdu.name == "COMPONENT"]
+                left = _cube(hdus["RESIDUAL"].data) - level
+            else:
+                part = _stamp(hdus[0].header, image.shape)
+                both = [_cube(hdus[n].data)[:, *part] - level for n in ("CENTRAL", "COMPANION")]
+                lights = [(tuple(slice(0, n) for n in light.shape[1:]), light) for light in both]
+                left = image[:, *part] - level - sum(both)
+            if len(lights) != len(table):
+                raise ValueError(
+                    f"{str(path)!r} has {len(lights)} components for the {len(table)} sources of "
+                    "its catalogue; it was cut off, write it again"
+                )
+            mask = hdus["IMAGE_MASK"].data if "IMAGE_MASK" in names else None
+            cards = [
+                (card.keyword, card.value, card.comment)
+                for part in (hdus[0].header, header)
+                for card in part.cards
+                if card.keyword
+            ]
+    hidden = ~np.isfinite(image) if mask is None else _cube(mask) != 0
+    size, image, hidden = image.shape[1:], image[:, *part], hidden[:, *part]
+    look = _Look(header, len(image), noise)
+    shown = look.light(np.where(hidden, 0, image - level))
+    residual = look.left(np.where(hidden, 0, left))
+    scene = {
+        "name": name,
+        "cards": cards,
+        "sources": len(table),
+        "channels": look.channels,
+        "picture": side and _png(_shrunk(shown, side)),
+        "residual": side and _png(_shrunk(residual, side)),
+        "size": size[::-1],
+        "shown": image.shape[:0:-1],
+        "ellipses": _ellipses(table, look.flipped, image.shape[1], part) if side else [],
+        "full": look.full,
+    }
+    bands = [header.get(f"BAND{k}", k) for k in range(1, len(image) + 1)]
+    rows = _rows(table, bands, number)
+    order = np.argsort([-row["snr"] for row in rows])[:THUMBNAILS]
+    for k in order:
+        rows[k]["strip"] = _strip(look, shown, residual, *lights[k])
+    return scene, rows
+
+
+def _cube(data):
+    data = np.asarray(data, dtype=np.float32)
+    return data[None] if data.ndim == 2 else data
+
+
+def _per_band(header, key, bands):
+    return np.reshape([header.get(f"{key}{k + 1}", 0.0) for k in range(bands)], (-1, 1, 1))
+
+
+def _box(hdu):
+    """Return the part of the image that a component is."""
+    top, left = (-int(hdu.header[key]) for key in ("LTV2", "LTV1"))
+    height, width = hdu.shape[-2:]
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _stamp(header, shape):
+    """Return the part of the image in which a result was taken apart."""
+    half = header["STAMPWID"] / 2
+    return tuple(
+        slice(max(0, round(middle - half)), min(size, round(middle + half) + 1))
+        for middle, size in zip((header["YPOS"], header["XPOS"]), shape[1:], strict=True)
+    )
+
+
+class _Look:
+    """How light becomes a picture: 8-bit RGB, top row first."""
+
+    def __init__(self, header, bands, noise):
+        self.full = header.get("FULLSCAL")  # of pictures, which are shown as they are
+        self.flipped = self.full is None
+        names = [str(header.get(f"BAND{k + 1}", f"band {k + 1}")) for k in range(bands)]
+        known = [wavelength_of(name) for name in names]
+        if None in known:  # from blue to red
+            known = np.linspace(475, 753, bands)
+        self.wavelength = known
+        used = [names[np.abs(np.subtract(known, nm)).argmin()] for nm in (753, 621, 475)]
+        self.channels = "" if bands == 1 else "red, green, blue: {}, {}, {}".format(*used)
+        self.noise = np.where(noise > 0, noise, 1.0)
+
+    def light(self, above):
+        """Return light above the sky."""
+        if self.full is not None:
+            above = above / self.full
+            return self._bytes(above if len(above) == 3 else above.mean(axis=0)[None].repeat(3, 0))
+        return self._bytes(in_colour(above[None, None], self.noise.T[0], self.wavelength)[0, 0])
+
+    def left(self, left):
+        """Return what is left: nothing is grey."""
+        if self.full is None:
+            value = (left / self.noise).mean(axis=0) * len(left) ** 0.5 / (2 * _DEVIATIONS)
+        else:
+            value = left.mean(axis=0) / self.full
+        return self._bytes((0.5 + value)[None].repeat(3, 0))
+
+    def _bytes(self, values):
+        values = (255 * np.nan_to_num(values).clip(0, 1)).astype(np.uint8)
+        return np.moveaxis(values, 0, -1)[:: -1 if self.flipped else 1]
+
+
+def _shrunk(pixels, side):
+    """Shrink a picture to fit into a square."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize([max(1, round(scale * n)) for n in picture.size], Image.Resampling.BOX)
+
+
+def _strip(look, shown, residual, box, light):
+    """Return data, component and residual around a source, side by side."""
+    height, width = shown.shape[:2]
+    half = max(part.stop - part.start for part in box) // 2 + 2
+    middle = [(part.start + part.stop) // 2 for part in box]
+    (top, bottom), (left, right) = (
+        (max(0, m - half), min(size, m + half))
+        for m, size in zip(middle, (height, width), strict=True)
+    )
+    alone = np.zeros((len(light), bottom - top, right - left), np.float32)
+    rows, columns = box
+    alone[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
+        np.nan_to_num(light)
+    )
+    up = slice(height - bottom, height - top) if look.flipped else slice(top, bottom)
+    part = up, slice(left, right)
+    strip = Image.new("RGB", (3 * _SIDE + 4, _SIDE), "white")
+    for k, pixels in enumerate((shown[part], look.light(alone), residual[part])):
+        panel = Image.fromarray(np.ascontiguousarray(pixels))
+        scale = _SIDE / max(panel.size)
+        size = [max(1, round(scale * n)) for n in panel.size]
+        way = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+        strip.paste(panel.resize(size, way), (k * (_SIDE + 2), 0))
+    return _png(strip.quantize(128, Image.Quantize.MAXCOVERAGE))  # a third of the bytes
+
+
+def _png(picture):
+    """Return a picture as the address of its own data."""
+    content = BytesIO()
+    picture.save(content, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+
+
+def _ellipses(table, flipped, height, part):
+    """Return an ellipse of 3 semi-axes for every source, as SVG wants it."""
+    found = []
+    for row in table:
+        x, y, angle = row["x_centroid"], row["y_centroid"], row["orientation"]
+        axes = [3 * row[f"semi{name}_axis"] for name in ("major", "minor")]
+        axes = [max(float(axis), 1.0) if np.isfinite(axis) else 3.0 for axis in axes]
+        if np.isfinite(x) and np.isfinite(y):
+            x, y = x - (part[1].start or 0), y - (part[0].start or 0)
+            x, y = x + 0.5, height - y - 0.5 if flipped else y + 0.5
+            angle = np.nan_to_num(-angle if flipped else angle)
+            blended = bool(row["n_blended"] > 1)
+            found.append((int(row["label"]), float(x), float(y), *axes, float(angle), blended))
+    return found
+
+
+def _rows(table, bands, number):
+    """Return a row of cells for every source, columns being (name, band, unit)."""
+    columns = {}
+    if "sky_centroid" in table.colnames:
+        sky = table["sky_centroid"].icrs
+        columns["ra", "", "deg"], columns["dec", "", "deg"] = sky.ra.deg, sky.dec.deg
+    for name in table.colnames:
+        if name not in _SHOWN:
+            continue
+        column = table[name]
+        unit = "" if column.unit is None else str(column.unit)
+        if column.ndim == 2:
+            columns |= {(name, str(b), unit): column[:, k] for k, b in enumerate(bands)}
+        else:
+            columns[name, "", unit] = column
+    flux, error = (
+        np.asarray(table[name], float).reshape(len(table), len(bands))
+        for name in ("segment_flux", "segment_flux_err")
+    )
+    ratio = np.divide(flux, error, out=np.zeros_like(flux), where=error > 0)
+    best = np.nan_to_num(ratio).max(axis=1, initial=0)
+    columns["snr", "", ""] = best
+    return [
+        {
+            "scene": number,
+            "label": int(table["label"][k]),
+            "cells": {column: _plain(values[k]) for column, values in columns.items()},
+            "snr": best[k],
+            "flags": int(table["flags"][k]),
+            "words": _words(table["flags"][k]),
+            "strip": None,
+        }
+        for k in range(len(table))
+    ]
+
+
+def _words(flags):
+    return [(flag.name, decode_flags(flag)[0]) for flag in Flag if int(flags) & flag]
+
+
+def _plain(value):
+    if isinstance(value, bytes | str):
+        return value.decode() if isinstance(value, bytes) else str(value)
+    return float(value)
+
+
+def _name(column, columns):
+    """Return what a column is called and filtered by: with its unit, if there are several."""
+    name, band, unit = column
+    same = [other for other in columns if other[:2] == column[:2]]
+    return "_".join(filter(None, (name, band, unit if len(same) > 1 else ""))).replace(" ", "")
+
+
+def _histogram(column, values):
+    """Return one quantity's distribution as bars; of flux, of its logarithm."""
+    name, band, unit = column
+    logarithmic = "flux" in name or "axis" in name or "distance" in name
+    good = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
+    numbers, edges = np.histogram(np.log10(good) if logarithmic else good, bins=24)
+    ends = 10 ** edges[[0, -1]] if logarithmic else edges[[0, -1]]
+    return {
+        "title": " ".join(filter(None, (name, band, unit and f"({unit})"))),
+        "logarithmic": logarithmic,
+        "bars": [float(n / max(numbers.max(), 1)) for n in numbers],
+        "most": int(numbers.max()),
+        "ends": [f"{end:.3g}" for end in ends],
+        "good": len(good),
+        "other": len(values) - len(good),
+    }
