@@ -5,6 +5,7 @@ pulls in neither torch nor astropy.
 """
 
 import importlib
+import sys
 
 # Public name -> the module that defines it.
 _HOME = {
@@ -21,7 +22,8 @@ __all__ = list(_HOME)
 
 def __getattr__(name):
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        text = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(text, name=name, obj=sys.modules[__name__])
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value  # found at once the next time
     return value

@@ -59,13 +59,15 @@ def _identity(card, path, plain):
         stamp = (
             f"{pixels} pixels of the image, or as many times that as {radii:g} Petrosian radii take"
         )
+    if card.network.get("kind") == "field":
+        stamp = "none: whole images, block by block"
     rows = {
         "bands": ", ".join(card.bands) or "any number of them, in any order",
         "blending modes": ", ".join(card.modes),
         "scaling": card.scaling,
         "stamp": stamp,
         "network": kind,
-        "scenes of several sources": card.crowded and f"are for model {card.crowded}",
+        "handed over": card.crowded and f"what is more than stamps of two, to model {card.crowded}",
         "weights": f"{_number_of_weights(path):,}",
         "file": f"{path.name}, {size / 1e6:.1f} MB",
         "data": card.data,
@@ -90,6 +92,8 @@ def _training(card, plain):
         rows["started from"] = f"{parent['name']} (sha256 {parent['sha256'][:12]}...)"
     if "steps" in training:
         batch = f" of {config['batch']} blends" if "batch" in config else ""
+        if "blocks" in training:
+            batch = f", {training['blocks']:,} blocks of fields in all"
         rows["updates"] = f"{training['steps']:,}{batch}"
     if surveys := config.get("surveys"):
         rows["surveys"] = ", ".join(surveys)
@@ -140,7 +144,15 @@ def _scores(card, model, plain):
     command, of = f"astrodeblend evaluate --model {model} --data FOLDER", "recipe"
     if card.scaling == "noise":
         command, of = f"astrodeblend benchmark --model {model} --data FOLDER", "survey"
+    if card.network.get("kind") == "field":
+        command, of = f"astrodeblend benchmark --model {model}", "fields"
     if not card.scores:
+        if of == "fields":
+            return (
+                text
+                + _paragraph("None yet. This prints them:")
+                + _block(f"{command} --fields lsst")
+            )
         some = " --survey lsst" if of == "survey" else ""
         return text + _paragraph("None yet. This adds them:") + _block(f"{command}{some} --card")
     for name, entry in card.scores.items():
@@ -175,7 +187,7 @@ def _scores(card, model, plain):
             "dtype": entry.get("arithmetic"),
         }
         options = "".join(f" --{key} {value}" for key, value in options.items() if value)
-        number = f" -n {entry['blends']}" if "blends" in entry else ""
+        number = next((f" -n {entry[k]}" for k in ("blends", "fields") if k in entry), "")
         data = shlex.quote(entry.get("data", "FOLDER"))
         text += _block(command.replace("FOLDER", data) + options + number)
     return text

@@ -1,6 +1,7 @@
 """`Deblender`: an image in, its galaxies out, one by one."""
 
 from difflib import get_close_matches
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from astrodeblend.weights import list_models, load_model, read_card
 
 __all__ = ["Deblender"]
 
+#: Share of true sources to be expected among those that a network finds.
+_PURITY = 0.95
 _DEVIATIONS = ("calibrated", "predicted", "symmetries")
 #: The kind of image that a model with this scaling takes, and the model to take for it.
 _KINDS = {Picture.name: Picture.kind, Flux.name: Flux.kind}
@@ -52,9 +55,23 @@ class Deblender:
     ValueError
         If there is no such device, ``dtype`` or ``batch_size`` is none of the above, or the
         network has more than two branches.
+    TypeError
+        If ``network`` is none, such as a name.
+
+    Examples
+    --------
+    >>> from skimage.data import hubble_deep_field
+    >>> from astrodeblend import Deblender
+    >>> deblender = Deblender.from_pretrained("galaxyzoo", device="cpu", dtype="float32")
+    >>> deblender
+    <Deblender 'galaxyzoo' (R, G, B) on cpu, float32>
+    >>> deblender(hubble_deep_field(), position=(292, 108)).position
+    (292.0, 108.0)
     """
 
-    def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
+    def __init__(self, network=None, card=None, *, device=None, dtype=None, batch_size="auto"):
+        if not isinstance(network, torch.nn.Module) or card is None:
+            raise TypeError(_meant(network))
         how = {"device": device, "dtype": dtype, "batch_size": batch_size}
         self._models = {_KINDS[card.scaling]: Model(network, card, **how)}
         self._how = None  # to load other models with, by the kind of an image
@@ -86,8 +103,8 @@ class Deblender:
             deblender._models, deblender._how = {}, how
             return deblender
         if name not in list_models():
-            near = get_close_matches(str(name), list_models(), n=1)
-            meant = f"did you mean {near[0]!r}? Choose" if near else "choose"
+            near = _near(name)
+            meant = f"did you mean {near!r}? Choose" if near else "choose"
             raise ValueError(
                 f"name={name!r} is not a model; {meant} one of "
                 f"{', '.join(map(repr, list_models()))}, or load a file with Deblender.load(path)"
@@ -128,7 +145,7 @@ class Deblender:
         `~astropy.table.Table`
             Columns ``name``, ``images`` (the kind that it takes), ``bands``, ``modes`` and
             ``scores``: the mean PSNR of each score on the card, or the lowest and the highest of
-            a band.
+            a band; of fields the share of sources found, and how far their flux is off.
         """
         cards = [read_card(name) for name in list_models()]
         return _Models(
@@ -178,6 +195,10 @@ class Deblender:
             return f"<Deblender {names}, on {self._how['device']}>"
         bands = ", ".join(self.card.bands) or "any bands"
         return f"<Deblender {self.card.name!r} ({bands}) on {self.device}, {self.arithmetic}>"
+
+    def _repr_html_(self):
+        known = [self.card.description, self.card.limits] if self._how is None else []
+        return "<br>".join([f"<b>{escape(repr(self)[1:-1])}</b>", *map(escape, known)])
 
     def __call__(self, image, position=None, *, kind=None, psf=None):
         """Take the galaxy at a position apart from all else in its stamp.
@@ -232,7 +253,7 @@ class Deblender:
         """
         return self._deblend([self._single(image, position, kind, psf)])[0]
 
-    def deblend_stamps(self, images, positions=None, *, kind=None, psf=None):
+    def deblend_stamps(self, images, positions=None, *, kind=None, psf=None, progress=False):
         """Deblend many images, a source in each, with the network running in batches.
 
         Parameters
@@ -245,6 +266,8 @@ class Deblender:
             As calling the deblender takes it.
         psf : optional
             That of every image, as calling the deblender takes it.
+        progress : bool, optional
+            Show progress bars.
 
         Returns
         -------
@@ -267,15 +290,17 @@ class Deblender:
                 f"positions has {len(positions)} and images {len(images)}; give one of each"
             )
         tasks = []
-        for i, (image, position) in enumerate(zip(images, positions, strict=True)):
+        pairs = list(zip(images, positions, strict=True))
+        bar = tqdm(pairs, desc="reading", unit="image", disable=not progress)
+        for i, (image, position) in enumerate(bar):
             try:
                 tasks.append(self._single(image, position, kind, psf))
             except (ValueError, TypeError, OSError) as error:
                 raise restated(error, f"images[{i}]: {error}") from error
-        return self._deblend(tasks)
+        return self._deblend(tasks, progress)
 
     def deblend_scene(
-        self, image, *, positions=None, light=None, kind=None, psf=None, purity=0.98,
+        self, image, *, positions=None, light=None, kind=None, psf=None, purity=_PURITY,
         progress=False,
     ):  # fmt: skip
         """Find all sources of an image and take them apart.
@@ -299,8 +324,8 @@ class Deblender:
         psf : optional
             As for a single blend.
         purity : float, optional
-            Share of true sources to be expected among those that are found; more of them are
-            found, and more false ones, if it is lower. Of models that find sources themselves.
+            Share of true sources to be expected among those that are found, in fields like those
+            of the model's card; a lower one finds more. Of models that find sources themselves.
         progress : bool, optional
             Show a progress bar.
 
@@ -316,6 +341,14 @@ class Deblender:
             image, two are in one pixel, or an option is none of the above.
         TypeError, FileNotFoundError, OSError
             As for a single blend.
+
+        Examples
+        --------
+        >>> from skimage.data import hubble_deep_field
+        >>> from astrodeblend import Deblender
+        >>> deblender = Deblender.from_pretrained()
+        >>> scene = deblender.deblend_scene(hubble_deep_field()[60:130, 240:310])
+        >>> scene.catalog.write("catalog.ecsv", overwrite=True)
         """
         if light not in (None, *LIGHTS):
             raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
@@ -324,8 +357,10 @@ class Deblender:
             if isinstance(positions, SkyCoord):
                 positions = np.atleast_1d(positions)
             positions = [pixel_position(image, place) for place in positions]
-        task = plan(image, self._model_for(image), positions, purity=purity)
-        with tqdm(total=len(task), desc="deblending", disable=not progress, unit="source") as bar:
+        with tqdm(desc="finding sources", disable=not progress) as bar:
+            task = plan(image, self._model_for(image), positions, purity=purity)
+            bar.reset(len(task))
+            bar.set_description("deblending")
             (answers,) = task.model.answers([task], watch=bar.update)
         return task.scene(answers, light or ("network" if task.model.finds else "apportioned"))
 
@@ -340,7 +375,7 @@ class Deblender:
                 "apart; give another one"
             )
         x, y = pixel_position(image, position)
-        task = plan(image, model, [(x, y)], purity=0.98)
+        task = plan(image, model, [(x, y)], purity=_PURITY)
         if not task.known:
             raise ValueError(
                 f"position is ({x:.6g}, {y:.6g}), around which the image has no data; "
@@ -348,14 +383,15 @@ class Deblender:
             )
         return task
 
-    def _deblend(self, tasks):
+    def _deblend(self, tasks, progress=False):
         """Take one source out of each image."""
         results = [None] * len(tasks)
-        for model in {id(task.model): task.model for task in tasks}.values():
-            chosen = [k for k, task in enumerate(tasks) if task.model is model]
-            answers = iter(model.answers([tasks[k] for k in chosen]))
-            for k in chosen:
-                results[k] = tasks[k].deblended(next(answers))
+        with tqdm(total=len(tasks), desc="deblending", disable=not progress) as bar:
+            for model in {id(task.model): task.model for task in tasks}.values():
+                chosen = [k for k, task in enumerate(tasks) if task.model is model]
+                answers = iter(model.answers([tasks[k] for k in chosen], watch=bar.update))
+                for k in chosen:
+                    results[k] = tasks[k].deblended(next(answers))
         return results
 
     def _model_for(self, image):
@@ -475,6 +511,23 @@ class Deblender:
         return self._model.blend_threshold
 
 
+def _near(name):
+    """Return the model that was meant, or None."""
+    return next(iter(get_close_matches(str(name), list_models(), n=1)), None)
+
+
+def _meant(network):
+    """Say how to make a Deblender, to someone who gave it a name, a file or nothing."""
+    if isinstance(network, torch.nn.Module):
+        return "card is missing; give the network's, an astrodeblend.weights.Card"
+    if str(network).endswith(".safetensors"):
+        right = f"Deblender.load({str(network)!r})"
+    else:
+        near = _near(network)
+        right = f"Deblender.from_pretrained({'' if near is None else repr(near)})"
+    return f"network={network!r} is no network; you may want {right}"
+
+
 class _Models(Table):
     """A table that prints whole, however wide the terminal is."""
 
@@ -483,9 +536,14 @@ class _Models(Table):
 
 
 def _in_words(scores):
-    """Put the PSNRs of a card on one line: means, or from which to which that of a band is."""
+    """Put the scores of a card on one line: PSNRs, or how complete and how far off in fields."""
     words = []
     for name, entry in scores.items():
+        if "r" in entry:
+            found = entry["r"]
+            complete, error = 100 * found["complete"], found["error"]
+            words.append(f"{name} {complete:.0f} % complete, {error:.1f} noise limits")
+            continue
         psnr = entry["psnr"]
         values = (
             [psnr["mean"]] if "mean" in psnr else sorted({min(psnr.values()), max(psnr.values())})

@@ -466,7 +466,9 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     if below.size == 0 or below[0] == 0:
         return np.nan
     last = below[0]
-    part = (ratio[last - 1] - eta) / (ratio[last - 1] - ratio[last])
+    part = 1.0
+    if np.isfinite(ratio[last - 1]):
+        part = (ratio[last - 1] - eta) / (ratio[last - 1] - ratio[last])
     return float(edges[r][last - 1] * 1.25 ** (part / steps))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from astrodeblend.networks import Pixels, Sources, find_centres, keep_pure
+from astrodeblend.networks import Pixels, Sources, find_centres, threshold_of
 
 __all__ = ["FieldAnswer", "take_apart"]
 
@@ -15,9 +15,9 @@ _COARSER = (
     4,
     2,
 )  # pixels of the image, along each side, to a pixel that large sources are found on
-_LARGE = 10.0  # pixels: half-light radius from which training calls a galaxy large, on any scale
+_LARGE = 5.0  # pixels: half-light radius from which on a galaxy is well resolved
 _SURE = 0.5  # probability
-_BLOCK, _MARGIN = 512, 64  # pixels; multiples of the coarsest grid
+_BLOCK, _MARGIN = 640, 64  # pixels; multiples of the coarsest grid
 _GRID = 8  # pixels, of the coarsest level
 
 
@@ -45,13 +45,14 @@ class FieldAnswer:
 
 
 def take_apart(
-    inference, values, psf, *, positions=None, correlation=1.0, purity=0.98,
+    inference, values, psf, *, positions=None, correlation=1.0, purity=0.95,
     watch=lambda number: None,
 ):  # fmt: skip
     """Find the sources of an image, and split its light among them.
 
     Where the image is looked at on coarser pixels, large galaxies are seen whole: a source is of
-    the coarsest scale on which it is large, and what finer scales find at its place is it again.
+    the coarsest scale on which it is well resolved, and what finer scales find at its place is it
+    again.
 
     Parameters
     ----------
@@ -67,7 +68,8 @@ def take_apart(
     correlation : numpy.ndarray, shape (bands,), optional
         Of the noise, as `astrodeblend.sky.Sky` has it.
     purity : float, optional
-        Share of true sources to be expected among those that are found.
+        Share of true sources to be expected among those that are found, in fields like those that
+        the network was calibrated on.
     watch : callable, optional
         Called with 1 when a block is done.
 
@@ -108,6 +110,7 @@ def take_apart(
             sources["at"] += torch.as_tensor(start[:2], dtype=torch.float32)
             asked.append(sources)
             parts = vars(network.pixels(seen))
+            parts |= {name: parts[name].half() for name in ("key", "std_key")}
             if whole is None:
                 whole = {k: v.new_empty(*v.shape[:2], *shape, *v.shape[4:], device="cpu")
                          for k, v in parts.items()}  # fmt: skip
@@ -115,7 +118,8 @@ def take_apart(
                 whole[name][:, :, *core] = part[:, :, *inner].cpu()
             watch(1)
         rows = np.concatenate(rows)
-        chosen = _chosen(rows, len(given), len(known), values, purity)
+        least = threshold_of(purity, network.thresholds)
+        chosen = _chosen(rows, len(given), len(known), values, least)
         sources = {k: torch.cat([each[k] for each in asked]) for k in asked[0]}
         order = sources["source"].argsort()[torch.from_numpy(chosen)]
         sources = {k: v[order].to(inference.device) for k, v in sources.items()}
@@ -150,16 +154,15 @@ def _read(rows, maps, calibration, times):
     rows[unread, 2:] = np.column_stack([chance, size * times])[unread]
 
 
-def _chosen(rows, given, large, values, purity):
-    """Return which rows are sources: those given, then as many as are pure, each once.
+def _chosen(rows, given, large, values, least):
+    """Return which rows are sources: those given, then all that are likely enough, each once.
 
     The first ``given`` rows are given, those up to ``large`` were found on coarser pixels.
     """
     extent = np.array(values.shape[:0:-1])
-    pure = keep_pure(torch.from_numpy(rows[given:, 2]), purity).numpy()
     chosen = list(range(given))
     order = np.append(np.arange(given, large), large + np.argsort(-rows[large:, 2], kind="stable"))
-    for k in order[pure[order - given]]:
+    for k in order[rows[order, 2] >= least]:
         apart = np.hypot(*(rows[chosen, :2] - rows[k, :2]).T)
         seen = np.isfinite(values[:, *_pixel(rows[k, :2], extent)]).any()
         if seen and not (apart <= np.maximum(2.0, rows[chosen, 3] / 4)).any():

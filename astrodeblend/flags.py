@@ -4,7 +4,7 @@ from enum import IntFlag
 
 import numpy as np
 
-__all__ = ["Flag", "decode_flags", "flag_names"]
+__all__ = ["Flag", "count_flags", "decode_flags", "flag_names"]
 
 
 class Flag(IntFlag):
@@ -73,6 +73,13 @@ def flag_names(flags):
     """Return the names of flags, such as ``"EDGE MASKED"``: one text, or a list of an array's."""
     names = _each(flags, lambda flag: flag.name)
     return " ".join(names) if np.ndim(flags) == 0 else [" ".join(each) for each in names]
+
+
+def count_flags(flags):
+    """Return how often each flag is set in a column, as a dict without those that never are."""
+    flags = np.asarray(flags, int)
+    counts = {flag: int(np.count_nonzero(flags & int(flag))) for flag in Flag}
+    return {flag: count for flag, count in counts.items() if count}
 
 
 def _each(flags, told):

@@ -195,10 +195,13 @@ def combine(image, sky, scaling, own, rest, unclaimed, *, agree=True):
 
     Parameters
     ----------
-    image, sky, scaling
-        As for `of_stamps`.
-    own, rest, unclaimed
-        As it returns them.
+    image : `~astropy.nddata.NDData`
+    sky : `astrodeblend.sky.Sky`
+    scaling : Picture or Flux
+    own : list of Component
+    rest : Component or None
+    unclaimed : numpy.ndarray, shape (bands, y, x)
+        As `of_stamps` has them.
     agree : bool, optional
         Whether light is to agree with the image; all that shares one total out does already.
 

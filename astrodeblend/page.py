@@ -1,9 +1,7 @@
 """Scenes and results that were written, as one self-contained HTML page."""
 
-import base64
 import warnings
 import zlib
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from astrodeblend.files import atomic_path
-from astrodeblend.flags import Flag, decode_flags
+from astrodeblend.flags import Flag, count_flags, decode_flags
 from astrodeblend.images import wavelength_of
-from astrodeblend.plot import in_colour
+from astrodeblend.plot import in_colour, png_address, shrunk
 
 __all__ = ["write_page"]
 
@@ -116,10 +114,8 @@ def _content(source):
     rows.sort(key=lambda row: (row["scene"], row["label"]))
     columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
     columns.sort(key=lambda column: (*_SHOWN, "snr").index(column[0]))
-    flags = [
-        (flag.name, decode_flags(flag)[0], sum(bool(row["flags"] & flag) for row in rows))
-        for flag in Flag
-    ]
+    counts = count_flags([row["flags"] for row in rows])
+    flags = [(flag.name, decode_flags(flag)[0], count) for flag, count in counts.items()]
     values = {c: np.array([row["cells"].get(c, np.nan) for row in rows]) for c in columns}
     return {
         "title": source.name or str(source.resolve()),
@@ -127,7 +123,7 @@ def _content(source):
         "scenes": scenes,
         "rows": rows,
         "columns": [(c, _name(c, columns), c[2], values[c].dtype.kind in "US") for c in columns],
-        "flags": [each for each in flags if each[2]],
+        "flags": flags,
         "distributions": [_histogram(c, values[c]) for c in columns if c[0] in _DISTRIBUTIONS],
         "bad": bad,
         "total": total,
@@ -204,8 +200,8 @@ def _read(path, name, side, number):
         "cards": cards,
         "sources": len(table),
         "channels": look.channels,
-        "picture": side and _png(_shrunk(shown, side)),
-        "residual": side and _png(_shrunk(residual, side)),
+        "picture": side and png_address(shrunk(shown, side)),
+        "residual": side and png_address(shrunk(residual, side)),
         "size": size[::-1],
         "shown": image.shape[:0:-1],
         "ellipses": _ellipses(table, look.flipped, image.shape[1], part) if side else [],
@@ -279,15 +275,6 @@ class _Look:
         return np.moveaxis(values, 0, -1)[:: -1 if self.flipped else 1]
 
 
-def _shrunk(pixels, side):
-    """Shrink a picture to fit into a square."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = side / max(picture.size)
-    if scale >= 1:
-        return picture
-    return picture.resize([max(1, round(scale * n)) for n in picture.size], Image.Resampling.BOX)
-
-
 def _strip(look, shown, residual, box, light):
     """Return data, component and residual around a source, side by side."""
     height, width = shown.shape[:2]
@@ -311,14 +298,7 @@ def _strip(look, shown, residual, box, light):
         size = [max(1, round(scale * n)) for n in panel.size]
         way = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
         strip.paste(panel.resize(size, way), (k * (_SIDE + 2), 0))
-    return _png(strip.quantize(128, Image.Quantize.MAXCOVERAGE))  # a third of the bytes
-
-
-def _png(picture):
-    """Return a picture as the address of its own data."""
-    content = BytesIO()
-    picture.save(content, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    return png_address(strip.quantize(128, Image.Quantize.MAXCOVERAGE))  # a third of the bytes
 
 
 def _ellipses(table, flipped, height, part):

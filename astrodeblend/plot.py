@@ -1,5 +1,8 @@
 """Figures of blends and scenes: light in colour, each source alone, and what is left in sigma."""
 
+import base64
+from io import BytesIO
+
 import numpy as np
 from astropy import units as u
 from astropy.visualization import LuptonAsinhStretch
@@ -9,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from PIL import Image
 
 from astrodeblend.files import atomic_path
 from astrodeblend.images import channels_of
@@ -19,6 +23,7 @@ __all__ = ["in_colour", "panels", "save_figure", "scene_panels", "source_regions
 _STRETCH = 10.0  # standard deviations of the noise up to which light is drawn nearly linearly
 _SIGMA = 5.0  # where the colours of what is left end
 _BRIGHTER = 3.0  # at most so much is a channel, for the light to be white
+_THUMBNAIL = 300  # pixels
 _MOST = 100  # sources that are drawn alone unless others are asked for
 # Okabe & Ito's colours that are bright on black.
 _COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00")
@@ -240,15 +245,18 @@ class _View:
         for name in axes.keys() & {"image", "blend"}:
             self._explain(axes[name])
 
-    def show(self, axes, light, box=None):
-        """Draw light above the sky, shape (bands, y, x), of the image or of a part of it."""
+    def pixels(self, light):
+        """Return light above the sky, (bands, y, x), as it looks: (y, x) or (y, x, 3), 0 to 1."""
         if self.white is None:
             shown = _lupton(self._channels(light) / self.scale, self.stretch)
         else:
             level = np.median(self.level, axis=(1, 2), keepdims=True)
             shown = self._channels(light + level) / self.white
-        shown = np.moveaxis(shown, 0, -1).squeeze(axis=-1 if len(shown) == 1 else ()).clip(0, 1)
-        self._imshow(axes, shown, box or self.box, cmap="gray", vmin=0, vmax=1)
+        return np.moveaxis(shown, 0, -1).squeeze(axis=-1 if len(shown) == 1 else ()).clip(0, 1)
+
+    def show(self, axes, light, box=None):
+        """Draw light above the sky, shape (bands, y, x), of the image or of a part of it."""
+        self._imshow(axes, self.pixels(light), box or self.box, cmap="gray", vmin=0, vmax=1)
         axes.set_facecolor("black")
         if box is not None:  # in the middle of a square
             half, (y, x) = np.ptp(box, axis=1).max() / 2, np.mean(box, axis=1) - 0.5
@@ -287,6 +295,35 @@ class _View:
                 _write(axes, 0.97, 0.97, text, va="top", ha="right", color=colour)
         if not hasattr(axes, "coords"):
             _draw_scale(axes, self.box, self.wcs)
+
+
+def thumbnails(scene, images, *, box=None):
+    """Return images of a scene, or the same part of each, as HTML that needs no other file."""
+    view = _View(scene, None, None, box)
+    upward = -1 if view.look["origin"] == "lower" else 1
+    pictures = []
+    for name, image in images.items():
+        pixels = (255 * view.pixels(view.above(image))).astype(np.uint8)[::upward]
+        source = png_address(shrunk(pixels, _THUMBNAIL))
+        style = f"height:{_THUMBNAIL * 2 // 3}px;image-rendering:pixelated"
+        pictures.append(f'<img src="{source}" alt="{name}" title="{name}" style="{style}">')
+    return " ".join(pictures)
+
+
+def shrunk(pixels, side):
+    """Return an array of bytes as a picture that fits into a square."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize([max(1, round(scale * n)) for n in picture.size], Image.Resampling.BOX)
+
+
+def png_address(picture):
+    """Return a picture as the address of its own data."""
+    content = BytesIO()
+    picture.save(content, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _cube(data):

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from io import BytesIO
 
 import numpy as np
@@ -13,13 +14,18 @@ from astropy.table import QTable, vstack
 
 from astrodeblend.calibration import Calibration
 from astrodeblend.files import atomic_path
-from astrodeblend.flags import Flag, decode_flags, flag_names
+from astrodeblend.flags import Flag, count_flags, decode_flags, flag_names
 from astrodeblend.images import image_to_hdus, to_original_shape, write_fits
 from astrodeblend.light import LIGHTS, Light, outlined
 from astrodeblend.measure import measure
 from astrodeblend.sky import Sky
 
-__all__ = ["Deblended", "Scene", "provenance"]
+__all__ = ["Deblended", "Scene", "brief", "provenance"]
+
+_BRIEF = (
+    "label", "component", "x_centroid", "y_centroid", "sky_centroid", "segment_flux",
+    "ellipticity", "flag_names",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +62,18 @@ class Scene:
         part, ((y, y), (x, x)).
     residual : `~astropy.nddata.NDData`
         The image less the network's own components, sky included.
+
+    Examples
+    --------
+    >>> from skimage.data import hubble_deep_field
+    >>> from astrodeblend import Deblender
+    >>> scene = Deblender.from_pretrained().deblend_scene(hubble_deep_field()[60:130, 240:310])
+    >>> len(scene.components) == len(scene.catalog)
+    True
+    >>> bright = scene.catalog[scene.catalog["segment_flux"].sum(axis=1) > 1000]
+    >>> alone = scene.component(bright["label"][0])  # on the grid of the image
+    >>> alone.data.shape
+    (3, 70, 70)
     """
 
     read: NDData
@@ -241,6 +259,16 @@ class Scene:
         failed = sum(bool(c.flags & Flag.NOT_DEBLENDED) for c in self.light.components)
         return f"{text}; {failed} could not be deblended>" if failed else f"{text}>"
 
+    def _repr_html_(self):
+        from astrodeblend.plot import thumbnails
+
+        flags = [
+            f"{number} of {len(self.catalog)}: {flag.name}, {decode_flags(flag)[0]}"
+            for flag, number in count_flags(self.catalog["flags"]).items()
+        ]
+        table = brief(self.catalog, 5)._repr_html_()
+        return _html(self, thumbnails(self, {"image": self.image}), flags) + table
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Deblended:
@@ -268,6 +296,16 @@ class Deblended:
         part of the image, ((y, y), (x, x)), in which components do not fade), ``familiarity``
         and ``blend_score``. ``calibration["interval_95"]`` says how many standard deviations to
         either side hold 95.4 % of the truths.
+
+    Examples
+    --------
+    >>> from skimage.data import hubble_deep_field
+    >>> from astrodeblend import Deblender
+    >>> result = Deblender.from_pretrained()(hubble_deep_field(), position=(292, 108))
+    >>> result.central.data.shape
+    (3, 872, 1000)
+    >>> result.to_table()["component"].tolist()
+    ['central', 'companion']
     """
 
     scene: Scene
@@ -391,6 +429,41 @@ class Deblended:
         text = f"<Deblended: {_size(self.scene.read)}, at ({x:.1f}, {y:.1f})"
         words = "; ".join([f"model {self.meta['model']}", *decode_flags(self.flags)])
         return f"{text}, {words}>"
+
+    def _repr_html_(self):
+        from astrodeblend.plot import thumbnails
+
+        images = {name: getattr(self, name) for name in ("image", "central", "companion")}
+        pictures = thumbnails(self.scene, images, box=self.meta["stamp_box"])
+        return _html(self, pictures) + brief(self.to_table())._repr_html_()
+
+
+def _html(result, pictures, lines=()):
+    """Return the beginning of how a notebook shows a result."""
+    lines = [escape(line) for line in (repr(result)[1:-1], *lines)]
+    return f"<p>{'<br>'.join(lines)}</p><p>{pictures}</p>"
+
+
+def brief(catalog, rows=None):
+    """Return what of a catalogue fits on a screen: a few columns, of its brightest rows.
+
+    Parameters
+    ----------
+    catalog : `~astropy.table.QTable`
+        As of a `Scene`, or `Deblended.to_table`.
+    rows : int, optional
+        How many, the brightest first (all bands together). By default all, as they come.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+    """
+    order = np.arange(len(catalog))
+    if rows is not None:
+        flux = np.nan_to_num(getattr(catalog["segment_flux"], "value", catalog["segment_flux"]))
+        flux = flux if flux.ndim == 1 else flux.sum(axis=1)
+        order = np.argsort(-flux, kind="stable")[:rows]
+    return catalog[[name for name in _BRIEF if name in catalog.colnames]][order]
 
 
 def _size(image):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,13 +24,15 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from click.testing import CliRunner
 from PIL import Image
+from regions import Regions
 
 from astrodeblend import Deblender
 from astrodeblend.cli import main
 from astrodeblend.cli.deblending import _parse_position
-from astrodeblend.cli.options import LEARNING, RECIPES
+from astrodeblend.cli.options import LEARNING, RECIPES, outputs
 from astrodeblend.cli.training import FIELDS
 from astrodeblend.training.checkpoint import read_state
+from astrodeblend.weights import list_models
 
 
 def invoke(*arguments, code=0):
@@ -115,6 +118,34 @@ class TestHelp:
         assert tuple(KNOWN) == LEARNING
         assert tuple(n for n, r in KNOWN.items() if r.companions == (0.0, 1.0)) == RECIPES
 
+    def test_what_every_command_has(self):
+        names = {name: {p.name for p in c.params} for name, c in main.commands.items()}
+        assert {name for name in names if "quiet" not in names[name]} == {"models"}
+        assert {name for name in names if "as_json" not in names[name]} == {"train"}
+
+    def test_options_are_in_groups(self):
+        text = re.split(r"^(\w+):\n", invoke("deblend", "--help").output, flags=re.MULTILINE)
+        groups = dict(zip(text[1::2], text[2::2], strict=True))
+        assert [*groups] == ["Image", "Scene", "Model", "Output", "Messages"]
+        assert "--psf" in groups["Image"]
+        assert "--regions" in groups["Output"]
+        for name, command in main.commands.items():
+            shown = re.findall(
+                r"^  (?:-\w, )?(--[\w-]+)", invoke(name, "--help").output, re.MULTILINE
+            )
+            context = click.Context(command)
+            options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+            assert set(shown) == {o.opts[len(o.opts[0]) == 2] for o in options}
+
+    def test_ctrl_c(self, image, tmp_path, monkeypatch):
+        def interrupted(*args, **options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Deblender, "__call__", interrupted)
+        result = invoke("deblend", image, "-o", tmp_path / "out.fits", code=130)
+        assert result.stderr == "Aborted!\n"
+        assert not list(tmp_path.iterdir())
+
     def test_no_option_without_help(self):
         for command in main.commands.values():
             for parameter in command.params:
@@ -153,8 +184,9 @@ class TestDeblend:
     def test_a_whole_scene(self, image, flux_model, tmp_path):
         out = tmp_path / "scene.fits"
         result = invoke("deblend", image, "-o", out, "--model", flux_model, "--scene", "--plot")
-        assert "<Scene: 3 x 60 x 60 nJy" in result.output
         catalog = QTable.read(out, hdu="CATALOG")
+        blended = (catalog["n_blended"] > 1).sum()
+        assert f"{len(catalog)} sources, {blended} of them blended\nlabel " in result.stdout
         with fits.open(out) as hdus:
             labels = [hdu.ver for hdu in hdus if hdu.name == "COMPONENT"]
         assert labels == list(catalog["label"])
@@ -172,6 +204,65 @@ class TestDeblend:
         assert not np.allclose(
             drawn["segment_flux"].value, catalog["segment_flux"].value, rtol=1e-4
         )
+
+    def test_a_scene_for_scripts(self, image, flux_model, tmp_path):
+        names = [tmp_path / name for name in ("scene.fits", "scene.ecsv", "scene.reg")]
+        arguments = ("deblend", image, "--model", flux_model, "--scene", "-o", names[0])
+        arguments += ("--catalog", names[1], "--regions", names[2])
+        told = json.loads(invoke(*arguments, "--json").stdout)
+        catalog = QTable.read(names[1])
+        assert told["files"] == [str(name) for name in names]
+        assert told["sources"] == len(catalog) == len(Regions.read(names[2])) > 0
+        assert told["meta"]["kind"] == "flux"
+        names = Counter(" ".join(catalog["flag_names"]).split())
+        assert told["flags"] == names
+        assert names  # or that says nothing
+        scene = Deblender.load(flux_model).deblend_scene(image)
+        assert catalog["flags"].tolist() == scene.catalog["flags"].tolist()
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--regions", "a.reg"), "'a.reg' is for scenes"),
+            (("--scene", "--regions", "a.txt"), "'a.txt' has to end in .reg"),
+            (("--catalog", "a.fits"), "'a.fits' has to end in .ecsv"),
+            (("--scene", "--catalog", "no/a.ecsv"), "'no' does not exist"),
+            (("--quiet", "--catalog", "a.fits"), "'a.fits' has to end in .ecsv"),
+        ],
+    )
+    def test_files_that_cannot_be(self, options, words, image, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert words in refused("deblend", image, "-o", "out.fits", *options)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_file_is_not_written_twice(self, tmp_path):
+        twice = tmp_path / "out.ecsv"
+        files = outputs(str(twice.with_suffix(".fits")), False, overwrite=True, others=[twice] * 2)
+        with pytest.raises(ValueError, match=r"out\.ecsv' is to be written twice"), files:
+            pass
+
+    @pytest.mark.filterwarnings("always")
+    def test_quiet(self, flux_model, tmp_path):
+        image = tmp_path / "image.fits"
+        fits.PrimaryHDU(blend_image()).writeto(image)
+        arguments = ("deblend", image, "--model", flux_model, "--scene", "--quiet", "--overwrite")
+        result = invoke(*arguments, "-o", tmp_path / "out.fits")
+        assert result.stdout == result.stderr == ""
+        assert (tmp_path / "out.fits").exists()
+        fits.setval(image, "BUNIT", value="flurbs")  # a warning is no small talk
+        result = invoke(*arguments, "-o", tmp_path / "out.fits", "--json")
+        assert json.loads(result.stdout)["sources"] > 0
+        assert result.stderr.startswith("Warning: ")
+        assert result.stderr.count("\n") == 1
+
+    def test_a_scene_of_nothing(self, flux_model, tmp_path):
+        fits.writeto(tmp_path / "in.fits", np.random.default_rng(1).normal(size=(60, 60)))
+        arguments = ("deblend", tmp_path / "in.fits", "--model", flux_model, "--scene", "--kind")
+        arguments += ("flux", "-o", tmp_path / "out.fits", "--catalog", tmp_path / "out.ecsv")
+        assert "0 sources, 0 of them blended\nwrote " in invoke(*arguments).stdout
+        assert len(QTable.read(tmp_path / "out.ecsv")) == 0
+        told = json.loads(invoke(*arguments, "--json", "--overwrite").stdout)
+        assert (told["sources"], told["flags"]) == (0, {})
 
     def test_positions_in_words(self):
         assert _parse_position(None) is None
@@ -451,7 +542,6 @@ class TestBadInput:
                 "'no.json' does not exist",
             ),
             (("models", "galaxyzo"), "'galaxyzo' is not known"),
-            (("models", "--json"), "say of which model"),
             (("demo", "--out", "no/where"), "'no' does not exist"),
         ],
     )
@@ -560,6 +650,9 @@ class TestModels:
     def test_the_card_of_a_file(self, tiny_model):
         assert "has learned nothing" in invoke("models", tiny_model).output
         card = json.loads(invoke("models", tiny_model, "--json").output)
+        every = json.loads(invoke("models", "--json").output)
+        assert tuple(every) == list_models()
+        assert every["survey"]["scaling"] == "noise"
         assert card["name"] == "tiny"
         assert len(card["sha256"]) == 64
 
@@ -574,6 +667,8 @@ class TestSimulate:
         out = tmp_path / "blends.fits"
         arguments = ("simulate", "--images", galaxies, "-n", 4, "--seed", 7, "-o", out)
         assert "each once" in invoke(*arguments, "--plot").output
+        told = json.loads(invoke(*arguments, "--json", "--overwrite").stdout)
+        assert told == {"files": [str(out)], "number": 4, "seed": 7}
         with fits.open(out) as hdus:
             blend, isolated = hdus["BLEND"].data, hdus["ISOLATED"].data
             assert hdus[0].header["RECIPE"] == "reiman2019"
@@ -591,7 +686,7 @@ class TestSimulate:
     def test_another_seed_is_another_draw(self, galaxies, tmp_path):
         for seed in (1, 2):
             out = tmp_path / f"{seed}.fits"
-            invoke("simulate", "--images", galaxies, "-n", 4, "--seed", seed, "-o", out)
+            invoke("simulate", "--data", galaxies, "-n", 4, "--seed", seed, "-o", out)
         one, two = (fits.getdata(tmp_path / f"{seed}.fits", "BLEND") for seed in (1, 2))
         assert not np.array_equal(one, two)
 
@@ -613,6 +708,8 @@ class TestEvaluate:
         table = QTable.read(out / "table.ecsv")
         assert set(table["metric"]) == {"psnr", "ssim", "ssim_reiman2019"}
         assert len(QTable.read(out / "blends.ecsv")) == 4
+        told = json.loads(invoke(*arguments, "--overwrite", "--json").stdout)
+        assert told["reiman2019"]["table"][0]["mean"] == pytest.approx(table["mean"][0])
         assert "table.ecsv, bins.ecsv, " in refused(*arguments)
         assert invoke(*arguments, "--overwrite").stdout == result.stdout
 
@@ -622,7 +719,7 @@ class TestEvaluate:
         parts = ["train"] * 4 + ["val"] * 4
         rows = [f"{name},{part}" for name, part in zip(names, parts, strict=True)]
         (folder / "splits.csv").write_text("\n".join(["file,split", *rows]) + "\n")
-        result = invoke("evaluate", "--model", tiny_model, "--data", folder)
+        result = invoke("evaluate", "--model", tiny_model, "--images", folder)
         assert "2 blends of 4 galaxies" in result.output
         assert "split 'val'" in result.output
         sentence = refused("evaluate", "--model", tiny_model, "--data", folder, "--split", "tset")

@@ -4,6 +4,8 @@ import re
 import threading
 import warnings
 from dataclasses import replace
+from html import escape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +123,7 @@ def test_models_are_listed_with_their_scores():
     assert f"reiman2019 on test {psnr:.2f} dB, " in listed["galaxyzoo"]
     bands = read_card("survey").scores["lsst on test"]["psnr"].values()
     assert f"lsst on test {min(bands):.2f} to {max(bands):.2f} dB" in listed["survey"]
+    assert re.search(r"lsst fields \d\d % complete, \d\.\d noise limits", listed["field"])
 
 
 def test_a_model_of_the_package_takes_a_blend_apart():
@@ -151,13 +154,47 @@ def test_a_typo_is_answered_with_what_was_meant(typo, meant):
         Deblender.from_pretrained(typo)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ((), "Deblender.from_pretrained()"),
+        (("galaxyzoo",), "Deblender.from_pretrained('galaxyzoo')"),
+        (("Surve",), "Deblender.from_pretrained('survey')"),
+        ((Path("mine.safetensors"),), "Deblender.load('mine.safetensors')"),
+        ((Path("mine.safetensors"), "card"), "Deblender.load('mine.safetensors')"),
+        ((torch.nn.Identity(),), "give the network's, an astrodeblend.weights.Card"),
+    ],
+)
+def test_what_is_no_network_is_answered_with_what_was_meant(wrong, right):
+    with pytest.raises(TypeError) as error:
+        Deblender(*wrong)
+    assert str(error.value).endswith(right)
+
+
+def test_progress_has_a_name_for_each_stage(deblender, capfd):
+    blends = [picture() for _ in range(3)]
+    deblender.deblend_stamps(blends, progress=True)
+    stages = re.findall(r"(\w+): 100%[^\r\n]* 3/3 ", capfd.readouterr().err)
+    assert list(dict.fromkeys(stages)) == ["reading", "deblending"]
+    deblender.deblend_stamps(blends)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_notebook_shows_its_card(deblender):
+    assert deblender._repr_html_().startswith("<b>Deblender &#x27;any&#x27;")
+    assert (
+        escape(read_card("survey").description) in Deblender.from_pretrained("survey")._repr_html_()
+    )
+    assert "survey" in Deblender.from_pretrained()._repr_html_()
+
+
 def test_the_right_model_is_taken_by_default():
     deblender = Deblender.from_pretrained(device="cpu")
     assert repr(deblender) == ("<Deblender 'galaxyzoo' for picture or 'survey' for flux, on cpu>")
     with pytest.raises(ValueError, match=r"takes the model that suits each image; name one"):
         _ = deblender.card
     results = deblender.deblend_stamps([picture(), NDData(flux(), unit="nJy")])
-    assert [result.meta["model"] for result in results] == ["galaxyzoo", "survey"]
+    assert [result.meta["model"] for result in results] == ["galaxyzoo", "field"]
     assert [result.meta["kind"] for result in results] == ["picture", "flux"]
 
 
@@ -740,3 +777,12 @@ def test_scenes_of_several_sources_have_a_model_of_their_own():
     assert of_two.meta["sha256"] == Deblender.from_pretrained("crowded").card.sha256
     assert deblender.deblend_scene(picture, positions=places[:1]).meta["model"] == "galaxyzoo"
     assert deblender(picture, places[0]).meta["model"] == "galaxyzoo"
+
+
+def test_flux_goes_to_the_model_that_finds_sources():
+    survey = Deblender.from_pretrained("survey", device="cpu")
+    assert survey.card.crowded == "field"
+    assert survey(NDData(flux(), unit="nJy")).meta["model"] == "field"
+    field = Deblender.from_pretrained("field", device="cpu")
+    one, other = (each(NDData(flux(), unit="nJy")).central.data for each in (survey, field))
+    np.testing.assert_array_equal(one, other)

@@ -273,6 +273,13 @@ def test_petrosian_radius_beside_a_neighbour():
     assert petrosian_radius(data, (60, 60), mask=neighbour) == pytest.approx(true, rel=0.15)
 
 
+def test_petrosian_radius_of_light_that_begins_negative():
+    y, x = np.indices((41, 41)) - 20
+    light = np.where(np.hypot(x, y) < 3, -5.0, np.exp(-np.hypot(x, y) / 3))
+    found = petrosian_radius(light, (20, 20))  # warns of nothing
+    assert np.isnan(found) or found > 3
+
+
 def test_petrosian_radius_where_there_is_none():
     assert np.isnan(petrosian_radius(np.ones((40, 40)), (20, 20)))
     assert np.isnan(petrosian_radius(np.zeros((40, 40)), (20, 20)))

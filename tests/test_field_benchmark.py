@@ -360,7 +360,7 @@ def test_a_model_and_its_other_light(splitting):
     options = {"peers": ["photutils"], "bands": BANDS, **EASY, "size": 120}
     result = benchmark_fields("lsst", 1, models=[splitting["flux"]], **options)
     entries = {(entry.name, entry.positions): entry for entry in result.entries}
-    mine, other = (entries[name, "detected"] for name in ("split", "split, network's light"))
+    mine, other = (entries[name, "detected"] for name in ("split", "split, light network"))
     # the same detections, and other light
     assert abs(int(mine.found.sum()) - int(other.found.sum())) <= 1
     assert len(mine.detections) == len(other.detections)

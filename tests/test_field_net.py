@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from astrodeblend.networks import build, describe, find_centres, keep_pure
+from astrodeblend.networks import build, describe, find_centres, purity_thresholds, threshold_of
 from astrodeblend.networks.blocks import Attention, LocalAttention, draw_marks, draw_spots
 
 SHAPE = {"band_widths": [4, 8], "widths": [8, 8], "attention": 1}
@@ -233,11 +233,16 @@ def test_centres_are_found_where_the_heat_is_highest():
     assert len(find_centres(heat, offset, log_size, (2.0, -5.0), least=0.5)[0][0]) == 1
 
 
-def test_purity_is_the_expected_share_of_true_ones():
-    chance = torch.tensor([0.5, 0.99, 0.9, 0.2, 0.97])
-    kept = keep_pure(chance, 0.95)
-    assert kept.tolist() == [False, True, True, False, True]
-    assert chance[kept].mean() >= 0.95
-    assert keep_pure(torch.zeros(0)).shape == (0,)
+def test_thresholds_keep_a_share_of_true_ones():
+    rng = torch.Generator().manual_seed(2)
+    chance = torch.rand(20000, generator=rng)
+    true = torch.rand(20000, generator=rng) < chance
+    thresholds = purity_thresholds(chance, true)
+    for purity in (0.7, 0.85, 0.9, 0.97):
+        kept = chance >= threshold_of(purity, thresholds)
+        assert abs(true[kept].float().mean() - purity) < 0.015
+        # of probabilities that hold, uniform ones: the mean of those kept
+        assert abs(threshold_of(purity, thresholds) - (2 * purity - 1)) < 0.05
+    assert threshold_of(0.995, purity_thresholds(chance[:20], true[:20])) > 1
     with pytest.raises(ValueError, match="purity=98"):
-        keep_pure(chance, 98)
+        threshold_of(98, thresholds)

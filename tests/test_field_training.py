@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,10 +76,10 @@ def test_the_truth_costs_least(fields):
             self.error = error
 
         def look(self, blend, *_, **__):
-            return blend
+            return SimpleNamespace(total=fields.light.paint() + self.error, shape=blend.shape)
 
-        def heat(self, blend):
-            n, _, y, x = blend.shape
+        def heat(self, seen):
+            n, _, y, x = seen.shape
             return torch.full((n, 1, y, x), -9.0), torch.zeros(n, 2, y, x), torch.zeros(n, 1, y, x)
 
         def windows(self, _, positions, present, __):
@@ -93,7 +94,8 @@ def test_the_truth_costs_least(fields):
 
     right = field_losses(Knowing(0.0), fields, 5, autocast=nullcontext)
     wrong = field_losses(Knowing(0.1), fields, 5, autocast=nullcontext)
-    assert right["pixel"] == right["flux"] == 0
+    assert right["pixel"] == right["flux"] == right["total"] == 0
+    assert wrong["total"] > 0.01
     assert wrong["pixel"] > 0.3
     assert wrong["flux"] > 0.3
 
@@ -113,7 +115,7 @@ def test_one_batch_is_learned():
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         history.append({k: v.item() for k, v in losses.items()})
-    for name in ("pixel", "flux", "heat", "std"):
+    for name in ("pixel", "flux", "total", "heat", "std"):
         assert min(each[name] for each in history[-5:]) < history[0][name] - 0.3, name
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
@@ -180,6 +182,7 @@ def test_a_detector_that_knows_is_complete_and_pure(fields):
         def __init__(self, false):
             super().__init__()
             self.false, self.calibration = false, torch.tensor([1.0, 0.0])
+            self.thresholds = torch.full((8,), 0.5)
 
         def find(self, blend, psf=None):
             n, _, y, x = blend.shape

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from astrodeblend import Deblender
 
 FILE = Path(__file__).with_name("golden.safetensors")
-MODELS = ("crowded", "galaxyzoo", "reiman2019", "survey")
-FULL_SCALE = {"survey": 50.0}  # of its pictures, in units of the noise; 1 of the others
+MODELS = ("crowded", "field", "galaxyzoo", "reiman2019", "survey")
+FULL_SCALE = {"field": 50.0, "survey": 50.0}  # of pictures, in units of the noise; 1 of others
 
 
 def pictures():

@@ -319,16 +319,16 @@ class _AskedError(Exception):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Stop where the network would be asked, and tell the widths on its stamps."""
-    from astrodeblend.walk import Model
+    """Stop where the network would be asked, and tell the widths that it is told."""
+    from astrodeblend import walk
 
-    def answers(self, tasks, **_):
-        raise _AskedError([stamp.psf.tolist() for task in tasks for stamp in task.stamps])
+    def take_apart(inference, values, psf, **_):
+        raise _AskedError([psf.tolist()])
 
-    monkeypatch.setattr(Model, "answers", answers)
+    monkeypatch.setattr(walk, "take_apart", take_apart)
 
 
-def test_deblender_takes_it_to_the_stamps(asked):
+def test_deblender_takes_it_to_the_network(asked):
     from astrodeblend import Deblender
 
     deblender, given = Deblender.from_pretrained("survey"), image(side=80)

@@ -1,7 +1,11 @@
 """What a result holds, measures and writes."""
 
+import base64
 import dataclasses
+import doctest
 import re
+from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -12,9 +16,11 @@ from astropy.nddata import CCDData, NDData, StdDevUncertainty
 from astropy.table import QTable
 from astropy.wcs import WCS
 from matplotlib.figure import Figure
+from PIL import Image
 
-from astrodeblend import Flag, decode_flags
-from astrodeblend.results import _table_to_hdu
+from astrodeblend import Flag, deblender, decode_flags, results
+from astrodeblend.flags import count_flags
+from astrodeblend.results import _table_to_hdu, brief
 
 SHAPE = (90, 110)  # (y, x)
 LEVEL = 5.0
@@ -227,3 +233,78 @@ def test_a_figure(made, tmp_path, flat):
     assert isinstance(figure, Figure)
     figure.savefig(tmp_path / "r.png")
     assert (tmp_path / "r.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_the_brightest_rows_come_first(shape):
+    table = QTable({"label": np.arange(1, 15), "other": np.arange(14)})
+    flux = np.array([3.0, np.nan, 7, 1, 14, 13, 12, 11, 10, 9, 8, 6, 5, -4])
+    table["segment_flux"] = np.broadcast_to(flux[:, None] if shape else flux, (14, *shape)) * u.nJy
+    assert brief(table).colnames == ["label", "segment_flux"]
+    assert brief(table)["label"].tolist() == table["label"].tolist()
+    assert brief(table, 10)["label"].tolist() == [5, 6, 7, 8, 9, 10, 11, 3, 12, 13]
+    assert brief(table, 99)["label"].tolist()[-2:] == [2, 14]
+    assert len(brief(table[:0], 10)) == 0
+
+
+def test_a_band_without_data_hides_no_source():
+    flux = [[np.nan, 50.0], [1, 2], [30, 30]]
+    assert brief(QTable({"segment_flux": flux, "label": [1, 2, 3]}), 2)["label"].tolist() == [3, 1]
+
+
+def test_flags_are_counted():
+    flags = np.array([Flag.EDGE | Flag.LARGE, Flag.LARGE, 0])
+    assert count_flags(flags) == {Flag.EDGE: 1, Flag.LARGE: 2}
+    assert count_flags([]) == {}
+
+
+def pictures_of(html):
+    """Return the pictures of HTML by their names, after a look at whether each tag is closed."""
+    found, opened = {}, []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag == "img":
+                source = dict(attrs)["src"].removeprefix("data:image/png;base64,")
+                found[dict(attrs)["alt"]] = Image.open(BytesIO(base64.b64decode(source)))
+            elif tag != "br":
+                opened.append(tag)
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Parser().feed(html)
+    assert not opened
+    return found
+
+
+def test_a_notebook_shows_pictures_and_a_table(made):
+    result = made()
+    html = result._repr_html_()
+    assert "Deblended: 3 x 90 x 110 nJy, at (52.3, 41.6)" in html
+    shown = pictures_of(html)
+    assert list(shown) == ["image", "central", "companion"]
+    (top, bottom), (left, right) = result.meta["stamp_box"]
+    assert {picture.size for picture in shown.values()} == {(right - left, bottom - top)}
+    for name, (x, y, _) in (("central", CENTRAL), ("companion", COMPANION)):
+        pixels = np.asarray(shown[name])[::-1].sum(axis=-1, dtype=float)  # the first row is below
+        peak = np.unravel_index(pixels.argmax(), pixels.shape)
+        assert np.hypot(peak[1] + left - x, peak[0] + top - y) < 2
+    html = result.scene._repr_html_()
+    assert pictures_of(html)["image"].size == SHAPE[::-1]
+    assert "1 sources" in html
+
+
+def test_a_notebook_shows_what_is_flat_and_flagged(made):
+    scene = made(flat=True, unit=None, wcs=False).scene
+    assert pictures_of(scene._repr_html_())["image"].mode == "L"
+    scene.catalog["flags"] |= int(Flag.EDGE)
+    assert "1 of 1: EDGE, the stamp reaches beyond the image" in scene._repr_html_()
+
+
+@pytest.mark.parametrize("module", [deblender, results])
+def test_examples_in_docstrings(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testmod(module)
+    assert failed == 0
+    assert tried > 5

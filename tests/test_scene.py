@@ -280,6 +280,7 @@ def test_no_sources(splitting, scenes, kind, tmp_path):
         assert scene.catalog.colnames == scenes[kind].catalog.colnames
         np.testing.assert_array_equal(scene.residual.data, scene.image.data)
         assert "0 sources" in repr(scene)
+        assert "0 sources" in scene._repr_html_()
         scene.write(tmp_path / "none.fits", overwrite=True)
         scene.plot()
 
@@ -333,6 +334,7 @@ def test_half_of_the_image_is_masked(splitting, scenes, kind):
                 leaving=("neighbor_distance",))  # fmt: skip
     assert np.isnan(scene.catalog["segment_flux"][4:]).all()
     assert (scene.catalog["flags"][4:] & Flag.MASKED > 0).all()
+    assert f"of {len(PLACES)}: MASKED" in scene._repr_html_()
     found = splitting[kind].deblend_scene(image)
     assert len(found.catalog) == 4
     with pytest.raises(ValueError, match="around which the image has no data"):

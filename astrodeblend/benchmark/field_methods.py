@@ -16,8 +16,10 @@ from scipy.ndimage import convolve
 
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
+from astrodeblend.light import LIGHTS
 from astrodeblend.metrics import moments
 from astrodeblend.simulate import draw_psfs, get_survey
+from astrodeblend.weights import read_card
 
 from .peers import SURVEY_PEERS, Conditions
 
@@ -26,7 +28,7 @@ __all__ = [
     "Catalogue",
     "FieldMethod",
     "FieldModel",
-    "NetworkLight",
+    "OtherLight",
     "Seen",
     "ellipticity_of",
 ]
@@ -54,6 +56,13 @@ class Seen(NamedTuple):
     mask: np.ndarray
     survey: object
     bands: tuple[str, ...]
+
+    @property
+    def psf(self):
+        """Width of the PSF at half maximum in each band, in pixels."""
+        survey = get_survey(self.survey)
+        width = {band.name: band.psf_fwhm / survey.pixel_scale for band in survey.bands}
+        return [width[name] for name in self.bands]
 
     @property
     def detection(self):
@@ -285,14 +294,19 @@ class FieldModel(FieldMethod):
 
     def __init__(self, deblender):
         card = deblender.card
+        if card.crowded:
+            card = read_card(card.crowded)
         self.deblender, self.name, self.version = deblender, card.name, card.sha256[:8]
-        self.wide = Calibration(**card.calibration).of_scenes().interval_95["flux"]
+        self.calibration = Calibration(**card.calibration).of_scenes()
+        light = "network" if card.network.get("kind") == "field" else "apportioned"
+        self.wide = self.calibration.of_light(light).interval_95["flux"]
+        self.light, self.other = light, LIGHTS[LIGHTS.index(light) - 1]
         self.settings = {"arithmetic": deblender.arithmetic}
         self.scenes = {}  # the last ones, by whether positions were given
 
     def __call__(self, seen, positions=None):
         """Return the `Catalogue` of a scene."""
-        scene = self.deblender.deblend_scene(seen.image, positions=positions)
+        scene = self.deblender.deblend_scene(seen.image, positions=positions, psf=seen.psf)
         self.scenes[positions is not None] = scene
         return self.catalogue(scene)
 
@@ -309,7 +323,7 @@ class FieldModel(FieldMethod):
         )
 
 
-class NetworkLight(FieldMethod):
+class OtherLight(FieldMethod):
     """The other light of the scenes that a model has just made.
 
     Parameters
@@ -321,13 +335,14 @@ class NetworkLight(FieldMethod):
     timed = False
 
     def __init__(self, model):
-        self.model, self.version, self.wide = model, model.version, model.wide
-        self.name = f"{model.name}, network's light"
+        self.model, self.version = model, model.version
+        self.wide = model.calibration.of_light(model.other).interval_95["flux"]
+        self.name = f"{model.name}, light {model.other}"
 
     def __call__(self, seen, positions=None):
         """Return the `Catalogue` of that scene."""
         scene = self.model.scenes[positions is not None]
-        return self.model.catalogue(scene.with_light("network"))
+        return self.model.catalogue(scene.with_light(self.model.other))
 
 
 #: Other deblenders of fields by their names.

@@ -28,7 +28,7 @@ from .field_methods import (
     Catalogue,
     FieldMethod,
     FieldModel,
-    NetworkLight,
+    OtherLight,
     Seen,
     ellipticity_of,
 )
@@ -67,10 +67,18 @@ _COLUMNS = {
 
 
 class FieldTruth(NamedTuple):
-    """What is true of n sources, an array each, as `astrodeblend.simulate.Fields` has it.
+    """What is true of n sources, an array each.
 
-    Besides, ``field`` is which of them each is in, ``ellipticity`` as `Catalogue` has it, and
-    ``away`` the distance to the nearest other source, in pixels.
+    Parameters
+    ----------
+    field : numpy.ndarray
+        Which field each is in.
+    position, flux, limit, size : numpy.ndarray
+        As `astrodeblend.simulate.Fields` has them.
+    ellipticity : numpy.ndarray
+        As `Catalogue` has it.
+    away : numpy.ndarray
+        Distance to the nearest other source, in pixels.
     """
 
     field: np.ndarray
@@ -328,7 +336,12 @@ class FieldBenchmark:
             yield f"{title:58}{''.join(f'{cell:>{width}}' for cell in cells)}"
 
     def notes(self):
-        """Say what the numbers mean, and who took part, line by line."""
+        """Say what the numbers mean, and who took part, line by line.
+
+        Yields
+        ------
+        str
+        """
         yield (
             "|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's "
             "true profile; of found sources, all light of the source being true. A detection is a "
@@ -376,7 +389,7 @@ class FieldBenchmark:
         Raises
         ------
         FileExistsError, FileNotFoundError, PermissionError
-            As `astrodeblend.files.atomic_paths`.
+            If a file is there already, or the folder cannot be written to.
         """
         with atomic_paths(folder, FIELD_FILES, overwrite=overwrite) as (numbers, page):
             numbers.write_text(self.to_json(), encoding="utf-8")
@@ -447,7 +460,7 @@ def benchmark_fields(
     runs = []
     for deblender in models:
         model = FieldModel(deblender)
-        runs += [_Run(model), _Run(NetworkLight(model))]
+        runs += [_Run(model), _Run(OtherLight(model))]
     for other in others:
         if other not in missing:
             runs.append(_Run(other, number if other.finds else scarlet2_fields))
@@ -586,7 +599,7 @@ class _Run:
             if kind == "given" and len(catalogue.flux) != len(positions):
                 raise ValueError(f"{len(catalogue.flux)} sources for {len(positions)} positions")
         except Exception as error:
-            if isinstance(self.method, FieldModel | NetworkLight):
+            if isinstance(self.method, FieldModel | OtherLight):
                 raise
             # whatever goes wrong in another's code is counted, and the run goes on
             self.failures[kind][f"{type(error).__name__}: {error}"[:200]] += 1

@@ -100,7 +100,17 @@ class Calibration:
         return {name: getattr(self, name) for name in names}
 
     def of_light(self, light):
-        """Return the calibration of fluxes of a kind of light."""
+        """Return the calibration of fluxes of a kind of light.
+
+        Parameters
+        ----------
+        light : {'apportioned', 'network'}
+            As `astrodeblend.Scene.with_light` takes it.
+
+        Returns
+        -------
+        Calibration
+        """
         return replace(self, **self.apportioned) if light == "apportioned" else self
 
     def std(self, std, components, blend):

@@ -4,7 +4,9 @@ Whatever a command needs is imported inside it, so that ``--help`` is quick. Any
 what a command was given ends in one sentence on stderr and exit code 2.
 """
 
+import sys
 import warnings
+from functools import partial
 
 import click
 
@@ -26,9 +28,13 @@ class _Commands(click.Group):
 
     def invoke(self, ctx):
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            # to what stderr is now: --quiet does not keep warnings back
+            warnings.showwarning = partial(_show_warning, sys.stderr)
             try:
                 return super().invoke(ctx)
+            except KeyboardInterrupt:
+                click.echo("Aborted!", err=True)
+                raise click.exceptions.Exit(130) from None  # what shells have for Ctrl-C
             except BrokenPipeError:  # such as | head: click ends quietly
                 raise
             except (ValueError, TypeError, OSError) as error:
@@ -47,8 +53,8 @@ def _sentence(error):
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None):
-    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+def _show_warning(stderr, message, *_, **__):
+    click.echo(f"Warning: {' '.join(str(message).split())}", file=stderr)
 
 
 @click.group(

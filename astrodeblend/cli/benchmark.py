@@ -1,5 +1,6 @@
 """The command that compares deblenders: benchmark."""
 
+import json
 from pathlib import Path
 
 import click
@@ -10,18 +11,18 @@ from . import options
 PEERS = ("photutils", "sep", "scarlet2")
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend benchmark --data galaxies --split test --out benchmark",
-        "astrodeblend benchmark --data galaxies -n 300 --model run/model.safetensors --peer sep",
-        "astrodeblend benchmark --data galaxies --split val -n 100 --peer sep --tune",
-        "astrodeblend benchmark --survey lsst --out benchmark",
-        "astrodeblend benchmark --survey hsc --bands i --data galaxies --split test",
-        "astrodeblend benchmark --fields lsst -n 20 --out benchmark",
-    )
+@options.command(
+    "astrodeblend benchmark --data galaxies --split test --out benchmark",
+    "astrodeblend benchmark --data galaxies -n 300 --model run/model.safetensors --peer sep",
+    "astrodeblend benchmark --data galaxies --split val -n 100 --peer sep --tune",
+    "astrodeblend benchmark --survey lsst --out benchmark",
+    "astrodeblend benchmark --survey hsc --bands i --data galaxies --split test",
+    "astrodeblend benchmark --fields lsst -n 20 --out benchmark",
 )
 @click.option(
     "--data",
+    "--images",
+    "data",
     metavar="DIR",
     help="Folder of isolated galaxies. With --survey or --fields half of the galaxies are of "
     "these, which are then colour pictures of SDSS; without, all are parametric.",
@@ -115,6 +116,8 @@ PEERS = ("photutils", "sep", "scarlet2")
     is_flag=True,
     help="With --survey and one --model, a file: also write its scores into its card.",
 )
+@options.as_json
+@options.quiet
 @options.overwrite
 @options.how
 @click.pass_context
@@ -182,7 +185,9 @@ def benchmark(
             fields,
             number or 20,
             seed=seed,
-            models=[options.load_model(name, **how) for name in models or _models("noise")],
+            models=[
+                options.load_model(name, **how) for name in models or _models("noise", fields=True)
+            ],
             peers=peers or PEERS,
             bands=bands.split(",") if bands else None,
             scarlet2_fields=scarlet2_fields,
@@ -194,7 +199,7 @@ def benchmark(
         )
         click.echo(str(result))
         _write(result, out, files, overwrite)
-        return
+        return json.loads(result.to_json())
     if survey:
         blends, meta = _survey_blends(survey, bands, data, split, number or 1000, seed)
         chosen = [compare.SURVEY_PEERS[name] for name in peers or PEERS]
@@ -207,6 +212,7 @@ def benchmark(
         run, tune_peer, more = compare.benchmark, compare.tune, {}
     if tune:
         click.echo(str(blends))
+        content = {}
         for peer in chosen:
             if not peer.installed:
                 click.echo(f"\n{peer.hint}")
@@ -214,7 +220,9 @@ def benchmark(
             table = tune_peer(peer, blends, slow_blends=scarlet2_blends, progress=True)
             click.echo(f"\n{peer.name} {peer.version}, {table.meta['blends']} blends")
             click.echo(options.table_text(table))
-        return
+            rows = (dict(zip(table.colnames, row, strict=True)) for row in table.iterrows())
+            content[peer.name] = list(rows)
+        return content
     models = models or _models("noise" if survey else "picture")
     if not models:
         click.echo("no model of the package takes linear flux; give one by --model", err=True)
@@ -233,6 +241,7 @@ def benchmark(
         write_card(models[0], result.on_card(read_card(models[0])))
         click.echo(f"wrote the scores into the card of {models[0]}")
     _write(result, out, files, overwrite)
+    return result.to_dict()
 
 
 def _write(result, out, files, overwrite):
@@ -277,10 +286,12 @@ def _survey_blends(survey, bands, data, split, number, seed):
     return blends, meta
 
 
-def _models(scaling):
-    """Name the models of the package for colour pictures, or for linear flux."""
+def _models(scaling, *, fields=False):
+    """Name the models of the package for colour pictures, or for linear flux, or for fields."""
     from astrodeblend.weights import list_models, read_card
 
     cards = [read_card(name) for name in list_models()]
     cards = [card for card in cards if card.scaling == scaling]
+    if fields:  # others hand them over
+        cards = [card for card in cards if card.network["kind"] == "field"]
     return [card.name for card in cards if scaling != "picture" or len(card.bands) == 3]

@@ -7,16 +7,16 @@ import click
 from . import options
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend simulate --images galaxies -n 100 --seed 1 -o blends.fits --plot",
-        "astrodeblend simulate --images galaxies --split val --recipe sum -o blends.fits",
-        "astrodeblend simulate --survey lsst --bands g,r,i,z,y -n 100 -o blends.fits --plot",
-        "astrodeblend simulate --survey MY.yaml --images galaxies -o blends.fits",
-    )
+@options.command(
+    "astrodeblend simulate --images galaxies -n 100 --seed 1 -o blends.fits --plot",
+    "astrodeblend simulate --images galaxies --split val --recipe sum -o blends.fits",
+    "astrodeblend simulate --survey lsst --bands g,r,i,z,y -n 100 -o blends.fits --plot",
+    "astrodeblend simulate --survey MY.yaml --images galaxies -o blends.fits",
 )
 @click.option(
     "--images",
+    "--data",
+    "images",
     metavar="DIR",
     help="Folder of isolated galaxies, JPEG or PNG; for surveys colour pictures of SDSS. Without, "
     "the galaxies of surveys are parametric alone.",
@@ -48,6 +48,8 @@ from . import options
 @options.seed
 @click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
 @options.plot("the first blends with their galaxies")
+@options.as_json
+@options.quiet
 @options.overwrite
 @click.pass_context
 def simulate(
@@ -73,7 +75,7 @@ def simulate(
         )
     if images is None and survey is None:
         raise ValueError("--images is missing: a folder of galaxies; or give a --survey")
-    with options.outputs(out, plot, overwrite=overwrite) as (fits_file, picture, written):
+    with options.outputs(out, plot, overwrite=overwrite) as ((fits_file, picture), written):
         if survey is not None:
             text = _simulate_survey(
                 survey, images, split, bands, sources, number, seed, fits_file, picture
@@ -85,7 +87,8 @@ def simulate(
             if picture:
                 _draw(blend[:8], isolated[:8], picture)
     click.echo(text)
-    click.echo(written)
+    click.echo(options.wrote(written))
+    return {"files": written, "number": number, "seed": seed}
 
 
 def _simulate_survey(survey, images, split, bands, sources, number, seed, fits_file, picture):
@@ -171,6 +174,7 @@ def _evaluate_blends(
             content = evaluation.on_card(content)
         write_card(model, content)
         click.echo(f"wrote the scores into the card of {model}")
+    return {e.blends.recipe.name: e.to_dict() for e in evaluations}
 
 
 def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, overwrite, how):
@@ -184,14 +188,17 @@ def _evaluate_scenes(context, model, data, split, recipes, number, seed, out, ov
     deblender = options.load_model(model, **how)
     number = 200 if number is None else number
     sets = [draw_scenes(data, split=split, mode=m, number=number, seed=seed) for m in recipes]
-    for scenes, folder in zip(sets, folders, strict=True):
+    content = {}
+    for recipe, scenes, folder in zip(recipes, sets, folders, strict=True):
         scores = score_scenes(deblender, scenes, progress=True)
+        content[recipe] = scores.to_dict()
         click.echo(str(scores))
         if folder is not None:
             folder.parent.mkdir(exist_ok=True)
             scores.write(folder, overwrite=overwrite)
             click.echo(f"wrote {', '.join(FILES)} to {folder}")
         click.echo()
+    return content
 
 
 def _evaluate_detection(context, model, data, split, number, seed, out, overwrite, how):
@@ -207,6 +214,7 @@ def _evaluate_detection(context, model, data, split, number, seed, out, overwrit
     if out is not None:
         found.write(out, overwrite=overwrite)
         click.echo(f"wrote {', '.join(FILES)} to {out}")
+    return found.to_dict()
 
 
 def _evaluate_hsc(context, model, data, bands, peers, out, overwrite, how):
@@ -223,6 +231,8 @@ def _evaluate_hsc(context, model, data, bands, peers, out, overwrite, how):
     if out is not None:
         scores.write(out, overwrite=overwrite)
         click.echo(f"wrote peaks.ecsv, blends.ecsv and a picture of each blend to {out}")
+    blends = scores.blends
+    return {"blends": [dict(zip(blends.colnames, row, strict=True)) for row in blends.iterrows()]}
 
 
 def _survey_peer(name):
@@ -244,17 +254,15 @@ _TASKS = {
 }
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend evaluate --model galaxyzoo --split test --data galaxies",
-        "astrodeblend evaluate --model run/model.safetensors --data galaxies -n 300 --out scores",
-        "astrodeblend evaluate --data galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
-        "astrodeblend evaluate --data galaxies --blends scores/blends.ecsv",
-        "astrodeblend evaluate --task scenes --data galaxies --split test -o scores",
-        "astrodeblend evaluate --task detection --data galaxies --split test -n 2000 -o scores",
-        "astrodeblend evaluate --task hsc --data blends --bands i,r,g",
-        "astrodeblend evaluate --task hsc --model survey --data blends --peer scarlet2 -o scores",
-    )
+@options.command(
+    "astrodeblend evaluate --model galaxyzoo --split test --data galaxies",
+    "astrodeblend evaluate --model run/model.safetensors --data galaxies -n 300 --out scores",
+    "astrodeblend evaluate --data galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
+    "astrodeblend evaluate --data galaxies --blends scores/blends.ecsv",
+    "astrodeblend evaluate --task scenes --data galaxies --split test -o scores",
+    "astrodeblend evaluate --task detection --data galaxies --split test -n 2000 -o scores",
+    "astrodeblend evaluate --task hsc --data blends --bands i,r,g",
+    "astrodeblend evaluate --task hsc --model survey --data blends --peer scarlet2 -o scores",
 )
 @click.option(
     "--task",
@@ -266,7 +274,9 @@ _TASKS = {
     "blends with known peaks.",
 )
 @options.model("galaxyzoo")
-@click.option("--data", required=True, metavar="DIR", help="Folder of isolated galaxies.")
+@click.option(
+    "--data", "--images", "data", required=True, metavar="DIR", help="Folder of isolated galaxies."
+)
 @click.option(
     "--split",
     metavar="S",
@@ -315,6 +325,8 @@ _TASKS = {
     help="Also write there; with several recipes, a folder for each.",
 )
 @click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
+@options.as_json
+@options.quiet
 @options.overwrite
 @options.how
 @click.pass_context
@@ -343,7 +355,8 @@ def evaluate(context, task, **chosen):
     minute or so for each blend.
 
     --out writes all of it to FOLDER: tables and the list of blends or galaxies (ECSV),
-    scores.json, and figures (PNG); of real blends a picture of each.
+    scores.json, and figures (PNG); of real blends a picture of each. --json prints what
+    scores.json has, by recipe; of real blends a row for each.
     """
     run, foreign = _TASKS[task]
     given = options.given(context, *foreign)
@@ -357,7 +370,7 @@ def evaluate(context, task, **chosen):
         and (Path(chosen["data"]) / "splits.csv").is_file()
     ):
         chosen["split"] = "val"
-    run(context, **chosen)
+    return run(context, **chosen)
 
 
 def _recipes(recipes, known):

@@ -1,7 +1,7 @@
 """Commands that use a model, or what it wrote: deblend, demo, models, report."""
 
-import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -9,25 +9,13 @@ from click.core import ParameterSource
 
 from . import options
 
-# What of a table fits on a screen.
-SHORT = (
-    "component",
-    "x_centroid",
-    "y_centroid",
-    "sky_centroid",
-    "segment_flux",
-    "ellipticity",
-    "flag_names",
-)
 
-
-@click.command(
-    epilog=options.examples(
-        "astrodeblend deblend galaxy.jpg -o out.fits --plot",
-        "astrodeblend deblend coadd.fits -o out.fits --position 512.3,488.9",
-        'astrodeblend deblend i.fits r.fits g.fits -o out.fits --position "150.1133 +2.2008"',
-        "astrodeblend deblend coadd.fits -o scene.fits --scene --plot",
-    )
+@options.command(
+    "astrodeblend deblend galaxy.jpg -o out.fits --plot",
+    "astrodeblend deblend coadd.fits -o out.fits --position 512.3,488.9",
+    'astrodeblend deblend i.fits r.fits g.fits -o out.fits --position "150.1133 +2.2008"',
+    "astrodeblend deblend coadd.fits -o scene.fits --scene --plot",
+    "astrodeblend deblend coadd.fits -o scene.fits --scene --catalog sources.ecsv --json",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
@@ -85,18 +73,26 @@ SHORT = (
 @click.option(
     "--purity",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.98,
+    default=0.95,
     show_default=True,
     help="Share of true sources to be expected among those found in a scene of flux. A lower one "
     "finds more.",
 )
 @options.plot("what went in, the components and what is left")
+@click.option("--catalog", metavar="FILE", help="Also write the table to a file of its own, .ecsv.")
+@click.option(
+    "--regions",
+    metavar="FILE",
+    help="Also write the sources of a scene as regions for DS9, .reg; takes astrodeblend[regions].",
+)
 @click.option("--verbose", is_flag=True, help="Say how the image was read, and what was not.")
+@options.as_json
+@options.quiet
 @options.overwrite
 @options.how
 def deblend(
-    images, out, model, position, kind, scene, light, purity, plot, verbose, overwrite, how,
-    **planes,
+    images, out, model, position, kind, scene, light, purity, plot, catalog, regions, verbose,
+    overwrite, how, **planes,
 ):  # fmt: skip
     """Take the galaxy at a position and the one that overlaps it apart.
 
@@ -106,16 +102,28 @@ def deblend(
     and, where there is one, _MASK, IMAGE (what went in), and the table SOURCES.
 
     With --scene OUT gets the table CATALOG, IMAGE, RESIDUAL (what no source has), and COMPONENT and
-    COMPONENT_UNCERT for every source, EXTVER being its label in the catalogue.
+    COMPONENT_UNCERT for every source, EXTVER being its label in the catalogue. Printed are the
+    brightest sources, and how many have which flag.
+
+    --json prints the files, the number of sources, how many have which flag, and meta: how the
+    image was read and taken apart.
     """
     if scene and position is not None:
         raise ValueError(f"--position {position!r} is for one blend; leave it out with --scene")
     if light is not None and not scene:
         raise ValueError(f"--light {light!r} is for scenes; give --scene too, or leave it out")
+    if regions is not None and not scene:
+        raise ValueError(f"--regions {regions!r} is for scenes; give --scene too, or leave it out")
+    if regions is not None and find_spec("regions") is None:
+        raise ValueError("--regions takes a package: pip install 'astrodeblend[regions]'")
+    for name, path, end in (("catalog", catalog, ".ecsv"), ("regions", regions, ".reg")):
+        if path is not None and Path(path).suffix != end:
+            raise ValueError(f"--{name} {path!r} has to end in {end}")
     place = _parse_position(position)
     inputs = [*images, *(name for names in planes.values() for name in names)]
-    files = options.outputs(out, plot, overwrite=overwrite, inputs=inputs)
-    with files as (fits_file, picture, written):
+    others = catalog, regions
+    files = options.outputs(out, plot, overwrite=overwrite, inputs=inputs, others=others)
+    with files as ((fits_file, picture, table_file, regions_file), written):
         image = _read(images, kind, planes)
         deblender = options.load_model(model, **how)
         if scene:
@@ -127,65 +135,67 @@ def deblend(
         result.write(fits_file)
         if picture:
             result.plot().savefig(picture)
-    table = result.catalog if scene else result.to_table()
+        table = result.catalog if scene else result.to_table()
+        if table_file:
+            table.write(table_file)
+        if regions_file:
+            result.write_regions(regions_file)
+    return _tell(table, result.meta, written, scene)
+
+
+def _tell(table, meta, written, scene):
+    """Print a table, or its brightest rows, and its flags; return what there is for a script."""
+    from astrodeblend.flags import count_flags, decode_flags
+    from astrodeblend.results import brief
+
+    shown = brief(table, 10 if scene else None)
     if scene:
-        click.echo(repr(result))
-    else:
-        click.echo(options.table_text(table[[name for name in SHORT if name in table.colnames]]))
-    _tell(table["flags"])
-    click.echo(written)
+        blended = sum(table["n_blended"] > 1)
+        click.echo(f"{len(table)} sources, {blended} of them blended")
+    if len(shown):
+        click.echo(options.table_text(shown))
+    if len(table) > len(shown):
+        click.echo(f"and {len(table) - len(shown)} fainter ones, in {written[0]}")
+    flags = count_flags(table["flags"])
+    for flag, number in flags.items():
+        of = f"{number} of {len(table)}: " if scene else ""
+        click.echo(f"Note: {of}{flag.name}, {decode_flags(flag)[0]}", err=True)
+    click.echo(options.wrote(written))
+    counts = {flag.name: number for flag, number in flags.items()}
+    return {"files": written, "sources": len(table), "flags": counts, "meta": meta}
 
 
-def _tell(flags):
-    """Say what there is to know of sources, and of how many."""
-    from astrodeblend import Flag, decode_flags
-
-    for flag in Flag:
-        number = sum(bool(value & flag) for value in flags)
-        if number:
-            of = f"{number} of {len(flags)}: " if len(flags) > 2 else ""
-            click.echo(f"Note: {of}{flag.name}, {decode_flags(flag)[0]}", err=True)
-
-
-@click.command(
-    epilog=options.examples(
-        "astrodeblend models",
-        "astrodeblend models galaxyzoo",
-        "astrodeblend models runs/mine/model.safetensors --json",
-    )
+@options.command(
+    "astrodeblend models",
+    "astrodeblend models galaxyzoo",
+    "astrodeblend models runs/mine/model.safetensors --json",
 )
 @click.argument("name", required=False, metavar="[NAME|PATH]")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole card, as it is kept.")
-def models(name, as_json):
+@options.as_json
+def models(name):
     """List the models in the package, or print the card of one.
 
     A card says what a model is, how it was trained and what that cost, what it scores, and
-    what it is known to fail at.
+    what it is known to fail at. --json prints the whole card, as it is kept, or those of all
+    models by their names.
     """
+    from dataclasses import asdict
+
+    from astrodeblend import Deblender
+    from astrodeblend.cards import card_text
+    from astrodeblend.weights import list_models, read_card
+
     if name is None:
-        if as_json:
-            raise ValueError("--json prints one card; say of which model")
-        from astrodeblend import Deblender
-
         click.echo(str(Deblender.models()))
-    elif as_json:
-        from dataclasses import asdict
-
-        from astrodeblend.weights import read_card
-
-        click.echo(json.dumps(asdict(read_card(name)), indent=2))
-    else:
-        from astrodeblend.cards import card_text
-
-        click.echo(card_text(name).rstrip())
+        return {name: asdict(read_card(name)) for name in list_models()}
+    click.echo(card_text(name).rstrip())
+    return asdict(read_card(name))
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend demo",
-        "astrodeblend demo --out elsewhere",
-        "astrodeblend demo --data galaxies --split test -n 24 -o page",
-    )
+@options.command(
+    "astrodeblend demo",
+    "astrodeblend demo --out elsewhere",
+    "astrodeblend demo --data galaxies --split test -n 24 -o page",
 )
 @click.option(
     "-o",
@@ -197,6 +207,8 @@ def models(name, as_json):
 )
 @click.option(
     "--data",
+    "--images",
+    "data",
     metavar="DIR",
     help="Folder of pictures to take blends from, instead of the Hubble Deep Field: those with "
     "blend_candidate = 1 in its splits.csv, or all if it has no such column.",
@@ -214,6 +226,8 @@ def models(name, as_json):
 )
 @options.seed
 @options.model("galaxyzoo")
+@options.as_json
+@options.quiet
 @options.overwrite
 @options.how
 @click.pass_context
@@ -249,16 +263,17 @@ def demo(context, out, data, split, number, seed, model, overwrite, how):
         click.echo(f"{data}, {split or 'all pictures'}, seed {seed}, model {deblender.card.name}")
         common |= {"split": split, "number": number or 24, "seed": seed, "progress": True}
         deblend_folder(deblender, data, out, **common)
+    return {"files": [str(Path(out) / name) for name in files], "model": deblender.card.name}
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend report scene.fits -o scene.html",
-        "astrodeblend report scenes/ -o scenes.html --overwrite",
-    )
+@options.command(
+    "astrodeblend report scene.fits -o scene.html",
+    "astrodeblend report scenes/ -o scenes.html --overwrite",
 )
 @click.argument("source", metavar="FILE|DIR")
 @click.option("-o", "--out", required=True, metavar="OUT.html", help="HTML page to write.")
+@options.as_json
+@options.quiet
 @options.overwrite
 def report(source, out, overwrite):
     """Show what deblend wrote as one HTML page.
@@ -274,6 +289,7 @@ def report(source, out, overwrite):
     for why in bad:
         click.echo(f"Left out: {why}", err=True)
     click.echo(f"wrote {out}: {sources} sources")
+    return {"files": [out], "sources": sources, "left_out": bad}
 
 
 def _refuse_without_data(context):

@@ -8,12 +8,10 @@ import click
 from . import options
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend galaxies hubble -o hubble-galaxies --plot hubble-galaxies.png",
-        "astrodeblend galaxies picture.jpg -o galaxies -n 20",
-        "astrodeblend evaluate --data hubble-galaxies -n 300",
-    )
+@options.command(
+    "astrodeblend galaxies hubble -o hubble-galaxies --plot hubble-galaxies.png",
+    "astrodeblend galaxies picture.jpg -o galaxies -n 20",
+    "astrodeblend evaluate --data hubble-galaxies -n 300",
 )
 @click.argument("image", default="hubble")
 @click.option(
@@ -28,6 +26,8 @@ from . import options
 @click.option(
     "--plot", metavar="PNG", help="Also draw all of them side by side; not inside FOLDER."
 )
+@options.as_json
+@options.quiet
 @options.overwrite
 def galaxies(image, out, number, plot, overwrite):
     """Cut isolated galaxies out of a colour picture, to make blends of.
@@ -63,3 +63,5 @@ def galaxies(image, out, number, plot, overwrite):
     click.echo(f"wrote {TABLE} and {len(found)} PNG to {out}")
     if plot is not None:
         click.echo(f"wrote {plot}")
+    files = [str(Path(out) / TABLE), *([] if plot is None else [plot])]
+    return {"files": files, "folder": out, "galaxies": len(found)}

@@ -1,9 +1,11 @@
 """What several commands share."""
 
+import json
 import os
 import re
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import wraps
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -12,6 +14,40 @@ from click.core import ParameterSource
 # What options offer, so that help needs no import of torch; a test compares it with the code.
 RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
 LEARNING = (*RECIPES, "crowded", "crowded_max")  # of more than two galaxies, to learn from
+
+
+#: Titles under which help shows options; all others are "Options".
+_GROUPS = {
+    "Image": "position kind noise weight mask psf",
+    "Scene": "scene light purity",
+    "Blends": "data images survey fields split validation-images validation-split recipe "
+    "final-recipe validation-recipe blends bands sources size density number seed",
+    "Model": "model device dtype",
+    "Options": "",
+    "Output": "out plot catalog regions card overwrite",
+    "Messages": "json quiet verbose help",
+}
+
+
+class _Command(click.Command):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx, formatter):
+        titles = {name: title for title, names in _GROUPS.items() for name in names.split()}
+        groups = {title: [] for title in _GROUPS}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option):
+                title = titles.get(parameter.opts[-1].removeprefix("--"), "Options")
+                groups[title].append(parameter.get_help_record(ctx))
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def command(*lines):
+    """Make a command whose help ends with examples."""
+    return click.command(cls=_Command, epilog=examples(*lines))
 
 
 def model(default):
@@ -62,6 +98,38 @@ def how(command):
     return with_both
 
 
+def quiet(command):
+    """Add --quiet to a command."""
+
+    @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+    @wraps(command)
+    def with_quiet(*arguments, quiet, **chosen):
+        if not quiet:
+            return command(*arguments, **chosen)
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            return command(*arguments, **chosen)
+
+    return with_quiet
+
+
+def as_json(command):
+    """Add --json to a command, which prints what that returns."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no text.")
+    @wraps(command)
+    def with_json(*arguments, as_json, **chosen):
+        if not as_json:
+            return command(*arguments, **chosen)
+        with redirect_stdout(StringIO()):
+            content = command(*arguments, **chosen)
+        from astrodeblend.files import plain
+
+        click.echo(json.dumps(plain(content), indent=2))
+        return content
+
+    return with_json
+
+
 def plot(what):
     """Return the option --plot."""
     return click.option("--plot", is_flag=True, help=f"Also draw {what}: OUT's name, with .png.")
@@ -92,7 +160,7 @@ def load_model(name, **how):
 
 
 @contextmanager
-def outputs(out, plot, *, overwrite, inputs=()):
+def outputs(out, plot, *, overwrite, inputs=(), others=()):
     """Refuse output files before the work, write them after it, all or none.
 
     Parameters
@@ -105,13 +173,15 @@ def outputs(out, plot, *, overwrite, inputs=()):
         Replace files that are there already.
     inputs : sequence of str, optional
         Files that are read, and so may not be written.
+    others : sequence of str or None, optional
+        Other files; None for none.
 
     Yields
     ------
-    out, picture : pathlib.Path
-        Where to write for the time being; ``picture`` is None if there is to be none.
-    written : str
-        What to say in the end.
+    places : list of pathlib.Path
+        Where to write for the time being: ``out``, the picture, and the others; None for none.
+    written : list of str
+        The files.
     """
     from astrodeblend.files import atomic_path
 
@@ -120,10 +190,12 @@ def outputs(out, plot, *, overwrite, inputs=()):
         suffix = Path(bare).suffix.lower()
         if suffix not in ("", ".fits", ".fit", ".fts"):
             raise ValueError(f"--out {out!r} is to be a FITS file; end it in .fits, not {suffix}")
-        paths = [Path(out)]
-        if plot:
-            paths.append(Path(out).with_suffix(".png"))
-        for path in paths:
+        paths = [Path(out), Path(out).with_suffix(".png") if plot else None]
+        paths += [other and Path(other) for other in others]
+        wanted = [path for path in paths if path is not None]
+        for path in wanted:
+            if sum(path.resolve() == other.resolve() for other in wanted) > 1:
+                raise ValueError(f"{str(path)!r} is to be written twice; choose another name")
             for name in inputs:
                 read = Path(re.sub(r"\[[^\[\]]+\]$", "", name))
                 if path.exists() and read.exists() and path.samefile(read):
@@ -131,9 +203,16 @@ def outputs(out, plot, *, overwrite, inputs=()):
                         f"{str(path)!r} is to be written and {name!r} read, the same file; "
                         "choose another --out"
                     )
-        places = [stack.enter_context(atomic_path(path, overwrite=overwrite)) for path in paths]
-        picture = places[1] if plot else None
-        yield places[0], picture, f"wrote {' and '.join(map(str, paths))}"
+        places = [
+            path and stack.enter_context(atomic_path(path, overwrite=overwrite)) for path in paths
+        ]
+        yield places, [str(path) for path in wanted]
+
+
+def wrote(files):
+    """Say which files are there now."""
+    *first, last = files
+    return f"wrote {', '.join(first)} and {last}" if first else f"wrote {last}"
 
 
 def check_folder(folder, names, *, overwrite):

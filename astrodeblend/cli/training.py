@@ -84,20 +84,20 @@ def _config_options(command):
     return command
 
 
-@click.command(
-    epilog=options.examples(
-        "astrodeblend train --recipe reiman2019 --images galaxies --out runs/try --steps 50",
-        "astrodeblend train --out runs/try --resume",
-        "astrodeblend train --paper --vgg vgg19.pth --images galaxies --out runs/paper",
-        "astrodeblend train --from galaxyzoo --images galaxies --out runs/mine --steps 2000",
-        "astrodeblend train --survey lsst --survey MY.yaml --out runs/flux",
-        "astrodeblend train --from survey --survey MY.yaml --out runs/mine --steps 500",
-        "astrodeblend train --from survey --survey stamps --out runs/mine --steps 500",
-        "torchrun --nproc-per-node 4 -m astrodeblend train --images galaxies --out runs/four",
-    )
+@options.command(
+    "astrodeblend train --recipe reiman2019 --images galaxies --out runs/try --steps 50",
+    "astrodeblend train --out runs/try --resume",
+    "astrodeblend train --paper --vgg vgg19.pth --images galaxies --out runs/paper",
+    "astrodeblend train --from galaxyzoo --images galaxies --out runs/mine --steps 2000",
+    "astrodeblend train --survey lsst --survey MY.yaml --out runs/flux",
+    "astrodeblend train --from survey --survey MY.yaml --out runs/mine --steps 500",
+    "astrodeblend train --from survey --survey stamps --out runs/mine --steps 500",
+    "torchrun --nproc-per-node 4 -m astrodeblend train --images galaxies --out runs/four",
 )
 @click.option(
     "--images",
+    "--data",
+    "images",
     metavar="DIR",
     help="Folder of isolated galaxies, JPEG or PNG; for surveys colour pictures of SDSS, or an "
     ".npz file of galaxies cut out of them (see the page on surveys). Without, blends of surveys "
@@ -153,6 +153,7 @@ def _config_options(command):
     "TrainingConfig's fields; other options win.",
 )
 @_config_options
+@options.quiet
 def train(out, resume, device, **given):
     """Train a model on galaxies of your own.
 

@@ -38,6 +38,15 @@ def wavelength_of(name):
     """Return the rough wavelength of a band in nm, by its name, or None.
 
     As in ``r``, ``HSC-R2``, ``sdss_g``, ``i.MP9702``, ``Ks``, ``VIS``, ``F814W``, ``f444w``.
+
+    Parameters
+    ----------
+    name : str
+        The band's.
+
+    Returns
+    -------
+    float or None
     """
     found = set()
     for word in re.split("[^A-Za-z0-9]+", name):
@@ -55,6 +64,13 @@ def channels_of(image, bands):
     """Return the bands of each channel, red first, or of one that is grey, and their names.
 
     The names are None where there is nothing to say: red, green and blue, or one without a name.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `read_image` gives it.
+    bands : str, int, sequence of these, or None
+        Which bands to show; None: all.
     """
     known, count = image.meta.get("astrodeblend", {}), image.data[..., 0, 0].size
     names = known.get("bands")

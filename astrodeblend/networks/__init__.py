@@ -13,12 +13,13 @@ with_features=False, with_blend_score=False)``, which returns light and standard
 Networks of two slots answer with the source at ``positions[:, 0]``, the target, and with everything
 else; the other positions tell those that take marks where that comes from. What order the others
 are in changes nothing, nor does a position that is not present. `FieldNet` also finds sources, and
-splits light among all of them at once; NaN in its blends is where there are no data. Features and scores follow, if they are asked for; not all have them.
+splits light among all of them at once; NaN in its blends is where there are no data. Features and
+scores follow, if they are asked for; not all have them.
 """
 
 from .band_unet import BandUNet, BandUNetConfig
 from .blend_score import BlendScore
-from .centres import find_centres, keep_pure
+from .centres import find_centres, purity_thresholds, threshold_of
 from .discriminator import Discriminator, DiscriminatorConfig
 from .familiarity import Familiarity, fit_familiarity
 from .field import FieldNet, FieldNetConfig, Pixels, Seen, Sources
@@ -48,7 +49,8 @@ __all__ = [
     "describe",
     "find_centres",
     "fit_familiarity",
-    "keep_pure",
     "load_vgg19",
+    "purity_thresholds",
     "register",
+    "threshold_of",
 ]

@@ -1,9 +1,15 @@
 """From what a network says of every pixel to sources."""
 
+import math
+
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["find_centres", "keep_pure"]
+__all__ = ["find_centres", "purity_thresholds", "threshold_of"]
+
+#: Shares of true sources for which thresholds are kept.
+PURITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
@@ -37,23 +43,46 @@ def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
     return found
 
 
-def keep_pure(probability, purity=0.98):
-    """Keep as many sources as there can be if a share is to be true.
+def purity_thresholds(probability, true):
+    """Return the probabilities from which on shares ``PURITIES`` of sources are true.
 
     Parameters
     ----------
     probability : torch.Tensor
-        Shape (m,): of each that it is a source.
-    purity : float, optional
-        Share of true ones to be expected among those that are kept.
+        Shape (m,): of what was found in fields with known truth.
+    true : torch.Tensor
+        Shape (m,): whether it is a source.
 
     Returns
     -------
     torch.Tensor
-        Shape (m,), bool.
+        A number for each of ``PURITIES``; above 1 where so pure a sample is too small to tell.
+    """
+    surest, order = probability.sort(descending=True)
+    number = torch.arange(1, len(order) + 1, device=order.device)
+    share = true[order].float().cumsum(dim=0) / number
+    thresholds = []
+    for purity in PURITIES:
+        good = ((share >= purity) & (number > 2 / (1 - purity))).nonzero()
+        thresholds.append(surest[good[-1, 0]] if len(good) else surest.new_tensor(1.01))
+    return torch.stack(thresholds).cummax(dim=0).values
+
+
+def threshold_of(purity, thresholds):
+    """Return the probability from which on a share of sources is true.
+
+    Parameters
+    ----------
+    purity : float
+        That share, between 0 and 1.
+    thresholds : torch.Tensor
+        As `purity_thresholds` returns them; between ``PURITIES`` they are interpolated.
+
+    Returns
+    -------
+    float
     """
     if not 0 < purity < 1:
         raise ValueError(f"purity={purity!r}: give a share between 0 and 1, such as 0.98")
-    surest, order = probability.sort(descending=True)
-    mean = surest.cumsum(dim=0) / torch.arange(1, len(surest) + 1, device=surest.device)
-    return torch.zeros_like(order, dtype=torch.bool).scatter(0, order, mean >= purity)
+    known = torch.tensor(PURITIES, dtype=torch.float64).logit().numpy()
+    return float(np.interp(math.log(purity / (1 - purity)), known, thresholds.cpu().numpy()))

@@ -15,6 +15,7 @@ from .blocks import (
     window_grid,
     window_pixels,
 )
+from .centres import PURITIES
 from .registry import register
 
 __all__ = ["FieldNet", "FieldNetConfig", "Pixels", "Seen", "Sources"]
@@ -137,6 +138,8 @@ class FieldNet(BandUNet):
     ----------
     calibration : torch.Tensor
         Slope and offset that make probabilities of logits of the heat map.
+    thresholds : torch.Tensor
+        Of probabilities, as `purity_thresholds` returns them.
     """
 
     def __init__(self, config):
@@ -161,6 +164,7 @@ class FieldNet(BandUNet):
         self.shape = _mlp(shared[0] + 1, 2 * _HIDDEN + 1)
         self.place = nn.Linear(4, _HIDDEN)
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.register_buffer("thresholds", torch.tensor(PURITIES))
         with torch.no_grad():
             for layer in (self.light, self.nobody, self.centres[-1]):
                 layer.weight.zero_()
@@ -264,10 +268,12 @@ class FieldNet(BandUNet):
 
         Parameters
         ----------
-        blend, psf : torch.Tensor
+        blend : torch.Tensor
             As for `look`.
         positions, present : torch.Tensor
             Shapes (n, s, 2), x and y, and (n, s): where sources are, and whether they are.
+        psf : torch.Tensor, optional
+            As for `look`.
         sizes : torch.Tensor, optional
             Shape (n, s): half-light radii in pixels. Default: as the network finds them.
 
@@ -375,7 +381,7 @@ class FieldNet(BandUNet):
         list of (source, corner, (light, std))
             As `windows` does.
         """
-        n, bands, height, width = pixels.total.shape
+        bands, height, width = pixels.total.shape[1:]
         at, size, peak = sources.at, sources.size, sources.peak
         keys, std_keys = (each.flatten(0, 3) for each in (pixels.key, pixels.std_key))
         claimed = pixels.nobody.exp().flatten()

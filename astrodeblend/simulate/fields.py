@@ -297,6 +297,10 @@ class FieldStream:
         As `SurveyStream` takes them: how many, or the chances of numbers of them, or which.
     density : float or (float, float), optional
         Sources per square arcminute, or the range from which each field draws its own.
+    wider : sequence of int, optional
+        How many times as wide as the survey's its pixels are, drawn from with equal chances: an
+        image is looked at on coarser pixels, too. Where they are k times as wide, the density is
+        divided by k: what is faint is not told from noise there.
     magnitudes : (float, float), optional
         Range of magnitudes less the depth of a point source at 5 sigma, in the reference band.
     slope : float, optional
@@ -304,10 +308,6 @@ class FieldStream:
     close : float, optional
         Share of sources that have a neighbour within two widths of the PSF at half maximum, or
         more where so many are so near by chance.
-    wider : sequence of int, optional
-        How many times as wide as the survey's its pixels are, drawn from with equal chances: an
-        image is looked at on coarser pixels, too. Where they are k times as wide, the density is
-        divided by k: what is faint is not told from noise there.
     psf : (float, float), optional
         Range of widths of the PSF, in pixels; half of the fields draw theirs from it, the others
         have their survey's. None: all have their survey's.
@@ -332,8 +332,8 @@ class FieldStream:
     def __init__(
         self, surveys, images=None, large_images=None, *, batch, seed, size=256, bands=None,
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
-        psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1, correlated=0.5,
-        residual=0.5, device="cpu",
+        psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1,
+        correlated=0.5, residual=0.5, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:

@@ -20,6 +20,8 @@ _GUESS = 0.2  # scatter of the logarithms of sizes
 _FOUND = 0.3  # share of fields in which the sources are what is found there
 _SURE = 0.3  # probability from which on what is found is a source
 _GAIN = 4.0  # of the squared error in noises: less is as good as none
+_DENSE = 4.0  # of the squared error of all light in a pixel, in noises
+_SMALL, _MANY = 2.0, 20.0  # pixels: half-light radius that counts as one; as many at most
 _NOTHING = 6.0  # noise limit of what is no source
 _EXACT = 0.01  # error of light and flux, relative, that is as good as none
 
@@ -166,7 +168,7 @@ def field_losses(network, fields, seed, *, autocast):
     with autocast():
         seen = network.look(blend, psf)
         maps = network.heat(seen)
-    losses = _finding_losses(maps, fields)
+    losses = _finding_losses(maps, fields) | {"total": _total_loss(seen.total, fields)}
     question = _with_found(question, fields, maps, network.calibration)
     with autocast():
         windows = network.windows(seen, question.positions, question.present, question.sizes)
@@ -207,6 +209,13 @@ def _finding_losses(maps, fields):
     return losses
 
 
+def _total_loss(total, fields):
+    """Return the loss of the light of all sources together, where there are data."""
+    use = ~(fields.mask | fields.saturated)
+    error = ((total.float() - fields.light.paint()) * use).square() / fields.variance
+    return (_DENSE * error).log1p().sum() / use.sum().clamp(min=1)
+
+
 def _splitting_losses(windows, fields, question):
     """Return losses of the light of each source, its flux, and what error was expected."""
     bands, height, width = fields.image.shape[1:]
@@ -228,7 +237,9 @@ def _splitting_losses(windows, fields, question):
         use, noise = good[at], variance[at]
         error = (light.float() - truth) * use
         limit = torch.where(known[:, None], fields.limit[field, which], _NOTHING)
-        here = use.sum(dim=(2, 3)) > 0
+        # A large galaxy counts for as many small ones as it hides.
+        large = (question.sizes[field, slot] / _SMALL).clamp(1, _MANY)[:, None]
+        here = (use.sum(dim=(2, 3)) > 0) * large
         unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))
         pixel = (error.square() / noise).sum(dim=(2, 3)) / unit
         unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()

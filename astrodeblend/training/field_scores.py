@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..networks import find_centres, keep_pure
+from ..networks import find_centres, purity_thresholds, threshold_of
 from .field_losses import FAINT, match, shown, snr
 
 __all__ = ["calibrate", "score_fields", "table"]
@@ -46,7 +46,7 @@ def calibrate(network, batches, autocast):
     Parameters
     ----------
     network : FieldNet
-        Whose ``calibration`` is set.
+        Whose ``calibration`` and ``thresholds`` are set.
     batches : iterable of astrodeblend.simulate.Fields
         Fields like those that it learned from.
     autocast : callable
@@ -69,6 +69,7 @@ def calibrate(network, batches, autocast):
         hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(2)
         fit = fit + torch.linalg.solve(hessian, design.T @ (true - chance)).clamp(-1, 1)
     network.calibration.copy_(fit)
+    network.thresholds.copy_(purity_thresholds((design @ fit).sigmoid(), true))
 
 
 @torch.no_grad()
@@ -84,7 +85,7 @@ def score_fields(network, batches, autocast, *, purity=0.98, band=None):
     autocast : callable
         As in `field_losses`.
     purity : float, optional
-        As `keep_pure` takes it.
+        Of sources found in fields like those of the calibration.
     band : int, optional
         In which signal to noise and flux are judged. Default: the middle one.
 
@@ -98,7 +99,8 @@ def score_fields(network, batches, autocast, *, purity=0.98, band=None):
     for fields in batches:
         b = fields.image.shape[1] // 2 if band is None else band
         found = _detections(network, fields, autocast)
-        kept = keep_pure(torch.cat([f[1] for f in found]), purity).split([len(f[0]) for f in found])
+        least = threshold_of(purity, network.thresholds)
+        kept = [f[1] >= least for f in found]
         told, given = [], []
         for k, (mask, (at, _, size, _, true, counts)) in enumerate(zip(kept, found, strict=True)):
             told.append((at[mask], size[mask], match(fields, k, at[mask])))

@@ -27,7 +27,9 @@ from .start import start_from
 
 __all__ = ["FieldConfig", "train_fields"]
 
-_WEIGHTS = {"pixel": 1.0, "flux": 0.3, "heat": 1.0, "offset": 1.0, "size": 0.2, "std": 0.1}
+_WEIGHTS = {
+    "pixel": 1.0, "flux": 0.3, "total": 1.0, "heat": 1.0, "offset": 1.0, "size": 0.2, "std": 0.1,
+}  # fmt: skip
 _BYTES = 3000  # of activations, to a pixel of a band
 _MOST = 16  # blocks in an update: more updates are worth more than larger ones
 _CHECKPOINT = 120.0  # seconds between checkpoints
@@ -71,9 +73,9 @@ class FieldConfig:
     network: dict = field(default_factory=lambda: {"kind": "field"})
     surveys: tuple[str, ...] = ("lsst", "hsc", "des", "sdss")
     sizes: tuple[int, ...] = (128, 192, 256)
-    bands: dict = field(default_factory=lambda: {1: 0.1, 2: 0.1, 3: 0.2, 4: 0.1, 5: 0.4, 6: 0.1})
+    bands: dict = field(default_factory=lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05})
     options: dict = field(
-        default_factory=lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.2}
+        default_factory=lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4}
     )
     batch: int = 0
     blocks: int = 100_000

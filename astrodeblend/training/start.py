@@ -123,7 +123,8 @@ def check_parent(saved, given):
 def start_from(model, network):
     """Put the weights of a model into a network for fields, as far as they fit.
 
-    Of a `BandUNet` these are the shared layers, and of its planes the image. What it lacks stays as it is.
+    Of a `BandUNet` these are the shared layers, and of its planes the image. What it lacks stays
+    as it is.
 
     Parameters
     ----------
@@ -134,8 +135,8 @@ def start_from(model, network):
 
     Returns
     -------
-    str
-        The sha256 of the model.
+    dict
+        Name and sha256 of the model.
     """
     other, card = load_model(model)
     theirs, ours = other.state_dict(), network.state_dict()
@@ -150,4 +151,4 @@ def start_from(model, network):
             theirs[name] = theirs[name][:2]
     fits = {k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape}
     network.load_state_dict(ours | fits)
-    return card.sha256
+    return {"name": card.name, "sha256": card.sha256}
