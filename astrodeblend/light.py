@@ -190,7 +190,7 @@ def of_stamps(image, sky, scaling, stamps, answers, *, complete):
     return own, rest if len(own) == 1 else None, unclaimed
 
 
-def combine(image, sky, scaling, own, rest, unclaimed, *, agree=True):
+def combine(image, sky, scaling, own, rest, unclaimed):
     """Make the light of all sources agree with the image, where it adds, and outline it.
 
     Parameters
@@ -202,15 +202,13 @@ def combine(image, sky, scaling, own, rest, unclaimed, *, agree=True):
     rest : Component or None
     unclaimed : numpy.ndarray, shape (bands, y, x)
         As `of_stamps` has them.
-    agree : bool, optional
-        Whether light is to agree with the image; all that shares one total out does already.
 
     Returns
     -------
     Light
     """
     above = np.where(sky.hidden, 0, image.data - sky.level)
-    if scaling.adds and agree:
+    if scaling.adds:
         total = _sum(own, above.shape)
         factor = regained(above, total + unclaimed, sky.noise, valid=~sky.hidden)
         own = [replace(c, light=c.light * factor[:, *c.box]) for c in own]

@@ -347,14 +347,13 @@ class FieldTask(_Task):
         for k, (x, y, part, _) in enumerate(answer.windows[:number]):
             radii.append(petrosian_radius(part.sum(axis=0), answer.positions[k] - (x, y)))
             own.append(self._component(answer, k, radii[-1]))
-        everything = np.zeros(shape)
-        for component in own:
-            everything[:, *component.box] += component.light
         unclaimed, rest = np.zeros(shape), None
         if len(self.given) == 1:
-            unclaimed = np.maximum(answer.total * sky.noise - everything, 0)
+            for k in range(number, len(answer.windows)):
+                other = self._component(answer, k, np.nan)
+                unclaimed[:, *other.box] += other.light
             rest = self._rest(own[0], unclaimed)
-        found = combine(self.image, sky, self.scaling, own, rest, unclaimed, agree=False)
+        found = combine(self.image, sky, self.scaling, own, rest, unclaimed)
         radii = np.where(np.isfinite(radii), radii, _DISK * answer.size[:number])
         sources = describe_sources(found.components, radii, shape[1:])
         sources["probability"] = answer.probability[:number]
