@@ -6,8 +6,7 @@ import textwrap
 
 from safetensors import safe_open
 
-from .blends import PAPER_BLENDS
-from .report import PUBLISHED, STATISTICS
+from .blends import PAPER_BLENDS, PUBLISHED, STATISTICS
 from .weights import find_model, read_card
 
 __all__ = ["card_text"]

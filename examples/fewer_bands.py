@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from astrodeblend import Deblender
-from astrodeblend.benchmark import SURVEY_PEERS, benchmark_survey
+from astrodeblend.score import SURVEY_PEERS, benchmark
 from astrodeblend.simulate import cut_galaxies, find_images, simulate_blends
 
 STEPS = ("i", "ri", "gri", "griz", "grizy")
@@ -47,8 +47,8 @@ def main(folder=None, number=300):
     print(f"{len(blends)} blends of LSST, fluxes in i, sources with S/N above 20\n")
     print(f"{'bands':8}{'':12}{'mean':>8}{'median':>8}{'bias':>8}{'PSNR dB':>9}")
     for bands in STEPS:
-        result = benchmark_survey(select(blends, bands), models=[deblender], peers=peers)
-        for row in result.to_table():
+        result = benchmark(select(blends, bands), models=[deblender], peers=peers)
+        for row in result.tables["benchmark"]:
             if row["band"] != "i" or row["deblender"] not in ("survey", "photutils"):
                 continue
             errors.setdefault(row["deblender"], []).append((row["flux_mean"], row["flux_median"]))

@@ -12,12 +12,17 @@ from astropy.table import QTable
 from click.testing import CliRunner
 
 from astrodeblend import Deblender
-from astrodeblend.benchmark import (
+from astrodeblend.blends import draw_blends
+from astrodeblend.cli import main
+from astrodeblend.cli.score import PEERS as OFFERED
+from astrodeblend.metrics import flux_error, psnr
+from astrodeblend.score import (
     FILES,
     PEERS,
     SEP,
     Found,
-    Peer,
+    Method,
+    Package,
     Photutils,
     Scarlet2,
     benchmark,
@@ -25,11 +30,7 @@ from astrodeblend.benchmark import (
     kindest,
     tune,
 )
-from astrodeblend.benchmark.runs import _positions
-from astrodeblend.blends import draw_blends
-from astrodeblend.cli import main
-from astrodeblend.cli.benchmark import PEERS as OFFERED
-from astrodeblend.metrics import flux_error, psnr
+from astrodeblend.score.pictures import true_positions
 
 RNG = np.random.default_rng(1)
 QUICK = Photutils(n_sigma=3), SEP(n_sigma=3, n_levels=32)
@@ -48,7 +49,7 @@ def gaussians(*sources, size=80):
 
 
 @dataclass(frozen=True)
-class Half(Peer):
+class Half(Method):
     """Cuts a stamp in the middle, and minds blends whose number is in ``refuses``."""
 
     cut: float = 0.5
@@ -59,10 +60,9 @@ class Half(Peer):
     grid: ClassVar[dict] = {"cut": (0.1, 0.5)}
     calls: ClassVar[list] = []
 
-    installed = True
-    version = "1.0"
+    version: ClassVar[str] = "1.0"
 
-    def __call__(self, blend, positions):
+    def split(self, blend, positions):
         self.calls.append(positions)
         # a first call warms up
         if len(self.calls) - 2 in self.refuses:
@@ -97,7 +97,7 @@ class TestPeers:
         isolated = gaussians((25, 40, 3, 0.9), (57, 45, 4, 0.6))
         blend = isolated.max(axis=0)
         positions = np.array([[25, 40], [57, 45]])
-        found = peer(blend, positions)
+        found = peer.split(blend, positions)
         assert len(found.light) == 2
         for components in (kindest(found, blend, isolated), by_position(found, blend, positions)):
             # faint wings below the threshold are in both
@@ -108,7 +108,7 @@ class TestPeers:
     def test_the_sky(self, peer):
         noise = 0.1 + 0.01 * RNG.standard_normal((3, 80, 80)).astype(np.float32)
         blend = gaussians((25, 40, 3, 0.8), (57, 45, 4, 0.6)).max(axis=0) + noise
-        found = {sky: peer(n_sigma=5, sky=sky)(blend, None) for sky in ("blend", "border")}
+        found = {sky: peer(n_sigma=5, sky=sky).split(blend, None) for sky in ("blend", "border")}
         assert np.ptp(found["border"].sky, axis=(1, 2)).max() == 0
         np.testing.assert_allclose(found["border"].sky[:, 0, 0], 0.1, atol=0.005)
         for each in found.values():  # what is in no segment is the sky's, the rest is light
@@ -121,7 +121,7 @@ class TestPeers:
     @pytest.mark.parametrize("peer", [Photutils(), SEP()], ids=lambda peer: peer.name)
     def test_an_empty_stamp(self, peer):
         blend = np.full((3, 40, 40), 0.2, dtype=np.float32)
-        found = peer(blend, None)
+        found = peer.split(blend, None)
         assert found.light.shape == (0, 3, 40, 40)
         np.testing.assert_allclose(found.sky, blend)
 
@@ -129,7 +129,7 @@ class TestPeers:
         pytest.importorskip("scarlet2")
         isolated = gaussians((19, 20, 3, 0.9), (29, 24, 2, 0.6), size=48)
         positions = np.array([[19.5, 20], [29, 23.5]])
-        found = Scarlet2()(isolated.sum(axis=0), positions)
+        found = Scarlet2().split(isolated.sum(axis=0), positions)
         components = by_position(found, isolated.sum(axis=0), positions)
         assert psnr(components, isolated).min() > 40
         np.testing.assert_allclose(
@@ -203,26 +203,26 @@ class TestChoice:
         y, x = np.indices(light.shape[2:])
         total = light.sum(axis=(2, 3))
         middles = np.stack([(light * x).sum((2, 3)) / total, (light * y).sum((2, 3)) / total], -1)
-        np.testing.assert_allclose(_positions(blends), middles, atol=1.0)
+        np.testing.assert_allclose(true_positions(blends), middles, atol=1.0)
 
 
 class TestBenchmark:
     def test_scores_are_those_of_the_components(self, blends, half):
         found = benchmark(blends, peers=[half])
         blend, isolated = next(blends.batches())
-        nothing, entry = found.entries
+        nothing, entry = found.measured.entries
         both = np.broadcast_to(blend[:, None], isolated.shape)
         np.testing.assert_allclose(nothing.scores["psnr"], psnr(both, isolated), rtol=1e-6)
         np.testing.assert_array_equal(nothing.scores["flux_error"], flux_error(both, isolated))
         for k in range(4):
-            components = kindest(half(blend[k], None), blend[k], isolated[k])
+            components = kindest(half.split(blend[k], None), blend[k], isolated[k])
             np.testing.assert_allclose(entry.scores["psnr"][k], psnr(components, isolated[k]))
-            np.testing.assert_array_equal(found.pictures["half"][k], components)
-        np.testing.assert_array_equal(half.calls[1 : 1 + 4], _positions(blends))
-        assert (entry.scores["psnr"].sum(axis=1) >= entry.by_position.sum(axis=1)).all()
+            np.testing.assert_array_equal(found.measured.pictures["half"][k], components)
+        np.testing.assert_array_equal(half.calls[1 : 1 + 4], true_positions(blends))
+        assert (entry.scores["psnr"].sum(axis=1) >= entry.scores["by_position"].sum(axis=1)).all()
 
     def test_the_table(self, result):
-        table = result.to_table()
+        table = result.tables["benchmark"]
         assert table.colnames == [
             "deblender", "version", "blends", "psnr_mean", "psnr_error", "psnr_median", "psnr_p1",
             "psnr_min", "psnr_by_position", "ssim", "ssim_reiman2019", "flux_error", "failures",
@@ -234,10 +234,10 @@ class TestBenchmark:
         assert (table["milliseconds"][1:] > 0).all()
         assert (table["psnr_min"] <= table["psnr_p1"]).all()
         assert (table["psnr_mean"] >= table["psnr_by_position"] - 1e-9).all()
-        spread = [entry.scores["psnr"].mean(axis=1).std() for entry in result.entries]
+        spread = [entry.scores["psnr"].mean(axis=1).std() for entry in result.measured.entries]
         np.testing.assert_allclose(table["psnr_error"], np.divide(spread, 4**0.5), rtol=0.1)
-        model = result.entries[-1]
-        np.testing.assert_array_equal(model.scores["psnr"], model.by_position)
+        model = result.measured.entries[-1]
+        np.testing.assert_array_equal(model.scores["psnr"], model.scores["by_position"])
         # discs that hardly touch are cut apart
         assert table["psnr_mean"][1] > table["psnr_mean"][0] + 3
 
@@ -246,15 +246,15 @@ class TestBenchmark:
             benchmark(blends, peers=[QUICK[1], *([bad] if bad else [])])
             for bad in (None, replace(half, refuses=(1, 2)))
         )
-        for name, scores in apart.entries[1].scores.items():
-            np.testing.assert_array_equal(both.entries[1].scores[name], scores)
-        failed = both.entries[2]
+        for name, scores in apart.measured.entries[1].scores.items():
+            np.testing.assert_array_equal(both.measured.entries[1].scores[name], scores)
+        failed = both.measured.entries[2]
         assert failed.failures == {"KeyError: 'no such\\nblend'": 2}
-        nothing = both.entries[0].scores["psnr"]
+        nothing = both.measured.entries[0].scores["psnr"]
         same = (failed.scores["psnr"] == nothing).all(axis=1)
         np.testing.assert_array_equal(same, [False, True, True, False])
-        assert both.to_table()["failures"][-1] == 2
-        assert r"half, 2 of 4 blends: KeyError: 'no such\nblend'." in both.notes()
+        assert both.tables["benchmark"]["failures"][-1] == 2
+        assert r"half, 2 of 4 blends: KeyError: 'no such\nblend'." in both.to_dict()["notes"]
 
     @pytest.mark.parametrize(
         ("found", "why"),
@@ -268,11 +268,11 @@ class TestBenchmark:
     def test_an_answer_of_no_use(self, blends, found, why):
         @dataclass(frozen=True)
         class Useless(Half):
-            def __call__(self, blend, positions):
+            def split(self, blend, positions):
                 return found(blend)
 
         result = benchmark(blends, peers=[Useless()])
-        nothing, entry = result.entries
+        nothing, entry = result.measured.entries
         ((reason, number),) = entry.failures.items()
         assert re.search(why, reason)
         assert number == 4
@@ -285,46 +285,50 @@ class TestBenchmark:
             slow: ClassVar[bool] = True
 
         found = benchmark(blends, peers=[half, Slow()], slow_blends=3)
-        table = found.to_table()
+        table = found.tables["benchmark"]
         assert list(table["blends"]) == [4, 4, 3]
         np.testing.assert_allclose(table["psnr_same_blends"][1], table["psnr_mean"][2])
         np.testing.assert_allclose(table["psnr_same_error"][1], table["psnr_error"][2])
-        assert len(found.pictures["slow"]) == 3
+        assert len(found.measured.pictures["slow"]) == 3
         assert "first 3" in str(found)
-        found.draw_panels()
+        found.figures["panels"]()
+        (axes,) = found.figures["benchmark"]().axes
+        assert axes.get_title().startswith("4 blends (open: the first 3, which all have tried)")
+        open_one = next(line for line in axes.lines if line.get_fillstyle() == "none")
+        assert open_one.get_ydata() == pytest.approx(table["psnr_same_blends"][1])
         with pytest.raises(ValueError, match="slow_blends=0"):
             benchmark(blends, peers=[half], slow_blends=0)
 
     def test_what_is_not_installed(self, blends, half):
         @dataclass(frozen=True)
-        class Missing(Peer):
+        class Missing(Package):
             name: ClassVar[str] = "no_such_package"
 
         found = benchmark(blends, peers=[Missing(), half])
-        assert [entry.name for entry in found.entries] == ["the blend itself", "half"]
+        assert [entry.name for entry in found.measured.entries] == ["the blend itself", "half"]
         assert "pip install astrodeblend[no_such_package]" in str(found)
         with pytest.raises(ValueError, match="not installed: pip install"):
             tune(replace(Missing()), blends)
 
     def test_the_same_one_twice(self, blends, half):
         found = benchmark(blends, peers=[half, replace(half, cut=0.1)])
-        assert [entry.name for entry in found.entries[1:]] == ["half (1)", "half (2)"]
-        assert not np.array_equal(found.pictures["half (1)"], found.pictures["half (2)"])
+        assert [entry.name for entry in found.measured.entries[1:]] == ["half (1)", "half (2)"]
+        assert not np.array_equal(
+            found.measured.pictures["half (1)"], found.measured.pictures["half (2)"]
+        )
 
     def test_a_model_of_another_kind(self, blends, flux_model):
         other = Deblender.load(flux_model, device="cpu")
         with pytest.raises(ValueError, match="choose a model for R, G, B"):
             benchmark(blends, models=[other], peers=[])
 
-    def test_the_text(self, result):
+    def test_the_text(self, result, blends):
         text = str(result)
-        for name in ("the blend itself", "photutils", "sep", "half", "tiny"):
-            (line,) = (each for each in text.splitlines() if each.startswith(f"{name}  "))
-            assert (
-                f"{result.to_table()['psnr_mean'][result.to_table()['deblender'] == name][0]:.2f}"
-                in line
-            )
-        assert str(result.blends) in text
+        for row in result.tables["benchmark"]:
+            start = f"{row['deblender']}  "
+            (line,) = (each for each in text.splitlines() if each.startswith(start))
+            assert f"{row['psnr_mean']:.2f}" in line
+        assert str(blends) in text
         assert "CPU: " in text
         assert "photutils 3" in text
         assert max(map(len, text.splitlines()[4:])) <= 140
@@ -332,9 +336,9 @@ class TestBenchmark:
     def test_the_files(self, result, tmp_path):
         folder = tmp_path / "out"
         result.write(folder)
-        assert {path.name for path in folder.iterdir()} == set(FILES)
+        assert {path.name for path in folder.iterdir()} == set(FILES["pictures"])
         table = QTable.read(folder / "benchmark.ecsv")
-        np.testing.assert_array_equal(table["psnr_mean"], result.to_table()["psnr_mean"])
+        np.testing.assert_array_equal(table["psnr_mean"], result.tables["benchmark"]["psnr_mean"])
         assert table.meta["seed"] == 3
         content = json.loads((folder / "benchmark.json").read_text())
         assert content["deblenders"][1]["settings"] == QUICK[0].settings
@@ -346,7 +350,7 @@ class TestBenchmark:
 
     def test_all_files_or_none(self, result, tmp_path, monkeypatch):
         folder = tmp_path / "out"
-        monkeypatch.setattr(type(result), "draw_panels", lambda self: 1 / 0)
+        monkeypatch.setitem(result.figures, "panels", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             result.write(folder)
         assert not folder.exists()
@@ -358,7 +362,9 @@ class TestTune:
         assert sorted(table["cut"]) == [0.1, 0.5]
         assert table["psnr_mean"][0] > table["psnr_mean"][1]
         expected = benchmark(blends, peers=[replace(half, cut=table["cut"][0])])
-        assert table["psnr_mean"][0] == pytest.approx(expected.entries[1].scores["psnr"].mean())
+        assert table["psnr_mean"][0] == pytest.approx(
+            expected.measured.entries[1].scores["psnr"].mean()
+        )
 
     def test_without_a_grid(self, blends, half):
         class Fixed(Half):
@@ -380,7 +386,7 @@ class TestCommand:
         text = self.invoke(*arguments, "--peer", "sep").output
         assert "tiny" in text
         assert "2 blends of 4 galaxies" in text
-        assert {path.name for path in out.iterdir()} == set(FILES)
+        assert {path.name for path in out.iterdir()} == set(FILES["pictures"])
         assert "--overwrite" in self.invoke(*arguments, code=2).stderr
 
     def test_tuning(self, galaxies, monkeypatch):

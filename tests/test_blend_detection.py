@@ -8,8 +8,9 @@ from astropy.table import QTable
 from click.testing import CliRunner
 
 from astrodeblend import Deblender
-from astrodeblend.blend_detection import FILES, BlendDetection, score_detection
 from astrodeblend.cli import main
+from astrodeblend.score import FILES, score_detection
+from astrodeblend.score.detection import _report
 
 
 def known(score, second, blended, separation):
@@ -24,10 +25,10 @@ def known(score, second, blended, separation):
             "second": second,
         }
     )
-    return BlendDetection(
-        *("tiny", "0" * 64, "0", "float32", 0.9, "FOLDER", None, 1, 10, stamps),
-        np.array([0.1, 0.95]),
-    )
+    meta = {"model": "tiny", "sha256": "0" * 64, "arithmetic": "float32", "stamps": number}
+    meta |= {"split": "all", "seed": 1}
+    of = {"folder": "FOLDER", "version": "0", "galaxies": 10, "threshold": 0.9}
+    return _report(stamps, np.array([0.1, 0.95]), meta, of)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def perfect():
 
 class TestTables:
     def test_completeness_and_purity(self, perfect):
-        table = perfect.to_table()
+        table = perfect.tables["table"]
         whole = {(r["point"], r["method"]): r for r in table if (r["low"], r["high"]) == (0, 17)}
         for point in ("photutils", "1 %", "threshold", "threshold, plain"):
             assert whole[point, "score"]["completeness"] == 1
@@ -63,10 +64,11 @@ class TestTables:
         assert whole["threshold", "score"]["false_alarms"] == 0
 
     def test_areas(self, perfect):
-        assert perfect.area("score")[0] == 1
-        second, blended = (np.asarray(perfect.stamps[n]) for n in ("second", "blended"))
+        areas = perfect.numbers["area"]
+        assert areas["score"]["area"] == 1
+        second, blended = (np.asarray(perfect.tables["stamps"][n]) for n in ("second", "blended"))
         pairs = np.sign(second[blended][:, None] - second[~blended]) / 2 + 0.5
-        area, error = perfect.area("photutils")
+        area, error = areas["photutils"].values()
         assert area == pytest.approx(pairs.mean())
         assert 0.005 < error < 0.02
 
@@ -75,18 +77,18 @@ class TestTables:
         score = rng.uniform(0, 1, 20_000)
         blended = rng.uniform(0, 1, 20_000) < score
         separation = np.where(blended, 1.0, np.nan)
-        table = known(score, score, blended, separation).to_reliability_table()
+        table = known(score, score, blended, separation).tables["reliability"]
         assert table["number"].sum() == 20_000
         assert (np.abs(table["blended"] - table["score"]) < 4 * table["error"]).all()
 
     def test_files_appear_and_say_the_same(self, perfect, tmp_path):
         perfect.write(tmp_path / "scores")
-        assert {path.name for path in (tmp_path / "scores").iterdir()} == set(FILES)
+        assert {path.name for path in (tmp_path / "scores").iterdir()} == set(FILES["detection"])
         content = json.loads((tmp_path / "scores" / "scores.json").read_text())
         assert content["area"]["score"]["area"] == 1
         assert content["untouched_above_threshold"] == 0.5
         again = QTable.read(tmp_path / "scores" / "table.ecsv")
-        assert len(again) == len(perfect.to_table()) == len(content["table"])
+        assert len(again) == len(perfect.tables["table"]) == len(content["table"])
         with pytest.raises(FileExistsError):
             perfect.write(tmp_path / "scores")
 
@@ -110,7 +112,7 @@ def test_the_command(scoring_model, galaxies, tmp_path):
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.exit_code == 0
     assert "blend score" in done.output
-    assert {path.name for path in out.iterdir()} == set(FILES)
+    assert {path.name for path in out.iterdir()} == set(FILES["detection"])
     stamps = QTable.read(out / "stamps.ecsv")
     assert stamps["blended"].sum() == len(stamps) / 2
     assert np.nanmax(stamps["separation"]) <= 17

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from astrodeblend.blends import PUBLISHED
 from astrodeblend.cards import card_text
 from astrodeblend.networks import build
-from astrodeblend.report import PUBLISHED
 from astrodeblend.weights import list_models, read_card, save_model, write_card
 
 STATISTICS = {"mean": 30.124, "median": 31.0, "max": 40.0, "min": 9.5, "variance": 4.25}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,20 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from astrodeblend import Deblender
-from astrodeblend.blends import draw_blends, flux_ratio, overlap, read_blends
+from astrodeblend.blends import (
+    PUBLISHED,
+    STATISTICS,
+    draw_blends,
+    flux_ratio,
+    overlap,
+    read_blends,
+)
 from astrodeblend.calibration import Calibration
 from astrodeblend.cli import main
-from astrodeblend.evaluate import FILES, METRICS, evaluate
 from astrodeblend.metrics import isophote
 from astrodeblend.networks import build, describe
-from astrodeblend.report import BINS, PUBLISHED, STATISTICS, summary_of
+from astrodeblend.score import FILES, evaluate, summary_of
+from astrodeblend.score.evaluation import BINS, METRICS, _bins, _scores
 from astrodeblend.texture import Texture
 
 
@@ -42,13 +50,17 @@ def written(evaluation, tmp_path_factory):
 
 class TestEvaluate:
     def test_scores_are_those_of_scikit_image(self, deblender, evaluation):
-        blend, isolated = map(np.concatenate, zip(*evaluation.blends.batches(3), strict=True))
+        blend, isolated = map(
+            np.concatenate, zip(*evaluation.measured.blends.batches(3), strict=True)
+        )
         components = deblender.deblend_arrays(blend)
         for k in range(4):
             for branch in range(2):
                 truth, found = isolated[k, branch], components[k, branch]
                 for name, images in (("scores", found), ("blend_scores", blend[k])):
-                    scores = {m: v[k, branch] for m, v in getattr(evaluation, name).items()}
+                    scores = {
+                        m: v[k, branch] for m, v in getattr(evaluation.measured, name).items()
+                    }
                     mean = scores["psnr"]
                     assert mean == pytest.approx(
                         peak_signal_noise_ratio(truth, images, data_range=1), abs=1e-3
@@ -60,12 +72,12 @@ class TestEvaluate:
                         assert scores[metric] == pytest.approx(expected, abs=1e-4)
 
     def test_the_table(self, evaluation):
-        table = evaluation.to_table()
+        table = evaluation.tables["table"]
         assert table.colnames == ["metric", "of", "number", *STATISTICS]
         assert list(table["of"][:4]) == ["components", "central", "companion", "blend itself"]
         rows = {(row["metric"], row["of"]): row for row in table}
         assert len(rows) == 4 * len(METRICS)
-        for metric, scores in evaluation.scores.items():
+        for metric, scores in evaluation.measured.scores.items():
             both = rows[metric, "components"]
             assert both["mean"] == pytest.approx(scores.mean())
             assert both["variance"] == pytest.approx(scores.var())
@@ -74,17 +86,17 @@ class TestEvaluate:
             assert both["number"] == 8
             assert rows[metric, "central"]["number"] == 4
             assert rows[metric, "companion"]["median"] == np.median(scores[:, 1])
-        assert table.meta["sha256"] == evaluation.sha256
+        assert table.meta["sha256"] == evaluation.numbers["sha256"]
         assert (table.meta["recipe"], table.meta["split"], table.meta["seed"]) == (
             "reiman2019", "all", 3,
         )  # fmt: skip
 
     def test_the_text(self, evaluation):
         text = str(evaluation)
-        assert text.splitlines()[0] == f"model tiny (sha256 {evaluation.sha256[:12]})"
+        assert text.splitlines()[0] == f"model tiny (sha256 {evaluation.numbers['sha256'][:12]})"
         assert "recipe reiman2019, seed 3" in text
         for metric in METRICS:
-            assert f"{evaluation.scores[metric].mean():.2f}" in text
+            assert f"{evaluation.measured.scores[metric].mean():.2f}" in text
         for value in PUBLISHED["psnr"].values():
             assert f"{value:.2f}" in text
         rows = text.partition("\n\n")[2].partition("\n\n")[0].splitlines()
@@ -96,12 +108,12 @@ class TestEvaluate:
             below.mkdir(exist_ok=True)
             shutil.copy(path, below)
         evaluation = evaluate(deblender, draw_blends(tmp_path, number=7), examples=1)
-        listed = evaluation.to_blend_table()
+        listed = evaluation.tables["blends"]
         expected = {"one": [], "two": []}
         for row in listed:
             for name in ("central", "companion"):
                 expected[row[name].partition("/")[0]].append(row[f"psnr_{name}"])
-        table = evaluation.to_table()
+        table = evaluation.tables["table"]
         for name, scores in expected.items():
             (row,) = table[(table["metric"] == "psnr") & (table["of"] == name)]
             assert row["number"] == len(scores)
@@ -119,19 +131,19 @@ class TestEvaluate:
         evaluation = evaluate(deblender, draw_blends(tmp_path, number=12), examples=1)
         expected = [
             row[f"psnr_{branch}"]
-            for row in evaluation.to_blend_table()
+            for row in evaluation.tables["blends"]
             for branch in ("central", "companion")
             if alone[row["central"]] == alone[row["companion"]] == "1"
         ]
-        table = evaluation.to_table()
+        table = evaluation.tables["table"]
         (row,) = table[(table["metric"] == "psnr") & (table["of"] == "both isolated")]
         assert 0 < row["number"] == len(expected) < 24
         assert row["mean"] == pytest.approx(np.mean(expected))
         assert row["p1"] == pytest.approx(np.percentile(expected, 1))
 
     def test_bins(self, evaluation):
-        table = evaluation.to_bin_table()
-        listed = evaluation.to_blend_table()
+        table = evaluation.tables["bins"]
+        listed = evaluation.tables["blends"]
         pairs = [(row, name) for row in listed for name in ("central", "companion")]
         for quantity in BINS:
             rows = table[(table["quantity"] == quantity) & (table["metric"] == "ssim")]
@@ -150,7 +162,7 @@ class TestEvaluate:
             central = rows[rows["of"] == "central"]
             assert central["number"].sum() == 4
             mean = np.average(central["mean"], weights=central["number"])
-            assert mean == pytest.approx(evaluation.scores["ssim"][:, 0].mean())
+            assert mean == pytest.approx(evaluation.measured.scores["ssim"][:, 0].mean())
 
     def test_properties_are_those_of_the_truth(self, deblender, galaxies):
         """In re-rendered pictures too, whose sky is bright."""
@@ -158,14 +170,16 @@ class TestEvaluate:
         evaluation = evaluate(deblender, blends, examples=1)
         _, isolated = next(blends.batches())
         light = isolated - blends.sky[:, None, :, None, None]
-        np.testing.assert_allclose(evaluation.properties["flux_ratio"], flux_ratio(light))
-        np.testing.assert_allclose(evaluation.properties["overlap"], overlap(light))
-        np.testing.assert_array_equal(evaluation.properties["separation"], blends.separation)
+        np.testing.assert_allclose(evaluation.measured.properties["flux_ratio"], flux_ratio(light))
+        np.testing.assert_allclose(evaluation.measured.properties["overlap"], overlap(light))
+        np.testing.assert_array_equal(
+            evaluation.measured.properties["separation"], blends.separation
+        )
 
     def test_errors_resample_blends(self, evaluation):
         """Components that always agree are worth one measurement, not two."""
         number = 400
-        blends = draw_blends(evaluation.blends.folder, number=number)
+        blends = draw_blends(evaluation.measured.blends.folder, number=number)
         drawn = np.random.default_rng(1).normal(30, 3, number)
         scores = {"psnr": np.stack([drawn, drawn], axis=1)}
         properties = {
@@ -173,13 +187,13 @@ class TestEvaluate:
             "flux_ratio": np.full(number, 0.5),
             "overlap": np.stack([np.full(number, 0.2), np.full(number, np.nan)], axis=1),
         }
-        other = replace(
-            evaluation, blends=blends, scores=scores, blend_scores=scores, properties=properties
+        other = SimpleNamespace(
+            blends=blends, scores=scores, blend_scores=scores, properties=properties
         )
         expected = pytest.approx(drawn.std() / np.sqrt(number), rel=0.2)
-        table = other.to_table()
+        table = QTable(_scores(other))
         assert list(table["error"][:3]) == [expected] * 3
-        bins = other.to_bin_table()
+        bins = QTable(_bins(other))
         assert set(bins["quantity"]) == set(BINS)
         assert list(bins["error"]) == [expected] * len(bins)
         hidden = bins[bins["quantity"] == "overlap"]
@@ -187,9 +201,9 @@ class TestEvaluate:
         assert numbers == {"components": number, "central": number, "blend itself": number}
 
     def test_texture(self, deblender, evaluation):
-        blend, isolated = next(evaluation.blends.batches())
+        blend, isolated = next(evaluation.measured.blends.batches())
         expected = Texture.of(deblender.deblend_arrays(blend), isolated)
-        table = evaluation.to_texture_table()
+        table = evaluation.tables["texture"]
         assert list(table["of"]) == ["components", "central", "companion"]
         np.testing.assert_allclose(table["power_ratio"][0], expected.power_ratio)
         np.testing.assert_allclose(
@@ -213,7 +227,7 @@ class TestEvaluate:
         footprint = isophote(isolated - blends.sky[:, None, :, None, None])[:, :, None]
         off = np.abs(components - isolated) / (np.exp(0.4) * std)
         off = off[np.broadcast_to(footprint, off.shape)]
-        pixels, *_, fluxes = evaluation.to_coverage_table()[[0, 1, 2, 3]]
+        pixels, *_, fluxes = evaluation.tables["coverage"][[0, 1, 2, 3]]
         assert (pixels["kind"], fluxes["kind"]) == ("pixels", "fluxes")
         assert pixels["number"] == off.size
         assert pixels["within_68"] == pytest.approx((off <= 1).mean(), abs=1e-3)
@@ -229,15 +243,17 @@ class TestEvaluate:
     def test_examples(self, deblender, galaxies):
         blends = draw_blends(galaxies, number=9)
         evaluation = evaluate(deblender, blends, examples=3)
-        mean = evaluation.scores["psnr"].mean(axis=1)
-        worst, good = evaluation.failures, evaluation.successes
+        mean = evaluation.measured.scores["psnr"].mean(axis=1)
+        worst, good = evaluation.measured.failures, evaluation.measured.successes
         np.testing.assert_array_equal(worst.index, np.argsort(mean)[:3])
         assert (mean[good.index] >= np.median(mean)).all()
-        again = evaluate(deblender, blends, examples=3).successes
+        again = evaluate(deblender, blends, examples=3).measured.successes
         np.testing.assert_array_equal(again.index, good.index)
         for each in (worst, good):
             score = METRICS["psnr"](each.components, each.isolated)
-            np.testing.assert_allclose(score, evaluation.scores["psnr"][each.index], rtol=1e-5)
+            np.testing.assert_allclose(
+                score, evaluation.measured.scores["psnr"][each.index], rtol=1e-5
+            )
             np.testing.assert_array_equal(each.blend, each.isolated.max(axis=1))
         with pytest.raises(ValueError, match="examples=0"):
             evaluate(deblender, blends, examples=0)
@@ -254,18 +270,20 @@ class TestEvaluate:
         block = 2 * 9 * features**2
         root = first + blocks * block + 9 * features**2
         branch = branch_blocks * block + last
-        assert evaluation.cost["gmac"] * 1e9 == pytest.approx(80**2 * (root + 2 * branch))
+        assert evaluation.numbers["cost"]["gmac"] * 1e9 == pytest.approx(
+            80**2 * (root + 2 * branch)
+        )
         parameters = sum(p.numel() for p in network.parameters())
-        assert evaluation.cost["parameters"] == parameters
+        assert evaluation.numbers["cost"]["parameters"] == parameters
 
     def test_the_files(self, evaluation, deblender, written):
-        assert sorted(path.name for path in written.iterdir()) == sorted(FILES)
+        assert sorted(path.name for path in written.iterdir()) == sorted(FILES["blends"])
         for name, expected in (
-            ("table", evaluation.to_table()),
-            ("bins", evaluation.to_bin_table()),
-            ("texture", evaluation.to_texture_table()),
-            ("coverage", evaluation.to_coverage_table()),
-            ("blends", evaluation.to_blend_table()),
+            ("table", evaluation.tables["table"]),
+            ("bins", evaluation.tables["bins"]),
+            ("texture", evaluation.tables["texture"]),
+            ("coverage", evaluation.tables["coverage"]),
+            ("blends", evaluation.tables["blends"]),
         ):
             table = QTable.read(written / f"{name}.ecsv")
             assert table.meta["model"] == "tiny"
@@ -275,9 +293,11 @@ class TestEvaluate:
         for path in written.glob("*.png"):
             with Image.open(path) as image:
                 assert min(image.size) > 200
-        again = evaluate(deblender, read_blends(written / "blends.ecsv", evaluation.blends.folder))
-        for metric, scores in evaluation.scores.items():
-            np.testing.assert_array_equal(again.scores[metric], scores)
+        again = evaluate(
+            deblender, read_blends(written / "blends.ecsv", evaluation.measured.blends.folder)
+        )
+        for metric, scores in evaluation.measured.scores.items():
+            np.testing.assert_array_equal(again.measured.scores[metric], scores)
         with pytest.raises(FileExistsError, match="exists"):
             evaluation.write(written)
 
@@ -288,13 +308,13 @@ class TestEvaluate:
         text = (written / "scores.json").read_text()
         content = json.loads(text, parse_constant=refuse)
         assert content["model"] == "tiny"
-        assert content["sha256"] == evaluation.sha256
+        assert content["sha256"] == evaluation.numbers["sha256"]
         assert (content["recipe"], content["split"], content["seed"]) == ("reiman2019", "all", 3)
         assert set(content["versions"]) == {"astrodeblend", "torch"}
-        assert content["arithmetic"] == evaluation.arithmetic
+        assert content["arithmetic"] == evaluation.numbers["arithmetic"]
         assert content["cost"]["gmac"] > 0
-        assert content["table"][0]["mean"] == evaluation.to_table()["mean"][0]
-        assert content["bins"][0]["high"] == evaluation.to_bin_table()["high"][0]
+        assert content["table"][0]["mean"] == evaluation.tables["table"]["mean"][0]
+        assert content["bins"][0]["high"] == evaluation.tables["bins"]["high"][0]
         assert content["bins"][-1]["high"] is None or np.isfinite(content["bins"][-1]["high"])
 
     def test_all_files_or_none(self, evaluation, tmp_path):
@@ -314,29 +334,31 @@ class TestEvaluate:
 
 
 def test_scores_go_on_the_card(evaluation, deblender):
-    card = evaluation.on_card(deblender.card)
+    card = evaluation.to_card(deblender.card)
     assert deblender.card.scores == {}
-    folder = evaluation.blends.folder.name
+    folder = evaluation.measured.blends.folder.name
     scores = card.scores[f"reiman2019 on folder {folder}"]
     assert scores["data"] == folder
-    assert (scores["blends"], scores["seed"]) == (len(evaluation.blends), 3)
-    for name, values in evaluation.scores.items():
+    assert (scores["blends"], scores["seed"]) == (len(evaluation.measured.blends), 3)
+    for name, values in evaluation.measured.scores.items():
         assert scores[name]["mean"] == pytest.approx(values.mean(), abs=1e-4)
-    other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum"))
+    other = evaluate(deblender, draw_blends(evaluation.measured.blends.folder, recipe="sum"))
     both = {f"{recipe} on folder {folder}" for recipe in ("reiman2019", "sum")}
-    assert set(other.on_card(card).scores) == both
+    assert set(other.to_card(card).scores) == both
     assert scores["psnr"]["p1"] == pytest.approx(
-        np.percentile(evaluation.scores["psnr"], 1), abs=1e-4
+        np.percentile(evaluation.measured.scores["psnr"], 1), abs=1e-4
     )
 
 
 def test_summary(evaluation, deblender):
-    other = evaluate(deblender, draw_blends(evaluation.blends.folder, recipe="sum", number=2))
+    other = evaluate(
+        deblender, draw_blends(evaluation.measured.blends.folder, recipe="sum", number=2)
+    )
     header, *lines = summary_of([evaluation, other]).splitlines()
     assert [line.split()[0] for line in lines] == ["reiman2019", "sum"]
     assert len({len(line) for line in (header, *lines)}) == 1
-    assert f"{other.scores['psnr'].mean():.2f}" in lines[1]
-    assert f"{evaluation.blend_scores['psnr'].mean():.2f}" in lines[0]
+    assert f"{other.measured.scores['psnr'].mean():.2f}" in lines[1]
+    assert f"{evaluation.measured.blend_scores['psnr'].mean():.2f}" in lines[0]
 
 
 class TestCommand:
@@ -357,7 +379,7 @@ class TestCommand:
         text = self.run(*arguments).stdout
         assert sorted(path.name for path in out.iterdir()) == ["max_sum", "reiman2019"]
         for recipe in ("max_sum", "reiman2019"):
-            assert sorted(path.name for path in (out / recipe).iterdir()) == sorted(FILES)
+            assert sorted(path.name for path in (out / recipe).iterdir()) == sorted(FILES["blends"])
             assert f"recipe {recipe}, seed 1" in text
         scores = json.loads(model.with_suffix(".json").read_text())["scores"]
         folder = galaxies.name

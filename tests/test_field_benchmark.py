@@ -8,17 +8,17 @@ import pytest
 from click.testing import CliRunner
 from scipy.spatial.distance import cdist
 
-from astrodeblend.benchmark import (
-    FIELD_FILES,
-    FIELD_PEERS,
+from astrodeblend.cli import main
+from astrodeblend.score import (
+    FILES,
+    PEERS,
     Catalogue,
-    FieldMethod,
+    Method,
     Seen,
     benchmark_fields,
 )
-from astrodeblend.benchmark.field_methods import ellipticity_of
-from astrodeblend.benchmark.fields import CONDITIONS
-from astrodeblend.cli import main
+from astrodeblend.score.fields import CONDITIONS
+from astrodeblend.score.methods import ellipticity_of
 from astrodeblend.simulate import get_survey, simulate_fields
 
 BANDS = ("g", "r", "i")
@@ -30,15 +30,15 @@ def fields():
     return simulate_fields("lsst", 2, 1, bands=BANDS, **CONDITIONS | EASY)
 
 
-class Oracle(FieldMethod):
+class Oracle(Method):
     """Knows the truth; ``change`` makes something else of what it detects (a dict) in field k."""
 
-    name, given = "oracle", "the truth"
+    name, given_of_field = "oracle", "the truth"
 
     def __init__(self, fields, change=lambda k, rows: rows):
         self.fields, self.change = fields, change
 
-    def __call__(self, seen, positions=None):
+    def find(self, seen, positions=None):
         fields = self.fields
         k = int(np.flatnonzero((fields.image[:, 0, 0] == seen.data[0, 0]).all(axis=1))[0])
         of = np.flatnonzero(fields.inside[k])
@@ -61,7 +61,7 @@ def run(fields, change=lambda k, rows: rows, **options):
 
 
 def rows_of(result, positions="detected"):
-    table = result.to_table()
+    table = result.tables["fields"]
     return {row["group"]: row for row in table if row["positions"] == positions}
 
 
@@ -83,7 +83,7 @@ def test_a_perfect_deblender(fields):
                 assert row["pure"] == 1 or np.isnan(row["pure"])
     total = sum((snr(fields, k) > 5).sum() for k in (0, 1))
     assert rows_of(result)["S/N > 5"]["sources"] == total
-    target = result.targets()["oracle"]
+    target = result.measured.targets()["oracle"]
     assert target["complete"] == target["complete_close"] == target["pure"] == 1
     assert target["error_median"] == target["close_90"] == 0
 
@@ -122,8 +122,8 @@ def test_a_missing_source(fields):
     assert row["pure"] == 1
     assert row["error_90"] == 0
     strong = [(snr(fields, k) > 10).sum() for k in (0, 1)]
-    assert result.targets()["oracle"]["complete"] == pytest.approx(1 - 1 / sum(strong))
-    assert result.targets(1)["oracle"]["complete"] == pytest.approx(1 - 1 / strong[0])
+    assert result.measured.targets()["oracle"]["complete"] == pytest.approx(1 - 1 / sum(strong))
+    assert result.measured.targets(1)["oracle"]["complete"] == pytest.approx(1 - 1 / strong[0])
 
 
 @pytest.mark.parametrize("where", ["empty", "beside"])
@@ -142,13 +142,13 @@ def test_a_false_source(fields, where):
         return rows
 
     result = run(fields, with_one_more)
-    entry = result.entries[0]
+    entry = result.measured.entries[0]
     strength, _, true, field = entry.detections.T
     assert (true == 0).sum() == 1
     assert field[true == 0] == 0
-    assert result.targets(1)["oracle"]["pure"] == pytest.approx(1 - 1 / (field == 0).sum())
+    assert result.measured.targets(1)["oracle"]["pure"] == pytest.approx(1 - 1 / (field == 0).sum())
     assert strength[true == 0] == pytest.approx(snr(fields, 0).max(), rel=1e-5)
-    assert result.targets()["oracle"]["pure"] == pytest.approx(1 - 1 / len(true))
+    assert result.measured.targets()["oracle"]["pure"] == pytest.approx(1 - 1 / len(true))
     assert rows_of(result)["S/N > 5"]["complete"] == 1
 
 
@@ -160,7 +160,7 @@ def test_a_source_that_is_too_far_away_is_missed_and_false(fields):
     result = run(fields, moved)
     row = rows_of(result)["S/N > 5"]
     assert row["complete"] == pytest.approx(1 - 2 / row["sources"])
-    assert (result.entries[0].detections[:, 2] == 0).sum() == 2
+    assert (result.measured.entries[0].detections[:, 2] == 0).sum() == 2
 
 
 def test_swapped_fluxes(fields):
@@ -176,9 +176,11 @@ def test_swapped_fluxes(fields):
         return rows
 
     result = run(fields, shuffled)
-    np.testing.assert_array_equal(result.entries[0].sources.flux, result.truth.flux)
+    np.testing.assert_array_equal(
+        result.measured.entries[0].sources.flux, result.measured.truth.flux
+    )
     result = run(fields, swapped)
-    off = np.abs(result.entries[0].sources.flux - result.truth.flux)[:, 1]
+    off = np.abs(result.measured.entries[0].sources.flux - result.measured.truth.flux)[:, 1]
     expected = []
     for k in (0, 1):
         low, high = np.sort(fields.flux[k, fields.inside[k], 1])[-2:]
@@ -229,10 +231,10 @@ def test_hidden_sources_are_not_judged():
     hidden = fields.mask.any(axis=1)
     assert 0.02 < hidden.mean() < 0.98
     result = run(fields, edges=1)
-    x, y = np.round(result.truth.position).astype(int).clip(0, 159).T
+    x, y = np.round(result.measured.truth.position).astype(int).clip(0, 159).T
     assert len(x) < fields.inside.sum()
-    assert not hidden[result.truth.field, y, x].any()
-    assert result.targets()["oracle"]["pure"] == 1
+    assert not hidden[result.measured.truth.field, y, x].any()
+    assert result.measured.targets()["oracle"]["pure"] == 1
 
 
 def test_failures_are_counted(fields):
@@ -242,7 +244,10 @@ def test_failures_are_counted(fields):
         return rows
 
     result = run(fields, failing)
-    assert [entry.failures for entry in result.entries] == [{"KeyError: 'no such field'": 1}, {}]
+    assert [entry.failures for entry in result.measured.entries] == [
+        {"KeyError: 'no such field'": 1},
+        {},
+    ]
     row = rows_of(result)["S/N > 5"]
     assert row["complete"] == pytest.approx((snr(fields, 0) > 5).sum() / row["sources"])
     assert "oracle failed on 1 fields" in str(result)
@@ -250,13 +255,15 @@ def test_failures_are_counted(fields):
 
 def test_as_many_rows_as_positions_are_expected(fields):
     class Forgetful(Oracle):
-        def __call__(self, seen, positions=None):
-            return Catalogue(*(each[:3] for each in super().__call__(seen, positions)))
+        def find(self, seen, positions=None):
+            return Catalogue(*(each[:3] for each in super().find(seen, positions)))
 
     result = benchmark_fields("lsst", 2, bands=BANDS, peers=[Forgetful(fields)], **EASY)
-    assert len(result.entries[1].failures) == 2
-    assert all(why.startswith("ValueError: 3 sources for ") for why in result.entries[1].failures)
-    assert not result.entries[1].found.any()
+    assert len(result.measured.entries[1].failures) == 2
+    assert all(
+        why.startswith("ValueError: 3 sources for ") for why in result.measured.entries[1].failures
+    )
+    assert not result.measured.entries[1].found.any()
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +309,7 @@ def check(found, truth, *, errors=True):
 def test_peers_agree_with_the_truth_where_it_is_easy(name, easy):
     pytest.importorskip(name)
     seen, truth = easy
-    found = FIELD_PEERS[name]()(seen)
+    found = PEERS[name]().find(seen)
     assert len(found.flux) == 9
     check(found, truth)
 
@@ -316,7 +323,7 @@ def test_sep_masks_neighbours(easy):
     place = truth.position[0] + [14, 0]
     near += (600 * np.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / 8)).astype(np.float32)
     both = seen._replace(data=seen.data + near)
-    found = FIELD_PEERS["sep"]()(both)
+    found = PEERS["sep"]().find(both)
     assert len(found.flux) == 10
     k = cdist(truth.position[:1], found.position).argmin()
     np.testing.assert_allclose(found.flux[k] / truth.flux[0], 1, atol=0.1)
@@ -328,7 +335,7 @@ def test_sep_masks_neighbours(easy):
 def test_photutils_takes_given_positions(easy):
     seen, truth = easy
     given = np.concatenate([truth.position, [[3.0, 147.0]]])  # the last one shows no light
-    found = FIELD_PEERS["photutils"]()(seen, given[::-1])
+    found = PEERS["photutils"]().find(seen, given[::-1])
     assert found.flux.shape == (10, 3)
     np.testing.assert_allclose(found.position[:0:-1], truth.position, atol=0.1)
     np.testing.assert_allclose(found.flux[:0:-1] / truth.flux, 1, atol=0.1)
@@ -341,7 +348,7 @@ def test_scarlet2_fits_what_others_found(easy):
     sharp = tuple(replace(band, psf_fwhm=0.2, psf="gaussian") for band in survey.bands)
     seen = seen._replace(survey=replace(survey, bands=sharp))
     part = {name: getattr(seen, name)[:, :54, :54] for name in ("data", "error", "mask")}
-    found = FIELD_PEERS["scarlet2"]()(seen._replace(**part), truth.position[:1])
+    found = PEERS["scarlet2"]().find(seen._replace(**part), truth.position[:1])
     check(found, Catalogue(*(each[:1] for each in truth)), errors=False)
     assert np.isnan(found.error).all()
 
@@ -352,22 +359,22 @@ def test_nothing_is_found_where_there_is_nothing(name):
     pytest.importorskip(name)
     noise = np.random.default_rng(1).standard_normal((3, 40, 40)).astype(np.float32)
     seen = Seen(noise / 100, np.ones_like(noise), np.zeros(noise.shape, bool), "lsst", BANDS)
-    found = FIELD_PEERS[name]()(seen)
+    found = PEERS[name]().find(seen)
     assert [each.shape for each in found] == [(0, 2), (0, 3), (0, 3), (0,)]
 
 
 def test_a_model_and_its_other_light(splitting):
     options = {"peers": ["photutils"], "bands": BANDS, **EASY, "size": 120}
     result = benchmark_fields("lsst", 1, models=[splitting["flux"]], **options)
-    entries = {(entry.name, entry.positions): entry for entry in result.entries}
+    entries = {(entry.name, entry.positions): entry for entry in result.measured.entries}
     mine, other = (entries[name, "detected"] for name in ("split", "split, light network"))
     # the same detections, and other light
     assert abs(int(mine.found.sum()) - int(other.found.sum())) <= 1
     assert len(mine.detections) == len(other.detections)
     assert np.nanmax(np.abs(mine.sources.flux - other.sources.flux)) > 0
     assert entries["split", "given"].found.sum() > mine.found.sum()
-    assert list(result.targets()) == ["split", "photutils"]
-    assert all(row["seconds"] > 0 for row in result.targets().values())
+    assert list(result.measured.targets()) == ["split", "photutils"]
+    assert all(row["seconds"] > 0 for row in result.measured.targets().values())
 
 
 @pytest.mark.parametrize(
@@ -401,7 +408,7 @@ class TestCommand:
         assert content["band"] == "r"
         assert content["targets"].keys() == {"faint", "photutils"}
         assert {row["positions"] for row in content["rows"]} == {"detected", "given"}
-        assert all((tmp_path / "out" / name).stat().st_size > 1000 for name in FIELD_FILES)
+        assert all((tmp_path / "out" / name).stat().st_size > 1000 for name in FILES["fields"])
 
     def test_real_galaxies(self, galaxies):
         arguments = ["--fields", "lsst", "-n", 1, "--size", 64, "--bands", "r,i", "--peer", "sep"]

@@ -12,7 +12,7 @@ from astrodeblend import Deblender, Flag, field_inference
 from astrodeblend.field_inference import take_apart
 from astrodeblend.inference import Inference
 from astrodeblend.networks import build
-from astrodeblend.scene_scores import add_field_calibration
+from astrodeblend.score import add_field_calibration
 from astrodeblend.simulate import simulate_fields
 from astrodeblend.weights import load_model, read_card, save_model
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from astropy.table import QTable
 
-from astrodeblend import figures
 from astrodeblend.metrics import psnr
+from astrodeblend.score import figures
 
 
 def words(figure):

@@ -8,10 +8,16 @@ from click.testing import CliRunner
 from PIL import Image
 
 from astrodeblend import Deblender
-from astrodeblend.benchmark import SURVEY_PEERS, Photutils, Scarlet2
 from astrodeblend.cli import main
 from astrodeblend.networks import build
-from astrodeblend.scene_scores import real, real_files, score_real_blends
+from astrodeblend.score import (
+    SURVEY_PEERS,
+    Photutils,
+    Scarlet2,
+    real,
+    real_files,
+    score_real_blends,
+)
 from astrodeblend.weights import Card, save_model
 
 TINY = {"kind": "band_unet", "band_widths": [4, 8], "widths": [8], "attention": 1}
@@ -99,8 +105,8 @@ def scored(model, folder):
 class TestScores:
     def test_chi_square_is_that_of_what_is_left(self, scored, folder):
         scores, _ = scored
-        for row in scores.blends:
-            scene = scores.scenes[row["blend"]]
+        for row in scores.tables["blends"]:
+            scene = scores.measured.scenes[row["blend"]]
             with np.load(folder / f"{row['blend']}.npz") as file:
                 weights = file["weights"][[2, 1]]
             inside = np.zeros(weights.shape, bool)
@@ -112,15 +118,15 @@ class TestScores:
             np.testing.assert_allclose(row["chi_square"], expected, rtol=1e-5)
 
     def test_an_isolated_source_is_not_blended(self, scored, splitting, folder):
-        row = scored[0].blends[2]
+        row = scored[0].tables["blends"][2]
         assert (row["blend"], row["sources"]) == ("single", 1)
         assert np.isnan(row["chi_square_blended"])
-        known = score_real_blends(splitting["flux"], folder).blends[2]
+        known = score_real_blends(splitting["flux"], folder).tables["blends"][2]
         assert known["chi_square"] < 1  # no more than noise is left
         assert row["chi_square"] > 2
 
     def test_another_deblender_has_the_same_pixels(self, scored):
-        blends = scored[0].blends
+        blends = scored[0].tables["blends"]
         np.testing.assert_allclose(blends["chi_square_offset"], [np.nan, 4, 4], rtol=1e-6)
         np.testing.assert_allclose(blends["chi_square_blended_offset"], [np.nan, 4, np.nan])
 
@@ -138,20 +144,20 @@ class TestScores:
     def test_failures_are_listed(self, scored):
         scores, _ = scored
         crowd = "not tried, as it has 26 peaks, more than 25"
-        assert scores.not_done["offset"] == {"crowd": crowd}
-        assert scores.not_done["broken"] == {
+        assert scores.measured.not_done["offset"] == {"crowd": crowd}
+        assert scores.measured.not_done["broken"] == {
             "crowd": crowd,
             "pair": "its light is not finite",
             "single": "RuntimeError: no such matrix",
         }
-        assert np.isnan(scores.blends["chi_square_broken"]).all()
-        assert scores.chi_squares("chi_square").shape == (3, 0)
+        assert np.isnan(scores.tables["blends"]["chi_square_broken"]).all()
+        assert real.chi_squares(scores.tables["blends"], "chi_square").shape == (3, 0)
 
     def test_medians_are_of_blends_that_all_have_done(self, model, folder):
         deblender = Deblender.load(model, device="cpu")
         scores = score_real_blends(deblender, folder, peers=[Offset()])
-        own, theirs = scores.chi_squares("chi_square")
-        np.testing.assert_array_equal(own, scores.blends["chi_square"][1:])
+        own, theirs = real.chi_squares(scores.tables["blends"], "chi_square")
+        np.testing.assert_array_equal(own, scores.tables["blends"]["chi_square"][1:])
         np.testing.assert_allclose(theirs, 4)
         lines = [line.split() for line in str(scores).splitlines()]
         (line,) = (line for line in lines if line[:4] == ["done", "by", "all", "2"])
@@ -165,9 +171,9 @@ class TestScores:
             np.savez(tmp_path / f"{name}.npz", **draw(SINGLE, sky=sky)[0], peaks=SINGLE)
         peer = Offset()
         scores = score_real_blends(Deblender.load(model, device="cpu"), tmp_path, peers=[peer])
-        bright, dark = scores.blends["chi_square"]
+        bright, dark = scores.tables["blends"]["chi_square"]
         assert bright == pytest.approx(dark, rel=0.02)
-        np.testing.assert_allclose(scores.blends["chi_square_offset"], 4, rtol=1e-6)
+        np.testing.assert_allclose(scores.tables["blends"]["chi_square_offset"], 4, rtol=1e-6)
         over = peer.given[0][0] / NOISE
         assert np.abs(np.nanmedian(over, axis=(1, 2))).max() < 0.5
 
@@ -175,7 +181,7 @@ class TestScores:
         scores, _ = scored
         out = tmp_path / "out"
         with monkeypatch.context() as patched:
-            patched.setattr(real, "scene_panels", lambda *_, **__: 1 / 0)
+            patched.setitem(scores.figures, "pair", lambda: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 scores.write(out)
         assert not out.exists()
@@ -183,7 +189,7 @@ class TestScores:
         assert sorted(path.name for path in out.iterdir()) == sorted(real_files(folder))
         blends = QTable.read(out / "blends.ecsv")
         np.testing.assert_array_equal(
-            blends["chi_square_offset"], scores.blends["chi_square_offset"]
+            blends["chi_square_offset"], scores.tables["blends"]["chi_square_offset"]
         )
         assert blends.meta["peers"] == {"offset": "1.2", "broken": "1.2"}
         with Image.open(out / "pair.png") as image:
@@ -196,7 +202,7 @@ class TestOthersOnImages:
     def test_light_comes_in_the_unit_of_the_data(self):
         file, light = draw(PAIR)
         given = [file[name] for name in ("images", "weights", "psfs")]
-        found = Photutils(n_sigma=3)(light / NOISE, PAIR).light.sum(axis=0) * NOISE
+        found = Photutils(n_sigma=3).split(light / NOISE, PAIR).light.sum(axis=0) * NOISE
         assert found.any()
         shown = Photutils(n_sigma=3).deblend_image(*given, "grizy", PAIR)
         bright = (light > 5 * NOISE).all(axis=0) & (file["weights"] > 0).all(axis=0)

@@ -18,13 +18,14 @@ from astrodeblend import Deblender
 from astrodeblend.calibration import Calibration
 from astrodeblend.cli import main
 from astrodeblend.detect import find_sources
-from astrodeblend.scene_scores import (
+from astrodeblend.score import (
     FILES,
     add_scene_calibration,
     draw_scenes,
     match_sources,
     score_scenes,
 )
+from astrodeblend.score.scenes import flux_error
 from astrodeblend.simulate import blend_pair, reduce_image, simulate_scene
 from astrodeblend.weights import read_card
 
@@ -264,26 +265,28 @@ def wrong(scenes):
 
 class TestScores:
     def test_the_truth_scores_perfectly(self, scenes, perfect):
-        count = len(perfect.sources)
+        count = len(perfect.tables["sources"])
         assert count == sum(map(len, scenes.members))
         for light in ("apportioned", "network"):
             for positions in ("given", "detected"):
-                assert perfect.sources[f"come_back_{light}_{positions}"].all()
-                error = perfect.flux_error(light, positions)
+                assert perfect.tables["sources"][f"come_back_{light}_{positions}"].all()
+                error = flux_error(perfect.tables["sources"], light, positions)
                 np.testing.assert_allclose(error, 0, atol=1e-3)
-        table = perfect.to_table()
+        table = perfect.tables["table"]
         (row,) = table[(table["by"] == "overlapping") & (table["positions"] == "given")]
         assert row["median_apportioned"] < 1e-3
         assert row["median_photutils"] > 0.02
-        rows = perfect.detections[perfect.detections["method"] == "network"]
+        rows = perfect.tables["detections"][perfect.tables["detections"]["method"] == "network"]
         assert list(rows["pure"]) == list(rows["detected"]) == list(rows["galaxies_detected"])
-        assert (perfect.to_coverage_table()["within_68"] == 1).all()
+        assert (perfect.tables["coverage"]["within_68"] == 1).all()
 
     def test_a_known_error_is_that_error(self, wrong):
-        given = wrong.flux_error("apportioned", "given")
+        given = flux_error(wrong.tables["sources"], "apportioned", "given")
         np.testing.assert_allclose(given, 0.1, atol=1e-3)
-        np.testing.assert_allclose(wrong.flux_error("network", "given"), 0.2, atol=1e-3)
-        table = wrong.to_table()
+        np.testing.assert_allclose(
+            flux_error(wrong.tables["sources"], "network", "given"), 0.2, atol=1e-3
+        )
+        table = wrong.tables["table"]
         rows = {(row["positions"], row["by"]): row for row in table if np.isnan(row["low"])}
         for positions in ("given", "detected"):
             for group in ("all", "band R", "band B"):
@@ -295,24 +298,26 @@ class TestScores:
 
     def test_what_is_not_detected_and_what_is_not_there(self, wrong):
         content = wrong.to_dict()["detection"]["apportioned"]
-        count = len(wrong.sources)
+        count = len(wrong.tables["sources"])
         assert content["completeness"] == pytest.approx((count - 3) / count)
         assert content["purity"] == pytest.approx((count - 3) / count)
-        lost = ~wrong.sources["come_back_network_detected"]
+        lost = ~wrong.tables["sources"]["come_back_network_detected"]
         assert lost.sum() == 3
-        assert np.isnan(wrong.flux_error("network", "detected")[lost]).all()
+        assert np.isnan(flux_error(wrong.tables["sources"], "network", "detected")[lost]).all()
 
     def test_photutils_has_the_flux_of_its_segments(self, scenes, perfect):
         scene = next(iter(scenes))
         _, segments = find_sources(NDData(scene.blend), positions=scene.positions)
-        for k, found in enumerate(perfect.sources["flux_photutils_given"][: len(scene.positions)]):
+        for k, found in enumerate(
+            perfect.tables["sources"]["flux_photutils_given"][: len(scene.positions)]
+        ):
             expected = scene.blend[:, segments == k + 1].sum(axis=1)
             np.testing.assert_allclose(found, expected, rtol=1e-4)
 
     def test_coverage_counts_errors(self, scenes, wrong):
-        rows = {(row["light"], row["of"]): row for row in wrong.to_coverage_table()}
+        rows = {(row["light"], row["of"]): row for row in wrong.tables["coverage"]}
         light = [scene.light for scene in scenes]
-        pixels = 3 * wrong.sources["footprint_area"].sum()
+        pixels = 3 * wrong.tables["sources"]["footprint_area"].sum()
         for name, factor in (("apportioned", 0.1), ("network", 0.2)):
             off = factor * np.concatenate([each.ravel() for each in light])
             flux = factor * np.concatenate([each.sum(axis=(2, 3)).ravel() for each in light])
@@ -324,7 +329,7 @@ class TestScores:
                 assert found == pytest.approx(np.mean(flux <= 1.6 * times))
 
     def test_what_is_true_of_the_galaxies(self, scenes, perfect):
-        rows = iter(perfect.sources)
+        rows = iter(perfect.tables["sources"])
         for light, positions in ((s.light, s.positions) for s in scenes):
             summed = light.sum(axis=1)
             for k in range(len(light)):
@@ -355,10 +360,12 @@ class TestScores:
 
     def test_files(self, wrong, tmp_path):
         wrong.write(tmp_path / "scores")
-        assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == sorted(FILES)
+        assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == sorted(
+            FILES["scenes"]
+        )
         sources = QTable.read(tmp_path / "scores" / "sources.ecsv")
         np.testing.assert_array_equal(
-            sources["flux_network_given"], wrong.sources["flux_network_given"]
+            sources["flux_network_given"], wrong.tables["sources"]["flux_network_given"]
         )
         assert sources.meta["recipe"] == "sum"
         content = json.loads((tmp_path / "scores" / "scores.json").read_text())
@@ -435,7 +442,7 @@ class TestCommand:
         for words in ("model tiny", "recipe max", "recipe sum", "come back", "pure"):
             assert words in text
         for mode in ("max", "sum"):
-            assert all((tmp_path / "out" / mode / name).exists() for name in FILES)
+            assert all((tmp_path / "out" / mode / name).exists() for name in FILES["scenes"])
         refusal = run(*options, "--recipe", "both", code=2)
         assert "--overwrite" in refusal.stderr
 

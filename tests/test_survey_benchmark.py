@@ -13,23 +13,23 @@ from astropy.table import QTable
 from click.testing import CliRunner
 
 from astrodeblend import Deblender
-from astrodeblend.benchmark import (
+from astrodeblend.calibration.turns import recentred
+from astrodeblend.cli import main
+from astrodeblend.cli.score import PEERS as OFFERED
+from astrodeblend.metrics import centroid_error, ellipticity_error, flux_error, isophote, psnr
+from astrodeblend.score import (
+    FILES,
     SEP,
-    SURVEY_FILES,
     SURVEY_PEERS,
     Conditions,
     Found,
-    Peer,
+    Method,
     Photutils,
     Scarlet2,
-    benchmark_survey,
+    benchmark,
     by_position,
-    tune_survey,
+    tune,
 )
-from astrodeblend.calibration.turns import recentred
-from astrodeblend.cli import main
-from astrodeblend.cli.benchmark import PEERS as OFFERED
-from astrodeblend.metrics import centroid_error, ellipticity_error, flux_error, isophote, psnr
 from astrodeblend.simulate import simulate_blends
 from astrodeblend.weights import Card
 
@@ -44,7 +44,7 @@ def blends():
 
 
 @dataclass(frozen=True)
-class Oracle(Peer):
+class Oracle(Method):
     """Knows the truth, and multiplies each source in each band with ``factor``."""
 
     answers: tuple = field(default=(), repr=False)
@@ -56,14 +56,13 @@ class Oracle(Peer):
     given_of_survey: ClassVar[str] = "the truth"
     grid_of_survey: ClassVar[dict] = {"factor": (((1.5,) * 3,) * 2, ((1.1,) * 3,) * 2)}
 
-    installed = True
-    version = "1"
+    version: ClassVar[str] = "1"
 
     @property
     def settings(self):
         return {"factor": self.factor}
 
-    def __call__(self, blend, positions, conditions):
+    def split(self, blend, positions, conditions):
         assert conditions.bands == ("g", "r", "i")
         isolated = next(each for known, each in self.answers if np.array_equal(known, positions))
         # the other order: whoever scores has to see which is which
@@ -90,7 +89,13 @@ def model(answer, **card):
 
 
 def run(blends, *, models=(), peers=(), **options):
-    return benchmark_survey(blends, models=models, peers=peers, **options)
+    return benchmark(blends, models=models, peers=peers, **options)
+
+
+def of_first(result, number):
+    """Return the scores by band of the first blends."""
+    table = result.tables["benchmark"]
+    return table[table["blends"] == number]
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +112,11 @@ def test_scores_go_on_the_card(blends):
 
     mine = model(half, sha256="0123456789abcdef", scores={"hsc on val": {"blends": 3}})
     result = run(blends, models=[mine], peers=[oracle(blends)], meta={"seed": 1})
-    card = result.on_card(mine.card)
+    card = result.to_card(mine.card)
     assert card.scores.keys() == {"hsc on val", "lsst on parametric"}
     scores = card.scores["lsst on parametric"]
     assert (scores["blends"], scores["seed"]) == (NUMBER, 1)
-    table = result.to_table()
+    table = of_first(result, NUMBER)
     table = table[table["deblender"] == "mine"]
     for name, column in (("flux error, mean", "flux_mean"), ("psnr", "psnr")):
         assert list(scores[name]) == ["g", "r", "i"]
@@ -120,7 +125,7 @@ def test_scores_go_on_the_card(blends):
 
 class TestScores:
     def test_a_perfect_deblender(self, blends):
-        table = run(blends, peers=[oracle(blends)]).to_table()
+        table = run(blends, peers=[oracle(blends)]).tables["benchmark"]
         perfect = table[table["deblender"] == "oracle"]
         for name in ("flux_mean", "flux_median_any", "total_mean", "centroid", "ellipticity"):
             np.testing.assert_allclose(perfect[name], 0, atol=1e-6)
@@ -133,25 +138,25 @@ class TestScores:
     def test_a_known_error(self, blends):
         """A tenth too much in g, a fifth too little in r, of both sources."""
         result = run(blends, peers=[oracle(blends, factor=((1.1, 0.8, 1.0),) * 2)])
-        table = result.to_table()
+        table = of_first(result, NUMBER)
         table = table[table["deblender"] == "oracle"]
         for name in ("flux_mean", "flux_median", "flux_mean_any", "total_mean", "total_median"):
             np.testing.assert_allclose(table[name], [0.1, 0.2, 0], atol=1e-5)
         np.testing.assert_allclose(table["flux_bias"], [0.1, -0.2, 0], atol=1e-5)
         np.testing.assert_allclose(table["centroid"], 0, atol=1e-5)
-        colours = result.to_colours()
+        colours = result.tables["colours"]
         assert colours.colnames == ["deblender", "g-r", "r-i"]
         expected = 2.5 * np.log10([1.1 / 0.8, 1.25])
         np.testing.assert_allclose(list(colours[-1])[1:], expected, rtol=1e-4)
         # an error in proportion to the truth: by so much below its peak
         light = blends.isolated[:, :, 0].astype(float)
-        bright = result.truth.bright[..., 0]
+        bright = result.measured.truth.bright[..., 0]
         below = 20 * np.log10(light.max((2, 3)) / (0.1 * np.sqrt(np.square(light).mean((2, 3)))))
         assert table["psnr"][0] == pytest.approx(below[bright].mean(), abs=1e-3)
 
     def test_scores_are_those_of_the_metrics(self, blends):
         """Of the blend itself, band by band, in one footprint for all bands."""
-        scores = run(blends).entries[0].scores
+        scores = run(blends).measured.entries[0].scores
         isolated = blends.isolated / blends.noise[:, None, :, None, None]
         blend = np.broadcast_to(blends.blend[:, None], isolated.shape)
         footprint = isophote(isolated)
@@ -168,7 +173,7 @@ class TestScores:
 
     def test_signal_to_noise(self, blends):
         """Measured on noise, a fit of the true image scatters by one over S/N."""
-        truth = run(blends).truth
+        truth = run(blends).measured.truth
         rng, weight = np.random.default_rng(1), 1 / blends.variance[0, 1]
         image = blends.isolated[0, 0, 1].astype(float)
         noise = rng.standard_normal((2000, *image.shape)) * np.sqrt(blends.variance[0, 1])
@@ -178,13 +183,13 @@ class TestScores:
     def test_light_that_is_not_there(self, blends):
         """A colour of no light, or a place, is as wrong as can be, and counts."""
         factor = ((1.0, -1.0, 1.0), (1.0, 1.0, 1.0))
-        scores = run(blends, peers=[oracle(blends, factor=factor)]).entries[1].scores
+        scores = run(blends, peers=[oracle(blends, factor=factor)]).measured.entries[1].scores
         assert np.isinf(scores["colour"][:, 0]).all()
         assert np.isinf(scores["centroid"][:, 0, 1]).all()
         assert np.isfinite(scores["colour"][:, 1]).all()
 
     def test_one_source_found(self, blends):
-        entry = run(blends, peers=[oracle(blends, most=1)]).entries[1]
+        entry = run(blends, peers=[oracle(blends, most=1)]).measured.entries[1]
         assert entry.failures == {"fewer than two sources": NUMBER}
         np.testing.assert_allclose(entry.scores["flux"][:, 0], -1)
         np.testing.assert_allclose(entry.scores["flux"][:, 1], 0, atol=1e-5)
@@ -193,7 +198,7 @@ class TestScores:
 class TestBins:
     def test_they_add_up(self, blends):
         result = run(blends, peers=[oracle(blends, factor=((1.1, 0.8, 1.0), (1.2, 1.2, 1.3)))])
-        table, bins = result.to_table(), result.to_bins()
+        table, bins = of_first(result, NUMBER), result.tables["bins"]
         assert (table["sources"] > 5).all()
         for row in table:
             mine = bins[(bins["band"] == row["band"]) & (bins["deblender"] == row["deblender"])]
@@ -209,11 +214,11 @@ class TestBins:
         for quantity in ("separation", "fainter", "snr"):
             some = (together["quantity"] == quantity) & (together["deblender"] == "oracle")
             assert together["sources"][some].sum() == (
-                2 * NUMBER * 3 if quantity == "snr" else result.truth.bright.sum()
+                2 * NUMBER * 3 if quantity == "snr" else result.measured.truth.bright.sum()
             )
 
     def test_what_they_are_of(self, blends):
-        truth = run(blends).truth
+        truth = run(blends).measured.truth
         offset = blends.position[:, 1] - blends.position[:, 0]
         np.testing.assert_allclose(truth.separation, 0.2 * np.hypot(*offset.T))
         flux = blends.flux[..., 2]  # i, the reference
@@ -240,7 +245,7 @@ class TestModels:
             components = np.stack([near, stamps - near], axis=1)
             return components, np.ones_like(components)
 
-        entry = run(stars, models=[model(answer)]).entries[1]
+        entry = run(stars, models=[model(answer)]).measured.entries[1]
         assert entry.milliseconds > 0
         alone = stars.isolated / stars.noise[:, None, :, None, None]
         offset = stars.position[:, 1] - stars.position[:, 0]
@@ -274,17 +279,17 @@ class TestModels:
 
         blends = replace(blends, blend=blends.isolated.sum(axis=1))
         result = run(blends, models=[model(answer)])
-        rows = result.to_table()
+        rows = of_first(result, NUMBER)
         rows = rows[rows["deblender"] == "mine"]
         expected = {1.0: (0.683, 0.954), 0.5: (0.383, 0.683)}[factor]
-        entry = result.entries[1]
+        entry = result.measured.entries[1]
         for name, tolerance in (("pixels", 0.01), ("fluxes", 0.1)):
             for percent, part in zip((68, 95), expected, strict=True):
                 values = entry.scores[f"{name}_{percent}"]
                 of = entry.scores["pixels"].sum() if name == "pixels" else values.size
                 assert values.sum() / of == pytest.approx(part, abs=tolerance)
                 np.testing.assert_allclose(rows[f"{name}_{percent}"], part, atol=2 * tolerance)
-        nothing = result.to_table()[0]
+        nothing = of_first(result, NUMBER)[0]
         assert np.isnan(nothing["pixels_68"])
 
     def test_of_another_kind(self, blends, tiny_model):
@@ -322,7 +327,7 @@ class TestPeers:
     @pytest.mark.parametrize("peer", [Photutils(n_sigma=2), SEP(n_sigma=2)], ids=lambda p: p.name)
     def test_separate_sources_come_back(self, peer):
         blend, isolated, places = self.scene(noise=1.0)
-        found = peer(blend, places, self.conditions(blend))
+        found = peer.split(blend, places, self.conditions(blend))
         components = by_position(found, blend, places)
         errors = flux_error(components, isolated)
         assert np.abs(errors).max() < 0.05
@@ -335,7 +340,7 @@ class TestPeers:
         pytest.importorskip("scarlet2")
         blend, isolated, places = self.scene(noise=1.0)
         peer = replace(SURVEY_PEERS["scarlet2"], morphology=morphology)
-        found = peer(blend, places, self.conditions(blend))
+        found = peer.split(blend, places, self.conditions(blend))
         for b in range(3):
             pair = found.light[:, b : b + 1], isolated[:, b : b + 1]
             assert np.abs(flux_error(*pair)).max() < (0.02 if morphology == "sersic" else 0.05)
@@ -348,21 +353,21 @@ class TestPeers:
         assert isinstance(SURVEY_PEERS["scarlet2"], Scarlet2)
 
     def test_tuning(self, blends):
-        table = tune_survey(oracle(blends), blends)
+        table = tune(oracle(blends), blends)
         np.testing.assert_allclose(table["flux_mean"], [0.1, 0.5], rtol=1e-4)
         np.testing.assert_allclose(table["factor"][0], 1.1)
         with pytest.raises(ValueError, match="no grid"):
-            tune_survey(type("Fixed", (Oracle,), {"grid_of_survey": {}})(), blends)
+            tune(type("Fixed", (Oracle,), {"grid_of_survey": {}})(), blends)
 
 
 class TestResult:
     def test_the_same_blends(self, result):
-        assert result.sets == (NUMBER, 5)
-        every, same = result.to_table(), result.to_table(5)
+        assert set(result.tables["benchmark"]["blends"]) == {NUMBER, 5}
+        every, same = of_first(result, NUMBER), of_first(result, 5)
         assert "slow" not in every["deblender"]
         assert (same["deblender"] == "slow").sum() == 3
-        bright = result.truth.bright[:5, :, 0]
-        sep = result.entries[3].scores["flux"][:5, :, 0][bright]
+        bright = result.measured.truth.bright[:5, :, 0]
+        sep = result.measured.entries[3].scores["flux"][:5, :, 0][bright]
         row = same[(same["deblender"] == "sep") & (same["band"] == "g")]
         np.testing.assert_allclose(row["flux_mean"], np.abs(sep).mean())
         assert row["sources"] == bright.sum()
@@ -382,16 +387,15 @@ class TestResult:
     def test_the_files(self, result, tmp_path):
         folder = tmp_path / "out"
         result.write(folder)
-        assert {path.name for path in folder.iterdir()} == set(SURVEY_FILES)
+        assert {path.name for path in folder.iterdir()} == set(FILES["survey"])
         table = QTable.read(folder / "benchmark.ecsv")
         assert set(table["blends"]) == {NUMBER, 5}
         np.testing.assert_allclose(
-            table["flux_mean"][table["blends"] == 5], result.to_table(5)["flux_mean"]
+            table["flux_mean"][table["blends"] == 5], of_first(result, 5)["flux_mean"]
         )
         assert table.meta["seed"] == 1
-        assert len(QTable.read(folder / "bins.ecsv")) == sum(
-            len(result.to_bins(number)) for number in result.sets
-        )
+        bins = result.tables["bins"]
+        assert len(QTable.read(folder / "bins.ecsv")) == len(bins) == 4 * (5 + 4 + 6) * (4 + 3)
         content = json.loads((folder / "benchmark.json").read_text())
         assert content["survey"] == "lsst"
         assert content["deblenders"][0]["milliseconds"] is None
@@ -417,7 +421,7 @@ class TestCommand:
         arguments = ("--survey", "lsst", "-n", 2, "--peer", "sep", "--out", out, "--seed", 2)
         text = self.invoke(*arguments).stdout
         assert "2 blends of 2 sources as lsst sees them in g, r, i, z, y, seed 2" in text
-        assert {path.name for path in out.iterdir()} == set(SURVEY_FILES)
+        assert {path.name for path in out.iterdir()} == set(FILES["survey"])
         assert "--overwrite" in self.invoke(*arguments, code=2).stderr
         again = self.invoke(*arguments[:-4], "--seed", 2).stdout
         tables = [each.partition("All 2 blends")[2].partition("CPU")[0] for each in (text, again)]

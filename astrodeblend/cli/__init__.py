@@ -10,11 +10,10 @@ from functools import partial
 
 import click
 
-from .benchmark import benchmark
-from .blends import evaluate, simulate
+from .blends import galaxies, simulate
 from .deblending import deblend, demo, models, report
-from .galaxies import galaxies
 from .options import examples
+from .score import benchmark, evaluate
 from .training import train
 
 __all__ = ["main"]

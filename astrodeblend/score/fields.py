@@ -1,11 +1,9 @@
 """The same simulated fields through every deblender: what is found, and how exact it is."""
 
-import json
 import textwrap
 import time
-import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -16,29 +14,18 @@ from astropy.table import QTable
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from astrodeblend.files import atomic_paths, plain
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import get_survey, simulate_fields
 from astrodeblend.training.field_losses import FAINT, match
 from astrodeblend.training.field_scores import CLOSE, EDGES
 
-from .drawing import field_page
-from .field_methods import (
-    FIELD_PEERS,
-    Catalogue,
-    FieldMethod,
-    FieldModel,
-    OtherLight,
-    Seen,
-    ellipticity_of,
-)
-from .result import closing_lines, table_lines
-from .runs import machine, name_apart, versions
+from . import figures
+from .blends import PEERS, name_apart, platform_of
+from .methods import Catalogue, Method, Model, OtherLight, Seen, attempt, ellipticity_of
+from .report import Report, closing_lines, rows_of, table_lines
 
-__all__ = ["FIELD_FILES", "FieldBenchmark", "FieldEntry", "FieldTruth", "benchmark_fields"]
+__all__ = ["FieldEntry", "FieldTruth", "benchmark_fields"]
 
-#: Files that `FieldBenchmark.write` writes.
-FIELD_FILES = ("fields.json", "fields.png")
 #: What fields are like, where `simulate_fields` would have it otherwise: sources anywhere, white
 #: noise, so that the noise limit is one, and of the sky no more than surveys leave.
 CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}
@@ -46,6 +33,16 @@ CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}
 _ALL = (-np.inf, np.inf)
 _BRIGHT = 20  # signal to noise of the sources whose flux is judged first
 _SIZES = (0, 3, 4, 6, np.inf)  # edges of classes of half-light radius, in pixels
+_NOTE = (
+    "|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's "
+    "true profile; of found sources, all light of the source being true. A detection is a "
+    "source if each is the other's nearest, within 2 pixels, half the PSF's width or a "
+    "quarter of the source's half-light radius. Neighbours and what is pure: sources with "
+    f"S/N above {FAINT:g} in all bands together. Not judged: where a band has no data or "
+    "is saturated. close, alone: the nearest other source within 8 pixels, or not. colour: "
+    "error of that to the next bluer band. Given are the true positions of all such "
+    "sources."
+)
 # Columns of the tables: what they are called in two lines, width and digits.
 _COLUMNS = {
     "sources": ("", "sources", 9, 0),
@@ -69,7 +66,7 @@ _COLUMNS = {
 class FieldTruth(NamedTuple):
     """What is true of n sources, an array each.
 
-    Parameters
+    Attributes
     ----------
     field : numpy.ndarray
         Which field each is in.
@@ -96,7 +93,7 @@ class FieldEntry:
 
     Attributes
     ----------
-    method : FieldMethod
+    method : Method
         The deblender.
     name : str
         Its name, which no other has.
@@ -115,7 +112,7 @@ class FieldEntry:
         Why it failed, and on how many fields.
     """
 
-    method: FieldMethod
+    method: Method
     name: str
     positions: str
     found: np.ndarray
@@ -126,60 +123,169 @@ class FieldEntry:
     failures: dict
 
 
-@dataclass(frozen=True, eq=False)
-class FieldBenchmark:
-    """How well deblenders find and split the sources of the same fields.
+def benchmark_fields(
+    survey, number=20, *, seed=1, models=(), peers=("photutils", "sep", "scarlet2"), bands=None,
+    scarlet2_fields=1, meta=None, progress=False, **options,
+):  # fmt: skip
+    """Take the same simulated fields apart with several deblenders, and score them alike.
 
-    Made by `benchmark_fields`; `str` gives all tables as text.
-
-    Attributes
+    Parameters
     ----------
-    meta : dict
-        Survey, number and size of the fields, seed, and how they were simulated.
-    bands : tuple of str
-        Their bands.
-    band : int
-        In which signal to noise and flux are judged.
-    truth : FieldTruth
-        All sources to be judged by.
-    entries : tuple of FieldEntry
-        One for each deblender and kind of positions.
-    missing : tuple of str
-        What is not installed.
-    machine, versions : dict
-        What it ran on.
-    pictures : dict
-        What `write` draws: the first field in colour, and positions by the deblender's name.
-    """
+    survey : str, path-like or Survey
+        As `astrodeblend.simulate.get_survey` takes it.
+    number : int, optional
+        How many fields.
+    seed : int, optional
+        Where the randomness comes from.
+    models : sequence of Deblender, optional
+        Models for linear flux.
+    peers : sequence of {'photutils', 'sep', 'scarlet2'} or Method, optional
+        Other deblenders. What is not installed is listed and passed over, and failures are
+        counted. scarlet2 fits sources where the first deblender has found them.
+    bands : sequence of str, optional
+        Of the survey; signal to noise and flux are judged in r, or the middle one. Default: all
+        but u.
+    scarlet2_fields : int, optional
+        On how many of the fields, the first, scarlet2 is tried.
+    meta : dict, optional
+        What else there is to say of where the fields come from.
+    progress : bool, optional
+        Show a progress bar.
+    **options
+        Of `astrodeblend.simulate.simulate_fields`. Default: sources anywhere (``close=0``), white
+        noise (``correlated=0``), and a residual sky of up to a tenth of the noise.
 
-    meta: dict
-    bands: tuple
-    band: int
+    Returns
+    -------
+    Report
+        ``numbers["targets"]`` are the headline numbers, by name of the deblender. The table
+        ``fields`` has a row for each kind of ``positions``, ``deblender`` and ``group`` of sources,
+        by signal to noise (S/N) in the band that counts, distance of the nearest other source
+        (``close`` within 8 pixels, else ``alone``) and ``size``, the half-light radius in pixels:
+        ``sources``; the share that was found (``complete``); the share of detections of that
+        S/N and distance that are sources (``pure``). Of found ones median and 90th percentile
+        of abs(dF) over the noise limit, ``bias`` (the median with its sign), the same of
+        abs(dF / F); errors of the colour to the next bluer band in magnitudes, where S/N is
+        above 10 there; medians of the errors of centroid (pixels) and complex ellipticity; and
+        the shares of fluxes within 1, 2 and ``wide`` errors. ``measured`` has ``entries``
+        (`FieldEntry`), ``truth`` (`FieldTruth`), and ``targets``, a function of how many fields.
+
+    Raises
+    ------
+    ValueError
+        If there is no deblender that finds sources, a model is not one for linear flux, a number is
+        not positive, or a peer, a band or an option is not known.
+    """
+    for name, value in (("number", number), ("scarlet2_fields", scarlet2_fields)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: give at least 1")
+    for model in models:
+        if model.card.scaling != "noise":
+            raise ValueError(
+                f"model {model.card.name!r} takes {model.card.scaling}s; fields are linear flux, "
+                "choose a model whose scaling is noise"
+            )
+    for peer in peers:
+        if not isinstance(peer, Method) and peer not in PEERS:
+            raise ValueError(f"peers has {peer!r}: choose among {', '.join(PEERS)}")
+    survey = get_survey(survey)
+    names = [band.name for band in survey.bands]
+    if unknown := set(bands or ()) - set(names):
+        raise ValueError(f"bands has {unknown.pop()!r}: {survey.name} has {', '.join(names)}")
+    bands = tuple(name for name in names if (name in bands if bands else name != "u"))
+    others = [PEERS[peer]() if isinstance(peer, str) else peer for peer in peers]
+    methods = []
+    for deblender in models:
+        model = Model(deblender, whole=True)
+        methods += [model, OtherLight(model)]
+    methods += [other for other in others if other.installed]
+    runs = [_Run(method, number if method.detects else scarlet2_fields) for method in methods]
+    name_apart(runs)
+    if not runs or not runs[0].method.detects:
+        raise ValueError(
+            f"models={list(models)!r}, peers={list(peers)!r}: the first deblender has to find "
+            "sources; give a model, photutils or sep"
+        )
+    options = CONDITIONS | options
+    fields = simulate_fields(survey, number, seed, bands=bands, **options)
+    band = bands.index("r") if "r" in bands else len(bands) // 2
+    truths, pictures = [], {}
+    for k in tqdm(range(number), "fields", disable=not progress, unit="field"):
+        one, detected = _Field(fields, k, band), None
+        truths.append(one.truth)
+        seen = Seen(one.data, one.error, one.bad, survey, bands)
+        for run in runs:
+            if k < run.most:
+                found = run.score(one, seen, detected)
+                detected = found if detected is None else detected
+                if run.method.timed:
+                    pictures.setdefault(run.name, found)
+    pictures["truth"] = truths[0].position[(truths[0].flux / truths[0].limit)[:, band] > 10]
+    wavelength = [each.wavelength for each in survey.bands if each.name in bands]
+    pictures["image"] = in_colour(fields.image[:1, None], fields.noise[:1], wavelength)[0, 0]
+    rows, columns = fields.image.shape[2:]
+    known = {name: options[name] for name in options if not name.endswith("images")}
+    meta = (
+        {"survey": survey.name, "number": number, "bands": "".join(bands), "seed": seed}
+        | {"density": 60, **known, "size": f"{columns}x{rows}", **(meta or {})}
+    )  # fmt: skip
+    scores = _Scores(
+        truth=FieldTruth(*map(np.concatenate, zip(*truths, strict=True))),
+        entries=tuple(entry for run in runs for entry in run.entries()),
+        bands=bands,
+        band=band,
+    )
+    missing = [other.hint for other in others if not other.installed]
+    made = platform_of({model.device for model in models})
+    return scores.report(meta, missing, made, pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """What deblenders made of the sources, and how tables are made of it."""
+
     truth: FieldTruth
     entries: tuple
-    missing: tuple = ()
-    machine: dict = field(default_factory=dict)
-    versions: dict = field(default_factory=dict)
-    pictures: dict = field(default_factory=dict)
+    bands: tuple
+    band: int  # in which signal to noise and flux are judged
 
-    @property
-    def snr(self):
-        """Signal to noise of the true sources in the band that counts, shape (n,)."""
-        return (self.truth.flux / self.truth.limit)[:, self.band]
+    def report(self, meta, missing, made, pictures):
+        """Return the `Report`."""
+        table = QTable(self.rows(), meta=dict(meta))
+        described = ", ".join(f"{name} {value}" for name, value in meta.items())
+        lines = textwrap.wrap(f"Fields: {described}", 110)
+        lines += [f"Judged by {self.bands[self.band]}, {len(self.truth.field)} sources", ""]
+        lines += self.target_lines(None)
+        tried = {len(entry.seconds) for entry in self.entries}
+        if len(tried) > 1:
+            fewest = min(tried)
+            lines += ["", f"The first {fewest}, which all tried", *self.target_lines(fewest)]
+        for kind in ("detected", "given"):
+            some = table[table["positions"] == kind]
+            if len(some):
+                lines += ["", f"Positions {kind}", ""]
+                lines += table_lines(some, ("group", "deblender"), _COLUMNS)
+        detected = [entry for entry in self.entries if entry.positions == "detected"]
+        band = self.bands[self.band]
+        return Report(
+            text="\n".join([*lines, *closing_lines(**made, notes=[*self.notes(), *missing])]),
+            tables={"fields": table},
+            numbers={
+                "meta": meta, "band": band, "targets": self.targets(), "rows": rows_of(table),
+                **made, "missing": missing,
+                "failures": {f"{e.name}, {e.positions}": e.failures for e in self.entries},
+            },
+            json="fields",
+            figures={"fields": lambda: figures.fields(detected, self.numbers, pictures, band)},
+            measured=SimpleNamespace(
+                entries=self.entries, truth=self.truth, targets=self.targets
+            ),
+        )  # fmt: skip
 
     def targets(self, fields=None):
-        """Return the headline numbers.
+        """Return the headline numbers, with positions detected, of some or all fields.
 
-        Parameters
-        ----------
-        fields : int, optional
-            Of the first fields only. Default: of all that a deblender has tried.
-
-        Returns
-        -------
-        dict of str to dict
-            By name of the deblender: the numbers with positions detected; of a model with the light
-            that scenes show.
+        Of a model they are those of the light that scenes show.
         """
         numbers, close = {}, {"away": (0, CLOSE), "fields": fields}
         for entry in self.entries:
@@ -205,22 +311,8 @@ class FieldBenchmark:
             }
         return numbers
 
-    def to_table(self):
-        """Compare deblenders class by class of sources.
-
-        Returns
-        -------
-        `~astropy.table.QTable`
-            A row for each kind of ``positions``, ``deblender`` and ``group`` of sources, by signal
-            to noise (S/N) in the band that counts, distance of the nearest other source (``close``
-            within 8 pixels, else ``alone``) and ``size``, the half-light radius in pixels:
-            ``sources``; the share that was found (``complete``); the share of detections of that
-            S/N and distance that are sources (``pure``). Of found ones median and 90th percentile
-            of abs(dF) over the noise limit, ``bias`` (the median with its sign), the same of
-            abs(dF / F); errors of the colour to the next bluer band in magnitudes, where S/N is
-            above 10 there; medians of the errors of centroid (pixels) and complex ellipticity; and
-            the shares of fluxes within 1, 2 and ``wide`` errors.
-        """
+    def rows(self):
+        """Compare deblenders class by class of sources."""
         alone, close = {"away": (CLOSE, np.inf)}, {"away": (0, CLOSE)}
         bright = _BRIGHT, np.inf
         groups = {f"S/N > {EDGES[0]}": {"snr": (EDGES[0], np.inf)}}
@@ -229,7 +321,7 @@ class FieldBenchmark:
                 groups[f"S/N {_interval(limits)}, {name}"] = {"snr": limits, **near}
         for size in pairwise(_SIZES):
             groups[f"S/N > {_BRIGHT}, size {_interval(size)}"] = {"snr": bright, "size": size}
-        rows = [
+        return [
             {"positions": kind, "group": name, "deblender": entry.name}
             | self.numbers(entry, **group)
             for kind in ("detected", "given")
@@ -237,25 +329,12 @@ class FieldBenchmark:
             for entry in self.entries
             if entry.positions == kind
         ]
-        return QTable(rows, meta=dict(self.meta))
 
     def numbers(self, entry, snr, *, away=_ALL, size=_ALL, fields=None):
-        """Return the numbers of an entry, as `to_table` has them, for some sources.
-
-        Parameters
-        ----------
-        entry : FieldEntry
-        snr, away, size : (float, float)
-            Their limits, the upper one without itself.
-        fields : int, optional
-            Of the first fields only.
-
-        Returns
-        -------
-        dict of str to float
-        """
+        """Return the numbers of an entry for sources within limits, the upper ones without."""
         truth, first = self.truth, (0, fields or np.inf)
-        chosen = _within(self.snr, snr) & _within(truth.away, away) & _within(truth.size, size)
+        strength_of = (truth.flux / truth.limit)[:, self.band]
+        chosen = _within(strength_of, snr) & _within(truth.away, away) & _within(truth.size, size)
         chosen = np.flatnonzero((chosen & _within(truth.field, first))[: len(entry.found)])
         strength, distance, true, of = entry.detections.T
         counted = _within(strength, snr) & _within(distance, away) & _within(of, first)
@@ -293,24 +372,7 @@ class FieldBenchmark:
             row[f"within_{name}"] = inside.mean() if known else np.nan
         return row
 
-    def __str__(self):
-        described = ", ".join(f"{name} {value}" for name, value in self.meta.items())
-        lines = textwrap.wrap(f"Fields: {described}", 110)
-        lines += [f"Judged by {self.bands[self.band]}, {len(self.truth.field)} sources", ""]
-        lines += self._target_lines(None)
-        tried = {len(entry.seconds) for entry in self.entries}
-        fewest = min(tried)
-        if len(tried) > 1:
-            lines += ["", f"The first {fewest}, which all tried", *self._target_lines(fewest)]
-        table = self.to_table()
-        for kind in ("detected", "given"):
-            some = table[table["positions"] == kind]
-            if len(some):
-                lines += ["", f"Positions {kind}", ""]
-                lines += table_lines(some, ("group", "deblender"), _COLUMNS)
-        return "\n".join([*lines, *closing_lines(self)])
-
-    def _target_lines(self, fields):
+    def target_lines(self, fields):
         band, targets = self.bands[self.band], self.targets(fields)
         width = max(14, *map(len, targets)) + 3
         looks = {  # title: numbers, digits, times what
@@ -336,171 +398,18 @@ class FieldBenchmark:
             yield f"{title:58}{''.join(f'{cell:>{width}}' for cell in cells)}"
 
     def notes(self):
-        """Say what the numbers mean, and who took part, line by line.
-
-        Yields
-        ------
-        str
-        """
-        yield (
-            "|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's "
-            "true profile; of found sources, all light of the source being true. A detection is a "
-            "source if each is the other's nearest, within 2 pixels, half the PSF's width or a "
-            "quarter of the source's half-light radius. Neighbours and what is pure: sources with "
-            f"S/N above {FAINT:g} in all bands together. Not judged: where a band has no data or "
-            "is saturated. close, alone: the nearest other source within 8 pixels, or not. colour: "
-            "error of that to the next bluer band. Given are the true positions of all such "
-            "sources."
-        )
+        """Say what the numbers mean, and who took part, line by line."""
+        yield _NOTE
         for entry in self.entries:
             method = entry.method
-            settings = "".join(f", {name} {value}" for name, value in method.settings.items())
+            settings = "".join(f", {name} {value}" for name, value in method.field_settings.items())
             if entry.positions == "detected":
                 yield (
-                    f"{entry.name} {method.version}: given {method.given}{settings}; wide is "
-                    f"{method.wide:.2f} errors."
+                    f"{entry.name} {method.version}: given {method.given_of_field}{settings}; "
+                    f"wide is {method.wide:.2f} errors."
                 )
             for why, number in entry.failures.items():
                 yield f"{entry.name} failed on {number} fields: {why}"
-        yield from self.missing
-
-    def to_json(self):
-        """Return all numbers as text in JSON."""
-        table = self.to_table()
-        rows = [dict(zip(table.colnames, row, strict=True)) for row in table.iterrows()]
-        content = {
-            "meta": self.meta, "band": self.bands[self.band], "targets": self.targets(),
-            "rows": rows, "machine": self.machine, "versions": self.versions,
-            "missing": self.missing,
-            "failures": {f"{e.name}, {e.positions}": e.failures for e in self.entries},
-        }  # fmt: skip
-        return json.dumps(plain(content), indent=1) + "\n"
-
-    def write(self, folder, *, overwrite=False):
-        """Write ``fields.json``, all numbers, and ``fields.png``, a page of figures.
-
-        Parameters
-        ----------
-        folder : str or path-like
-            Made if its parent exists.
-        overwrite : bool, optional
-            Replace files that are there already. By default that is refused.
-
-        Raises
-        ------
-        FileExistsError, FileNotFoundError, PermissionError
-            If a file is there already, or the folder cannot be written to.
-        """
-        with atomic_paths(folder, FIELD_FILES, overwrite=overwrite) as (numbers, page):
-            numbers.write_text(self.to_json(), encoding="utf-8")
-            field_page(self).savefig(page)
-
-
-def benchmark_fields(
-    survey, number=20, *, seed=1, models=(), peers=("photutils", "sep", "scarlet2"), bands=None,
-    scarlet2_fields=1, meta=None, progress=False, **options,
-):  # fmt: skip
-    """Take the same simulated fields apart with several deblenders, and score them alike.
-
-    Parameters
-    ----------
-    survey : str, path-like or Survey
-        As `astrodeblend.simulate.get_survey` takes it.
-    number : int, optional
-        How many fields.
-    seed : int, optional
-        Where the randomness comes from.
-    models : sequence of Deblender, optional
-        Models for linear flux.
-    peers : sequence of {'photutils', 'sep', 'scarlet2'} or FieldMethod, optional
-        Other deblenders. What is not installed is listed and passed over, and failures are
-        counted. scarlet2 fits sources where the first deblender has found them.
-    bands : sequence of str, optional
-        Of the survey; signal to noise and flux are judged in r, or the middle one. Default: all
-        but u.
-    scarlet2_fields : int, optional
-        On how many of the fields, the first, scarlet2 is tried.
-    meta : dict, optional
-        What else there is to say of where the fields come from.
-    progress : bool, optional
-        Show a progress bar.
-    **options
-        Of `astrodeblend.simulate.simulate_fields`. Default: sources anywhere (``close=0``), white
-        noise (``correlated=0``), and a residual sky of up to a tenth of the noise.
-
-    Returns
-    -------
-    FieldBenchmark
-
-    Raises
-    ------
-    ValueError
-        If there is no deblender that finds sources, a model is not one for linear flux, a number is
-        not positive, or a peer, a band or an option is not known.
-    """
-    for name, value in (("number", number), ("scarlet2_fields", scarlet2_fields)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: give at least 1")
-    for model in models:
-        if model.card.scaling != "noise":
-            raise ValueError(
-                f"model {model.card.name!r} takes {model.card.scaling}s; fields are linear flux, "
-                "choose a model whose scaling is noise"
-            )
-    for peer in peers:
-        if not isinstance(peer, FieldMethod) and peer not in FIELD_PEERS:
-            raise ValueError(f"peers has {peer!r}: choose among {', '.join(FIELD_PEERS)}")
-    survey = get_survey(survey)
-    names = [band.name for band in survey.bands]
-    if unknown := set(bands or ()) - set(names):
-        raise ValueError(f"bands has {unknown.pop()!r}: {survey.name} has {', '.join(names)}")
-    bands = tuple(name for name in names if (name in bands if bands else name != "u"))
-    others = [FIELD_PEERS[peer]() if isinstance(peer, str) else peer for peer in peers]
-    missing = [other for other in others if hasattr(other, "peer") and not other.peer.installed]
-    runs = []
-    for deblender in models:
-        model = FieldModel(deblender)
-        runs += [_Run(model), _Run(OtherLight(model))]
-    for other in others:
-        if other not in missing:
-            runs.append(_Run(other, number if other.finds else scarlet2_fields))
-    name_apart(runs)
-    if not runs or not runs[0].method.finds:
-        raise ValueError(
-            f"models={list(models)!r}, peers={list(peers)!r}: the first deblender has to find "
-            "sources; give a model, photutils or sep"
-        )
-    options = CONDITIONS | options
-    fields = simulate_fields(survey, number, seed, bands=bands, **options)
-    band = bands.index("r") if "r" in bands else len(bands) // 2
-    truths, pictures = [], {}
-    for k in tqdm(range(number), "fields", disable=not progress, unit="field"):
-        one, detected = _Field(fields, k, band), None
-        truths.append(one.truth)
-        seen = Seen(one.data, one.error, one.bad, survey, bands)
-        for run in runs:
-            if k < run.most:
-                found = run.score(one, seen, detected)
-                detected = found if detected is None else detected
-                if run.method.timed:
-                    pictures.setdefault(run.name, found)
-    strong = truths[0].position[(truths[0].flux / truths[0].limit)[:, band] > 10]
-    wavelength = [each.wavelength for each in survey.bands if each.name in bands]
-    image = in_colour(fields.image[:1, None], fields.noise[:1], wavelength)[0, 0]
-    rows, columns = fields.image.shape[2:]
-    known = {name: options[name] for name in options if not name.endswith("images")}
-    return FieldBenchmark(
-        meta={"survey": survey.name, "number": number, "bands": "".join(bands), "seed": seed}
-        | {"density": 60, **known, "size": f"{columns}x{rows}", **(meta or {})},
-        bands=bands,
-        band=band,
-        truth=FieldTruth(*map(np.concatenate, zip(*truths, strict=True))),
-        entries=tuple(entry for run in runs for entry in run.entries()),
-        missing=tuple(other.peer.hint for other in missing),
-        machine=machine({model.device for model in models}),
-        versions=versions(),
-        pictures={"image": image, "truth": strong, **pictures},
-    )
 
 
 class _Field:
@@ -563,15 +472,15 @@ class _Field:
 class _Run:
     """A deblender, field by field, of detected and of given positions."""
 
-    def __init__(self, method, most=np.inf):
+    def __init__(self, method, most):
         self.method, self.most, self.name = method, most, method.name
-        kinds = ("detected", "given") if method.splits else ("detected",)
+        kinds = ("detected", "given") if method.takes_positions else ("detected",)
         self.parts = {kind: [] for kind in kinds}
         self.failures = {kind: Counter() for kind in kinds}
 
     def score(self, one, seen, detected):
         """Ask for the sources of a field; return where they were detected."""
-        positions = None if self.method.finds else detected
+        positions = None if self.method.detects else detected
         catalogue, *times = self.ask("detected", seen, positions)
         which, counts = one.match(catalogue.position)
         away = cdist(catalogue.position, catalogue.position)
@@ -592,17 +501,16 @@ class _Run:
     def ask(self, kind, seen, positions):
         """Return a catalogue, and the seconds and processor seconds that it took."""
         start = time.perf_counter(), time.process_time()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                catalogue = self.method(seen, positions)
-            if kind == "given" and len(catalogue.flux) != len(positions):
-                raise ValueError(f"{len(catalogue.flux)} sources for {len(positions)} positions")
-        except Exception as error:
-            if isinstance(self.method, FieldModel | OtherLight):
-                raise
-            # whatever goes wrong in another's code is counted, and the run goes on
-            self.failures[kind][f"{type(error).__name__}: {error}"[:200]] += 1
+
+        def find():
+            found = self.method.find(seen, positions)
+            if kind == "given" and len(found.flux) != len(positions):
+                raise ValueError(f"{len(found.flux)} sources for {len(positions)} positions")
+            return found
+
+        catalogue, why = attempt(find, strict=self.method.kind == "model")
+        if why:
+            self.failures[kind][why[:200]] += 1
             catalogue = Catalogue.empty(0, len(seen.data))
         return catalogue, time.perf_counter() - start[0], time.process_time() - start[1]
 

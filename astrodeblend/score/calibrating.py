@@ -10,12 +10,11 @@ from tqdm import tqdm
 
 from astrodeblend.calibration import Calibration
 from astrodeblend.deblender import Deblender
+from astrodeblend.light import LIGHTS
 from astrodeblend.simulate import SCENE_MODES, SURVEYS, simulate_fields
 from astrodeblend.weights import check_model, load_model, write_card
 
-from .result import LIGHTS
-from .scoring import measure_truth, pixel_errors
-from .sets import draw_scenes
+from .scenes import draw_scenes, measure_truth, pixel_errors
 
 __all__ = ["add_field_calibration", "add_scene_calibration"]
 

@@ -1,0 +1,78 @@
+"""How well galaxies are taken apart: blends, surveys, fields, scenes and real images.
+
+Everything that takes images apart is a `Method`, and everything that scores gives a `Report`.
+"""
+
+from .blends import PEERS, SURVEY_PEERS, Entry, benchmark, by_position, kindest, tune
+from .calibrating import add_field_calibration, add_scene_calibration
+from .detection import score_detection
+from .evaluation import Examples, evaluate, summary_of
+from .fields import FieldEntry, FieldTruth, benchmark_fields
+from .methods import Catalogue, Conditions, Found, Method, Model, Package, Seen
+from .photutils import Photutils
+from .real import real_files, score_real_blends
+from .report import Report
+from .scarlet2 import Scarlet2
+from .scenes import SceneSet, draw_scenes, match_sources, score_scenes
+from .sep import SEP
+from .surveys import Truth
+
+__all__ = [
+    "FILES",
+    "PEERS",
+    "SEP",
+    "SURVEY_PEERS",
+    "Catalogue",
+    "Conditions",
+    "Entry",
+    "Examples",
+    "FieldEntry",
+    "FieldTruth",
+    "Found",
+    "Method",
+    "Model",
+    "Package",
+    "Photutils",
+    "Report",
+    "Scarlet2",
+    "SceneSet",
+    "Seen",
+    "Truth",
+    "add_field_calibration",
+    "add_scene_calibration",
+    "benchmark",
+    "benchmark_fields",
+    "by_position",
+    "draw_scenes",
+    "evaluate",
+    "kindest",
+    "match_sources",
+    "real_files",
+    "score_detection",
+    "score_real_blends",
+    "score_scenes",
+    "summary_of",
+    "tune",
+]
+
+#: Files of reports, by what is scored.
+FILES = {
+    "pictures": ("benchmark.ecsv", "benchmark.json", "benchmark.png", "panels.png"),
+    "survey": (
+        "benchmark.ecsv", "bins.ecsv", "colours.ecsv", "benchmark.json", "benchmark.png",
+        "panels.png",
+    ),
+    "blends": (
+        "table.ecsv", "bins.ecsv", "texture.ecsv", "coverage.ecsv", "blends.ecsv", "scores.json",
+        "distributions.png", "bins.png", "power.png", "calibration.png", "successes.png",
+        "failures.png",
+    ),
+    "scenes": (
+        "sources.ecsv", "table.ecsv", "coverage.ecsv", "detections.ecsv", "scores.json",
+        "errors.png",
+    ),
+    "detection": (
+        "table.ecsv", "reliability.ecsv", "stamps.ecsv", "scores.json", "detection.png",
+    ),
+    "fields": ("fields.ecsv", "fields.json", "fields.png"),
+}  # fmt: skip

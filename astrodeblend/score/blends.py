@@ -1,0 +1,474 @@
+"""The same blends of two through every deblender: quality beside time."""
+
+import contextlib
+import itertools
+import os
+import platform
+import re
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from astropy.table import QTable
+from scipy import ndimage
+from tqdm import tqdm
+
+from astrodeblend import __version__
+
+from .methods import Found, Model, Nothing, attempt
+from .photutils import Photutils
+from .pictures import Pictures
+from .scarlet2 import Scarlet2
+from .sep import SEP
+from .surveys import Surveys
+
+__all__ = [
+    "PEERS",
+    "SURVEY_PEERS",
+    "Entry",
+    "benchmark",
+    "by_position",
+    "kindest",
+    "name_apart",
+    "platform_of",
+    "tune",
+]
+
+#: Other deblenders by their names, in the order of the tables; their settings are those of the
+#: highest mean PSNR that `tune` finds on blends of the ``val`` split.
+PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}
+#: The same with their settings for images of surveys: those of the lowest mean error of the flux
+#: that `tune` finds, on other blends than those of the benchmark.
+SURVEY_PEERS = {name: peer(**peer.for_survey) for name, peer in PEERS.items()}
+_REPEATS = 5
+_PANELS = 6  # blends that are drawn
+_NAMED = ("numpy", "torch", "astropy", "photutils", "sep", "scarlet2", "jax")
+_REASONS = 3  # for failures of a peer, the most frequent, that are told
+
+
+def benchmark(blends, *, models=(), peers=None, slow_blends=30, meta=None, progress=False):
+    """Take the same blends of two apart with several deblenders, and score them alike.
+
+    Parameters
+    ----------
+    blends : BlendSet or SurveyBlends
+        Of colour pictures (`astrodeblend.blends.draw_blends`) or, in linear flux, of a survey
+        (`astrodeblend.simulate.simulate_blends`).
+    models : sequence of Deblender, optional
+        Models for such images. Of a survey each source is asked for in turn, in the middle of the
+        stamp.
+    peers : sequence of Method, optional
+        Other deblenders, by default all of ``PEERS`` or ``SURVEY_PEERS``. Those whose package is
+        not installed are listed and passed over; one that fails on a blend is counted, and goes
+        on with the next.
+    slow_blends : int, optional
+        On how many of the blends, the first, a slow peer is tried.
+    meta : dict, optional
+        What else there is to say of where a survey's blends come from; the seed, for one.
+    progress : bool, optional
+        Show progress bars.
+
+    Returns
+    -------
+    Report
+        Of pictures the table ``benchmark`` has a row per ``deblender``, with its ``version`` and
+        the number of ``blends`` it was tried on. Columns of both components together:
+        ``psnr_mean``, its standard error ``psnr_error`` (by bootstrap over blends),
+        ``psnr_median``, ``psnr_p1`` (1st percentile) and ``psnr_min`` in dB; ``psnr_by_position``,
+        the mean when components are told apart by position instead of in the peer's favour;
+        ``psnr_same_blends``, the mean on the blends that all have tried, and ``psnr_same_error``
+        (only if some were tried on fewer); the means of ``ssim`` and ``ssim_reiman2019``;
+        ``flux_error``, the median of the modulus; ``failures``, blends in which fewer than two
+        sources were found; and ``milliseconds`` per blend.
+
+        Of a survey all tables are of all blends and, if some deblenders were tried on fewer,
+        again of those that all have tried, told apart by the column ``blends``:
+
+        ``benchmark``
+            A row per ``band`` and ``deblender``, with its ``version`` and the number of
+            ``sources`` with a signal-to-noise ratio above 20 in the band, which the other columns
+            are about. ``flux_mean``, ``flux_median``: of the modulus of the relative error of the
+            flux in the true source's footprint; ``flux_bias``: mean of that error;
+            ``flux_mean_any``, ``flux_median_any``: of all sources; ``total_mean``,
+            ``total_median``: of the flux in the whole stamp; medians of the errors of
+            ``centroid`` (arcsec) and ``ellipticity``; ``psnr``: mean in dB, relative to the
+            truth's peak in the band; ``pixels_68``, ``pixels_95``, ``fluxes_68``, ``fluxes_95``:
+            part of pixels in the footprints and of fluxes within the errors that are stated, NaN
+            where none are; and ``milliseconds`` per blend.
+        ``bins``
+            A row per ``quantity``, bin (from ``low`` to ``high``), ``band`` (one of them, or
+            "all") and ``deblender``. ``separation`` is in arcsec; ``fainter`` is by how many
+            magnitudes a source is fainter than its neighbour in the reference band; ``snr`` is
+            its signal-to-noise ratio in the band; bins of ``snr`` hold all sources.
+        ``colours``
+            For each pair of adjacent bands the median of the modulus of the colour's error in
+            mag, of sources with a signal-to-noise ratio above 20 in both, infinite where a flux
+            is not positive.
+
+        ``measured`` has ``entries``, what each deblender scored (`Entry`), ``pictures`` of the
+        first few blends, and of a survey ``truth`` (`Truth`).
+
+    Raises
+    ------
+    ValueError
+        If a model is not one for such images, a blend of a survey has not two sources, or
+        ``slow_blends`` is not positive.
+    """
+    task = _task(blends)
+    if peers is None:
+        pictures = isinstance(task, Pictures)
+        peers = [peer() for peer in PEERS.values()] if pictures else SURVEY_PEERS.values()
+    peers = list(peers)
+    if slow_blends < 1:
+        raise ValueError(f"slow_blends={slow_blends}: give at least 1")
+    for model in models:
+        task.check(model.card)
+    methods = [Nothing(), *(peer for peer in peers if peer.installed), *map(Model, models)]
+    runs = [_Run(method, task, slow_blends) for method in methods]
+    name_apart(runs)
+    for batch in task.batches(progress=progress):
+        for run in runs:
+            run.score(batch)
+    found = SimpleNamespace(
+        entries=tuple(run.entry() for run in runs),
+        missing=tuple(peer.hint for peer in peers if not peer.installed),
+        drawn={run.name: np.concatenate(run.drawn) for run in runs},
+        first=runs[0].first,
+        meta=meta or {},
+        **platform_of({model.device for model in models}),
+    )
+    return task.report(found)
+
+
+def tune(peer, blends, *, slow_blends=30, progress=False):
+    """Try every combination of a peer's settings on its grid.
+
+    Parameters
+    ----------
+    peer : Method
+        Its ``grid``, or ``grid_of_survey``, has the values; settings that are not in it stay as
+        they are.
+    blends : BlendSet or SurveyBlends
+        What to try it on: not the blends of the benchmark itself.
+    slow_blends : int, optional
+        On how many of the blends, the first, a slow peer is tried.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        A row per combination, the best first: the settings, ``failures`` and ``milliseconds``; of
+        pictures ``psnr_mean``, which decides, and ``psnr_by_position``; of surveys ``flux_mean``,
+        which decides, ``flux_median`` and ``psnr``, all bands together, of sources with a
+        signal-to-noise ratio above 20 in a band.
+
+    Raises
+    ------
+    ValueError
+        If the peer has no grid, or its package is not installed.
+    """
+    task = _task(blends)
+    grid = getattr(peer, task.grid)
+    if not peer.installed:
+        raise ValueError(peer.hint)
+    if not grid:
+        raise ValueError(f"peer {peer.name!r} has no grid of settings to try")
+    ways = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    number = min(len(blends), slow_blends) if peer.slow else len(blends)
+    batches, start = [], 0
+    for batch in task.batches():
+        batches.append(batch)
+        start += len(batch.blend)
+        if start >= number:
+            break
+    rows = []
+    for way in tqdm(ways, "settings", unit="setting", disable=not progress):
+        run = _Run(replace(peer, **way), task, number)
+        for batch in batches:
+            run.score(batch)
+        entry = run.entry()
+        failures = {"failures": entry.failed, "milliseconds": entry.milliseconds}
+        rows.append(way | task.tuned(entry) | failures)
+    meta = {"peer": peer.name, "blends": number, **getattr(blends, "meta", {})}
+    table = QTable(rows, names=list(rows[0]), meta=meta)
+    table.sort(task.best, reverse=task.best == "psnr_mean")
+    return table
+
+
+def _task(blends):
+    return (Surveys if hasattr(blends, "survey") else Pictures)(blends)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What one deblender scored.
+
+    Attributes
+    ----------
+    name, version : str
+        Of the deblender.
+    kind : {"nothing", "peer", "model"}
+        What it is.
+    given : str
+        What it was told.
+    settings : dict
+        Of a peer.
+    failures : dict of str to int
+        Why blends were not separated, and how many.
+    milliseconds : float
+        Per blend; NaN for doing nothing.
+    timed : str
+        How.
+    scores : dict of str to numpy.ndarray
+        Of every component, central first. Of pictures, shape (blends, 2): ``psnr``,
+        ``ssim_reiman2019``, ``ssim``, ``flux_error`` (relative, with its sign), and
+        ``by_position``, the PSNR if nothing but the galaxies' positions is used to tell the
+        components apart. Of a survey, shape (blends, 2, bands): ``flux`` in the footprint and
+        ``total`` flux (relative errors with their sign), ``centroid`` (pixels), ``ellipticity``,
+        ``psnr`` (dB); errors of the ``colour`` of adjacent bands (mag), shape (blends, 2, bands -
+        1). Of those that state errors also how many ``pixels`` there are in the footprint, how
+        many of these are within the intervals, ``pixels_68`` and ``pixels_95``, and whether the
+        flux is, ``fluxes_68`` and ``fluxes_95``.
+    """
+
+    name: str
+    version: str
+    kind: str
+    given: str
+    settings: dict
+    failures: dict
+    milliseconds: float
+    timed: str
+    scores: dict
+
+    def __len__(self):
+        return len(next(iter(self.scores.values())))
+
+    @property
+    def failed(self):
+        """On how many blends."""
+        return sum(self.failures.values())
+
+    def notes(self):
+        """Say what it was given, how it was timed, and why it failed: a list of str."""
+        if self.kind == "nothing":
+            return []
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        settings = f" Settings: {settings}." if settings else ""
+        reasons = sorted(self.failures.items(), key=lambda item: -item[1])[:_REASONS]
+        return [
+            f"{self.name}: given {self.given}. Timed {self.timed}.{settings}",
+            *(f"{self.name}, {number} of {len(self)} blends: {why}." for why, number in reasons),
+        ]
+
+
+class _Run:
+    """A deblender, batch by batch; nothing that another's code does stops the run."""
+
+    def __init__(self, method, task, slow_blends):
+        self.method, self.task, self.name = method, task, method.name
+        self.most = slow_blends if method.slow else np.inf
+        self.failures, self.seconds, self.done, self.first = {}, [], 0, None
+        self.parts, self.drawn = [], []
+
+    def score(self, batch):
+        """Score one batch."""
+        self.first = self.first or batch
+        number = int(min(len(batch.blend), self.most - self.done))
+        if not number:
+            return
+        batch = batch._replace(blend=batch.blend[:number], isolated=batch.isolated[:number])
+        if self.method.kind == "peer":
+            (images, placed), std = self._chosen(batch), None
+        else:
+            images, std = self.method.components(batch)
+            placed = images
+        self.parts.append(self.task.scores(batch, images, placed, std, self.method))
+        self.drawn.append(images[: max(0, _PANELS - self.done)])
+        self.done += number
+
+    def _chosen(self, batch):
+        """Return what a peer makes of blends: in its favour, and by position."""
+        images, placed = np.empty((2, *batch.isolated.shape), dtype=np.float32)
+        for k, blend in enumerate(batch.blend):
+            known = [batch.positions[k], *([batch.conditions[k]] if batch.conditions else [])]
+            if not self.seconds:  # one to warm up: imports, compilation
+                self._found(blend, known)
+            start = time.perf_counter()
+            found, why = self._found(blend, known)
+            self.seconds.append(time.perf_counter() - start)
+            if len(found.light) < 2:
+                why = " ".join(why.split())[:200]
+                self.failures[why] = self.failures.get(why, 0) + 1
+            images[k] = kindest(found, blend, batch.isolated[k]).clip(*self.task.limits)
+            placed[k] = by_position(found, blend, known[0]).clip(*self.task.limits)
+        return images, placed
+
+    def _found(self, blend, known):
+        found, why = attempt(lambda: _checked(self.method.split(blend, *known), blend.shape))
+        if why:
+            return Found(blend, np.empty((0, *blend.shape))), why
+        return found, "fewer than two sources"
+
+    def timing(self):
+        """Return milliseconds per blend, and how they were measured."""
+        if self.method.kind == "nothing":
+            return np.nan, "not at all"
+        if self.method.kind == "peer":
+            how = f"one blend at a time, median of {len(self.seconds)}, after one to warm up"
+            return 1000 * float(np.median(self.seconds)), how
+        deblender, number = self.method.deblender, len(self.first.blend)
+        threads, seconds = torch.get_num_threads(), []
+        torch.set_num_threads(1)
+        try:
+            for _ in range(1 + _REPEATS):
+                start = time.perf_counter()
+                self.method.components(self.first)
+                seconds.append(time.perf_counter() - start)
+        finally:
+            torch.set_num_threads(threads)
+        where = "on the GPU" if deblender.device.type == "cuda" else "in one thread"
+        batches = f"median of {_REPEATS} batches of {number}, after one to warm up"
+        how = f"{where}, {deblender.arithmetic}, {batches}"
+        return 1000 * float(np.median(seconds[1:])) / number, how
+
+    def entry(self):
+        """Return what it scored on all blends."""
+        scores = {name: np.concatenate([p[name] for p in self.parts]) for name in self.parts[0]}
+        method = self.method
+        return Entry(
+            self.name, method.version, method.kind, getattr(method, self.task.given),
+            method.settings, self.failures, *self.timing(), scores,
+        )  # fmt: skip
+
+
+def _checked(found, shape):
+    """Return what a peer has found, or raise if it is of no use."""
+    sky, light = np.asarray(found.sky), np.asarray(found.light)
+    if sky.shape != shape or light.shape != (len(light), *shape):
+        raise ValueError(f"sky has shape {sky.shape} and light {light.shape} in a blend of {shape}")
+    if not (np.isfinite(sky).all() and np.isfinite(light).all()):
+        raise ValueError("there are values that are not finite")
+    return Found(sky, light)
+
+
+def kindest(found, blend, isolated):
+    """Choose the images of the two galaxies for a deblender, in its favour.
+
+    Of all pairs of sources, in either order, and with the other sources either dropped or each
+    added to the nearer of the pair (by their centroids), the one with the highest sum of the
+    two PSNR is taken. If there are fewer than two sources: the blend for both galaxies, or
+    the one source and the sky, whichever scores higher.
+
+    Parameters
+    ----------
+    found : Found
+        What the deblender found.
+    blend : numpy.ndarray
+        Shape (bands, y, x).
+    isolated : numpy.ndarray
+        The truth, shape (2, bands, y, x).
+
+    Returns
+    -------
+    numpy.ndarray
+        The two images in the order of the truth, shape (2, bands, y, x).
+    """
+    sky, light = found
+    number = len(light)
+    if number < 2:
+        images = [np.stack([blend, blend])]
+        if number == 1:
+            pair = np.stack([sky + light[0], sky])
+            images += [pair, pair[::-1]]
+        return max(images, key=lambda pair: -_log_error(_square(pair - isolated)))
+    one, other = np.triu_indices(number, 1)
+    alone = np.eye(number, dtype=bool)
+    middles = np.array([ndimage.center_of_mass(np.abs(each).sum(axis=0)) for each in light])
+    distance = np.linalg.norm(middles[:, None] - middles, axis=-1)
+    nearer = distance[one] <= distance[other]  # (pairs, sources): to the first of the pair
+    nearer[np.arange(len(one)), other] = False  # even if both are in the same place
+    firsts = np.concatenate([alone[one], nearer])
+    seconds = np.concatenate([alone[other], ~nearer])
+    ways = np.stack(  # (ways, 2, sources): which sources each galaxy gets
+        [np.concatenate([firsts, seconds]), np.concatenate([seconds, firsts])], axis=1
+    ).astype(float)
+    # The squared error of a sum of sources, from scalar products: no image is made for it.
+    flat = light.reshape(number, -1).astype(float)
+    left = (sky - isolated).reshape(2, -1).astype(float)
+    error = (
+        np.square(left).sum(axis=1)
+        + 2 * np.einsum("wgs,gs->wg", ways, left @ flat.T)
+        + np.einsum("wgs,sr,wgr->wg", ways, flat @ flat.T, ways, optimize=True)
+    )
+    best = ways[np.argmin(_log_error(error))]
+    return sky + np.tensordot(best, light, axes=1)
+
+
+def by_position(found, blend, positions):
+    """Choose the images of the two galaxies by where they are, as without the truth.
+
+    Each galaxy gets the source with the most light around its position (a Gaussian window of
+    1.5 pixels); if both get the same one, it has not been deblended: both get the blend.
+
+    Parameters
+    ----------
+    found : Found
+        What the deblender found.
+    blend : numpy.ndarray
+        Shape (bands, y, x).
+    positions : numpy.ndarray
+        Shape (2, 2): x and y in pixels, central first.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (2, bands, y, x).
+    """
+    sky, light = found
+    if len(light) > 1:
+        y, x = np.indices(blend.shape[1:])
+        squared = [(x - px) ** 2 + (y - py) ** 2 for px, py in positions]
+        window = np.exp(-np.array(squared) / (2 * 1.5**2))
+        central, companion = np.einsum("gyx,sbyx->gs", window, light).argmax(axis=1)
+        if central != companion:
+            return sky + light[[central, companion]]
+    return np.stack([blend, blend])
+
+
+def _square(images):
+    return np.square(images, dtype=float).sum(axis=(1, 2, 3))
+
+
+def _log_error(error):
+    """Sum of the logarithms, which orders as the sum of PSNR does (and falls where it rises)."""
+    return np.log(np.maximum(error, 1e-12)).sum(axis=-1)
+
+
+def name_apart(runs):
+    """Give runs of the same name numbers."""
+    for run in runs:
+        same = [other for other in runs if other.name == run.name]
+        if len(same) > 1:
+            for number, other in enumerate(same, 1):
+                other.name = f"{other.name} ({number})"
+
+
+def platform_of(devices):
+    """Return what this is run on, models on these devices: ``machine`` and ``versions``."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # where there is no such file
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
+    gpus = sorted({torch.cuda.get_device_name(each) for each in devices if each.type == "cuda"})
+    machine = {"CPU": cpu, "cores": os.cpu_count(), "GPU": ", ".join(gpus) or "none used"}
+    versions = {"astrodeblend": __version__, "python": platform.python_version()}
+    for name in _NAMED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"machine": machine, "versions": versions}

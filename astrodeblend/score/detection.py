@@ -1,0 +1,290 @@
+"""How well blends are told from single galaxies, by the blend score and by photutils."""
+
+from itertools import pairwise
+
+import numpy as np
+from astropy.table import QTable
+from scipy.stats import mannwhitneyu
+from tqdm import tqdm
+
+from astrodeblend import __version__
+from astrodeblend.detect import find_sources
+from astrodeblend.images import read_image
+from astrodeblend.simulate import find_images, read_images, reduce_image
+from astrodeblend.simulate.doubles import FARTHEST, make_doubles
+
+from . import figures
+from .report import Report, rows_of, standard_error
+
+__all__ = ["score_detection"]
+
+#: Bins of separation in stamp pixels: from the first value up to the second.
+BINS = (0, 1, 2, 3, 5, 8, 12, FARTHEST)
+#: What is told at which rate of false alarms.
+POINTS = {
+    "photutils": "false alarms as photutils has them",
+    "1 %": "1 % of false alarms",
+    "threshold": "above the model's threshold",
+    "threshold, plain": "the same, of stamps as the survey shows them",
+}
+_METHODS = {"score": "blend score", "photutils": "photutils"}
+_RATE = 0.01
+_NEAR = FARTHEST + 1  # stamp pixels around the middle in which photutils may find sources
+_BATCH = 64
+
+
+def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progress=False):
+    """Tell blends from single galaxies by a model's blend score and by photutils.
+
+    Stamps are those of `astrodeblend.simulate.doubles.make_doubles`, of pictures that the
+    folder's table, if there is one, says are isolated. photutils detects and deblends as the
+    package does it in whole images (`astrodeblend.detect.find_sources`).
+
+    Parameters
+    ----------
+    deblender : Deblender
+        With a model for colour pictures that has a blend score.
+    folder : str or path-like
+        Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
+    split : str, optional
+        Which part of them, by the table ``splits.csv`` in the folder. Default: all.
+    number : int, optional
+        How many stamps, but for a few that are left out.
+    seed : int, optional
+        The same seed and images give the same stamps.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Report
+        Its tables:
+
+        ``table``
+            A row for every operating ``point``, ``method`` (``score``, ``photutils``) and bin
+            of separation, ``low`` to ``high`` in stamp pixels, the last row of each being all
+            together. ``number`` of blends, ``completeness`` (the share that is found) and its
+            binomial ``error``, ``false_alarms`` (the share of single galaxies that are taken
+            for blends), and ``purity`` (the share of blends among what is found where half of
+            all are, completeness / (completeness + false alarms)). The points: ``photutils``, its
+            deblending as the package uses it, any second source counting, beside the scores
+            above whatever threshold has as many false alarms; ``1 %``, scores and flux ratios of
+            second sources above thresholds with 1 % of false alarms; ``threshold``, scores above
+            the model's own; ``threshold, plain``, that of the stamps that are neither re-rendered
+            nor coarse.
+        ``reliability``
+            A row for every tenth from ``low`` to ``high``: the ``number`` of stamps with such
+            scores, their mean ``score``, the share that is ``blended`` and its binomial
+            ``error``. Empty ones are left out.
+        ``stamps``
+            A row for every stamp: whether it is ``blended``, ``separation`` in stamp pixels and
+            ``flux_ratio`` of fainter to brighter galaxy (NaN for one alone), ``plain`` (neither
+            re-rendered nor coarse), the model's ``score``, and ``second``: the flux of the second
+            brightest source that photutils finds within 18 pixels of the middle, over that of the
+            brightest, and 0 if there is no second.
+
+        ``numbers["area"]`` has the area under the curve of completeness over false alarms of both
+        methods, the probability that a blend comes before a single galaxy (ties count half), and
+        its error, by bootstrap over stamps.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such folder or split, fewer than two isolated galaxies, fewer than 200
+        stamps, or the model has no blend score.
+    """
+    card = deblender.card
+    if deblender.blend_threshold is None:
+        raise ValueError(
+            f"model {card.name!r} has no blend score; astrodeblend.training.add_blend_score adds it"
+        )
+    if number < 2 / _RATE:
+        raise ValueError(f"number={number}: give at least {2 / _RATE:.0f}, to see a false alarm")
+    paths = find_images(folder, split=split, isolated=True)
+    if len(paths) < 2:
+        raise ValueError(f"{str(folder)!r} holds {len(paths)} isolated galaxies; give at least 2")
+    rng = np.random.default_rng(seed)
+    if len(paths) > number:
+        paths = [paths[k] for k in np.sort(rng.permutation(len(paths))[:number])]
+    images = read_images(paths)
+    rows = []
+    with tqdm(total=number, unit="stamp", desc="stamps", disable=not progress) as bar:
+        for start in range(0, number, _BATCH):
+            size = min(_BATCH, number - start)
+            stamps = make_doubles(images, size, rng=rng)
+            columns = {
+                "blended": stamps.blended,
+                "separation": stamps.separation,
+                "flux_ratio": stamps.flux_ratio,
+                "plain": stamps.plain,
+                "score": np.asarray(deblender.blend_scores(stamps.picture)),
+                "second": [_second(picture) for picture in stamps.picture.numpy()],
+            }
+            rows.append(columns)
+            bar.update(size)
+    columns = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    meta = {"model": card.name, "sha256": card.sha256, "arithmetic": deblender.arithmetic}
+    meta |= {"stamps": len(columns["score"]), "split": split or "all", "seed": seed}
+    of = {"folder": str(folder), "version": __version__, "galaxies": len(paths)}
+    of["threshold"] = deblender.blend_threshold
+    untouched = _scores_of_pictures(deblender, images)
+    return _report(QTable(columns), untouched, meta, of)
+
+
+def _report(stamps, untouched, meta, of):
+    """Return the report on stamps, and on the scores of pictures as they are."""
+    threshold = of["threshold"]
+    tables = {
+        "table": QTable(_operating_points(stamps, threshold), meta=dict(meta)),
+        "reliability": QTable(_reliability(stamps), meta=dict(meta)),
+        "stamps": stamps,
+    }
+    areas = {}
+    for method, column in (("score", "score"), ("photutils", "second")):
+        rows = np.stack([np.asarray(stamps[column], float), stamps["blended"]], axis=1)
+        areas[method] = {"area": _area(rows), "error": standard_error(rows, _area)}
+    part = "all images" if meta["split"] == "all" else f"split {meta['split']!r}"
+    words = (
+        f"{len(stamps)} stamps of {of['galaxies']} isolated galaxies, half of them of two; "
+        f"{part} of {of['folder']}, seed {meta['seed']}"
+    )
+    above = float(np.mean(untouched > threshold))
+    numbers = meta | of | {"untouched_above_threshold": above, "area": areas}
+    numbers |= {name: rows_of(tables[name]) for name in ("table", "reliability")}
+    made_by = f"{meta['arithmetic']}, astrodeblend {of['version']}"
+    lines = [f"model {meta['model']} (sha256 {meta['sha256'][:12]}), {made_by}", words, ""]
+    lines += _point_lines(tables["table"], threshold)
+    lines += [
+        f"area under the curve, {_METHODS[method]:12}{each['area']:7.4f} ± {each['error']:.4f}"
+        for method, each in areas.items()
+    ]
+    lines += ["", f"{'blend score':16}{'stamps':>8}{'mean score':>14}{'blends (%)':>18}"]
+    for row in tables["reliability"]:
+        text = f"{row['low']:.1f} to {row['high']:.1f}"
+        share = f"{100 * row['blended']:.1f} ± {100 * row['error']:.1f}"
+        lines.append(f"  {text:14}{row['number']:8}{row['score']:14.3f}{share:>18}")
+    lines += ["", f"{len(untouched)} pictures as they are: {100 * above:.1f} % above the threshold"]
+    return Report(
+        text="\n".join(lines),
+        tables=tables,
+        numbers=numbers,
+        json="scores",
+        figures={
+            "detection": lambda: figures.detection(
+                tables["table"], tables["reliability"], POINTS, title=f"{meta['model']}, {words}"
+            )
+        },
+    )
+
+
+def _operating_points(stamps, threshold):
+    """Return rows of how many blends are found, at the same rate of false alarms."""
+    blended, separation, plain = (
+        np.asarray(stamps[name]) for name in ("blended", "separation", "plain")
+    )
+    rows = []
+    for point, method, found in _found(stamps, threshold):
+        chosen = plain if point.endswith("plain") else np.ones(len(blended), bool)
+        rate, _ = _share(found[~blended & chosen])
+        for low, high in (*pairwise(BINS), (0, FARTHEST)):
+            inside = blended & chosen & (separation >= low) & (separation < high)
+            share, error = _share(found[inside])
+            row = {"point": point, "method": method, "low": float(low), "high": float(high)}
+            row |= {"number": int(inside.sum()), "completeness": share, "error": error}
+            row |= {"false_alarms": rate, "purity": np.nan}
+            if share + rate > 0:
+                row["purity"] = share / (share + rate)
+            rows.append(row)
+    return rows
+
+
+def _found(stamps, threshold):
+    """Yield operating points, methods, and which stamps they call blends."""
+    score, second = (np.asarray(stamps[name], float) for name in ("score", "second"))
+    single = ~np.asarray(stamps["blended"])
+    own = second > 0
+    yield "photutils", "score", _above(score, single, own[single].mean())
+    yield "photutils", "photutils", own
+    yield "1 %", "score", _above(score, single, _RATE)
+    yield "1 %", "photutils", _above(second, single, _RATE)
+    for point in ("threshold", "threshold, plain"):
+        yield point, "score", score > threshold
+
+
+def _reliability(stamps):
+    """Return rows of how often stamps are blends, by score."""
+    score, blended = (np.asarray(stamps[name]) for name in ("score", "blended"))
+    rows = []
+    for k, (low, high) in enumerate(pairwise(np.linspace(0, 1, 11))):
+        inside = np.minimum((10 * score).astype(int), 9) == k
+        if inside.any():
+            share, error = _share(blended[inside])
+            row = {"low": low, "high": high, "number": int(inside.sum())}
+            row |= {"score": float(score[inside].mean()), "blended": share, "error": error}
+            rows.append(row)
+    return rows
+
+
+def _point_lines(table, threshold):
+    """Lay operating points out, a line for each method."""
+    yield f"{'completeness (%) by separation (stamp pixels)':58}false"
+    bins = "".join(f"{f'{low:g}-{high:g}':>7}" for low, high in pairwise(BINS))
+    yield f"{'':20}{bins}{'all':>14}{'alarms':>10}{'purity':>9}"
+    for point, words in POINTS.items():
+        yield words + (f", {threshold:.3f}" if point == "threshold" else "")
+        for method, name in _METHODS.items():
+            rows = table[(table["point"] == point) & (table["method"] == method)]
+            if not len(rows):
+                continue
+            cells = "".join(f"{100 * row['completeness']:7.0f}" for row in rows[:-1])
+            last = rows[-1]
+            yield (
+                f"  {name:18}{cells}{100 * last['completeness']:7.1f} ± "
+                f"{100 * last['error']:.1f}{100 * last['false_alarms']:8.1f} %"
+                f"{100 * last['purity']:7.1f} %"
+            )
+    numbers = table[(table["point"] == "1 %") & (table["method"] == "score")]["number"]
+    yield f"  {'blends':18}" + "".join(f"{n:7}" for n in numbers)
+    yield ""
+
+
+def _scores_of_pictures(deblender, images):
+    """Return the blend scores of pictures (n, bands, y, x) of bytes, as they are."""
+    scores = []
+    for start in range(0, len(images), _BATCH):
+        stamps = np.stack([reduce_image(image) for image in images[start : start + _BATCH]])
+        scores.append(deblender.blend_scores(stamps.astype(np.float32) / 255))
+    return np.concatenate(scores)
+
+
+def _second(picture):
+    """Return the flux of the second brightest source near the middle over the brightest's."""
+    image = read_image(picture)
+    # stamps are not what was enlarged: smoothed by more, fewer of the second peaks are found
+    sources, _ = find_sources(image, smoothing=2.0)
+    middle = (picture.shape[-1] - 1) / 2
+    distance = np.hypot(sources["x_centroid"] - middle, sources["y_centroid"] - middle)
+    flux = np.sort(np.sum(sources["segment_flux"], axis=1)[distance <= _NEAR])
+    return max(float(flux[-2] / flux[-1]), 0.0) if len(flux) > 1 and flux[-1] > 0 else 0.0
+
+
+def _above(values, single, rate):
+    """Return which values are above the threshold that so many of the single ones are above."""
+    # Of values that are equal, such as no second source, all are below or all above.
+    highest = np.sort(values[single])[::-1]
+    return values > highest[min(int(rate * len(highest)), len(highest) - 1)]
+
+
+def _share(found):
+    """Return the share of what is true, and its binomial error; NaN of nothing."""
+    if not len(found):
+        return np.nan, np.nan
+    share = float(found.mean())
+    return share, float(np.sqrt(share * (1 - share) / len(found)))
+
+
+def _area(rows):
+    """Return the area under the curve, of rows of (value, blended)."""
+    blended = rows[:, 1] > 0
+    pairs = blended.sum() * (~blended).sum()
+    return mannwhitneyu(rows[blended, 0], rows[~blended, 0]).statistic / pairs

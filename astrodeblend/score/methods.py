@@ -1,0 +1,453 @@
+"""Deblenders behind one class: a blend goes in, light comes out; a field, and a catalogue does."""
+
+import warnings
+from dataclasses import asdict, is_dataclass
+from importlib import metadata, util
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from astropy.nddata import NDData, StdDevUncertainty
+from astropy.stats import mad_std
+
+from astrodeblend.calibration import Calibration, ask_in_turn
+from astrodeblend.light import LIGHTS, regained
+from astrodeblend.metrics import moments
+from astrodeblend.simulate import get_survey
+from astrodeblend.weights import read_card
+
+__all__ = [
+    "Batch",
+    "Catalogue",
+    "Conditions",
+    "Found",
+    "Method",
+    "Model",
+    "Nothing",
+    "OtherLight",
+    "Package",
+    "Seen",
+    "attempt",
+    "cut",
+    "distortion_of",
+    "ellipticity_of",
+    "grey",
+    "sky_of",
+]
+
+_STEP = 1 / 255  # of a picture: there is no less noise than its rounding
+_OUTLINE = 1.5  # of the noise of all bands together: shapes of light alone are measured above it
+
+
+class Found(NamedTuple):
+    """Sources that were found in a blend.
+
+    The image of a source is ``sky`` plus its ``light``; of several sources taken for one
+    galaxy, ``sky`` plus the sum of theirs.
+
+    Attributes
+    ----------
+    sky : numpy.ndarray
+        Shape (bands, y, x).
+    light : numpy.ndarray
+        Of each source, shape (sources, bands, y, x).
+    """
+
+    sky: np.ndarray
+    light: np.ndarray
+
+
+class Conditions(NamedTuple):
+    """What is known of an image of a survey, in units of the sky's noise in each band.
+
+    Attributes
+    ----------
+    variance : numpy.ndarray
+        Of every pixel, shape (bands, y, x): 1 from the sky, and that of the photons; infinite
+        where a pixel is masked.
+    psfs : numpy.ndarray
+        Shape (bands, width, width).
+    bands : tuple of str
+        Their names.
+    """
+
+    variance: np.ndarray
+    psfs: np.ndarray
+    bands: tuple[str, ...]
+
+
+class Seen(NamedTuple):
+    """What a deblender is shown of a field.
+
+    Attributes
+    ----------
+    data, error : numpy.ndarray
+        Flux and its standard deviation, shape (bands, y, x).
+    mask : numpy.ndarray of bool
+        Where there are no data, shape (bands, y, x).
+    survey : str, path-like or Survey
+        Whose field it is.
+    bands : tuple of str
+        Their names.
+    """
+
+    data: np.ndarray
+    error: np.ndarray
+    mask: np.ndarray
+    survey: object
+    bands: tuple[str, ...]
+
+    @property
+    def psf(self):
+        """Width of the PSF at half maximum in each band, in pixels."""
+        survey = get_survey(self.survey)
+        width = {band.name: band.psf_fwhm / survey.pixel_scale for band in survey.bands}
+        return [width[name] for name in self.bands]
+
+    @property
+    def detection(self):
+        """The sum of the bands over their noise, of deviation 1; and where none has data."""
+        known = ~self.mask
+        light = np.where(known, self.data / self.error, 0).sum(axis=0, dtype=float)
+        return light / np.sqrt(known.sum(axis=0).clip(min=1)), ~known.any(axis=0)
+
+    @property
+    def image(self):
+        """The same as `~astropy.nddata.NDData`."""
+        error = StdDevUncertainty(self.error)
+        return NDData(self.data, uncertainty=error, mask=self.mask, unit="nJy")
+
+
+class Catalogue(NamedTuple):
+    """What a deblender says of m sources.
+
+    Attributes
+    ----------
+    position : numpy.ndarray
+        Shape (m, 2): x and y in pixels.
+    flux, error : numpy.ndarray
+        Shape (m, bands); NaN where it says nothing.
+    ellipticity : numpy.ndarray
+        Shape (m,), complex: (1 - q^2) / (1 + q^2) exp(2i angle), q the axis ratio.
+    """
+
+    position: np.ndarray
+    flux: np.ndarray
+    error: np.ndarray
+    ellipticity: np.ndarray
+
+    @classmethod
+    def empty(cls, number, bands):
+        """Return a catalogue of sources of which nothing is known."""
+        flux = np.full((2, number, bands), np.nan)
+        return cls(np.full((number, 2), np.nan), *flux, np.full(number, np.nan, complex))
+
+
+class Batch(NamedTuple):
+    """Some blends of two with their truth.
+
+    Attributes
+    ----------
+    blend, isolated : numpy.ndarray
+        Shape (n, bands, y, x) and (n, 2, bands, y, x).
+    positions : numpy.ndarray
+        Shape (n, 2, 2).
+    conditions : sequence of Conditions or None
+        Of a survey's blends, each.
+    """
+
+    blend: np.ndarray
+    isolated: np.ndarray
+    positions: np.ndarray
+    conditions: list | None = None
+
+
+class Method:
+    """A deblender.
+
+    To compare with one more, derive a class, give it a ``name`` and `split`, for blends, or `find`,
+    for fields, and hand an instance to `astrodeblend.score.benchmark` or
+    `astrodeblend.score.benchmark_fields` among ``peers``. If it is a dataclass, its fields are its
+    settings.
+
+    Attributes
+    ----------
+    name, version : str
+        Of the deblender.
+    kind : {"peer", "model", "nothing"}
+        What it is.
+    given, given_of_survey, given_of_field : str
+        What it is told of a picture, of a survey's image and of a field.
+    installed : bool
+        Whether it can be used; if not, ``hint`` says what would help.
+    slow : bool
+        Whether it is to be tried on some of the blends only.
+    for_survey : dict
+        Settings that are others for surveys.
+    grid, grid_of_survey : dict of str to tuple
+        Values of the settings to choose from, for pictures and for surveys.
+    detects, takes_positions : bool
+        Whether `find` detects sources, and whether it takes given positions.
+    field_settings : dict
+        What there is to say of `find`.
+    wide : float
+        How many of the errors that `find` states should hold 95.4 % of the fluxes.
+    timed : bool
+        Whether `find` does all of the work itself.
+    """
+
+    name, version, kind, hint = "", "", "peer", ""
+    given = given_of_survey = "the blend"
+    given_of_field = "the image and its noise"
+    installed, slow = True, False
+    grid: ClassVar[dict[str, tuple]] = {}
+    grid_of_survey: ClassVar[dict[str, tuple]] = {}
+    for_survey: ClassVar[dict] = {}
+    field_settings: ClassVar[dict] = {}
+    detects, takes_positions, wide, timed = True, True, 2.0, True
+
+    @property
+    def settings(self):
+        """All settings, by name."""
+        return asdict(self) if is_dataclass(self) else {}
+
+    def split(self, blend, positions, conditions=None):
+        """Share the light of a blend out.
+
+        Parameters
+        ----------
+        blend : numpy.ndarray
+            Shape (bands, y, x): a picture, from 0 to 1; of a survey flux above the sky, in units
+            of the sky's noise in each band.
+        positions : numpy.ndarray
+            Where the galaxies truly are, shape (n, 2): x and y in pixels, central first.
+        conditions : Conditions, optional
+            Of a survey's image; a deblender of pictures alone does without this parameter.
+
+        Returns
+        -------
+        Found
+        """
+        raise NotImplementedError(f"{self.name} splits no blends")
+
+    def find(self, seen, positions=None):
+        """Find and measure the sources of a field.
+
+        Parameters
+        ----------
+        seen : Seen
+            What is known of the field.
+        positions : numpy.ndarray, optional
+            Shape (m, 2): where sources are. Default: they are detected.
+
+        Returns
+        -------
+        Catalogue
+            Of given positions in their order.
+        """
+        raise NotImplementedError(f"{self.name} finds nothing in fields")
+
+    def deblend_image(self, data, weights, psfs, bands, positions):
+        """Deblend a real image of any number of sources, by `split`.
+
+        Parameters
+        ----------
+        data : numpy.ndarray
+            Flux above the sky in any unit, shape (bands, y, x).
+        weights : numpy.ndarray
+            Inverse variances of every pixel, 0 where it is masked. A band's noise is that of the
+            quartile with the least.
+        psfs : numpy.ndarray
+            Shape (bands, width, width).
+        bands : sequence of str
+            Their names.
+        positions : numpy.ndarray
+            Of the sources, shape (n, 2): x and y in pixels.
+
+        Returns
+        -------
+        numpy.ndarray
+            All their light, shape (bands, y, x).
+        """
+        seen = weights > 0
+        variance = np.divide(1, weights, out=np.full(weights.shape, np.inf), where=seen)
+        noise = np.sqrt([np.quantile(v[s], 0.25) for v, s in zip(variance, seen, strict=True)])
+        noise = noise[:, None, None]
+        conditions = Conditions(variance / noise**2, psfs, tuple(bands))
+        found = self.split(np.where(seen, data / noise, 0), positions, conditions)
+        return found.light.sum(axis=0) * noise
+
+
+def attempt(call, *, strict=False):
+    """Call another's code, whose warnings are not ours; return its answer and why there is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return call(), ""
+    except Exception as error:
+        if strict:
+            raise
+        return None, f"{type(error).__name__}: {error}"  # counted, and the run goes on
+
+
+class Package(Method):
+    """A deblender of another package, whose ``name`` it is imported and installed by."""
+
+    @property
+    def installed(self):
+        """Whether the package can be imported."""
+        return util.find_spec(self.name) is not None
+
+    @property
+    def hint(self):
+        """What to say where it is not installed."""
+        return f"{self.name} is not installed: pip install astrodeblend[{self.name}]"
+
+    @property
+    def version(self):
+        """Of the package that is installed."""
+        return metadata.version(self.name)
+
+
+class Nothing(Method):
+    """The blend itself, taken for both galaxies."""
+
+    name, kind = "the blend itself", "nothing"
+
+    def components(self, batch):
+        """Return the components of a batch of blends, and their deviations or None."""
+        return np.broadcast_to(batch.blend[:, None], batch.isolated.shape), None
+
+
+class Model(Method):
+    """A model of the package.
+
+    Blends of a survey are asked for every source in turn, in the middle of the stamp, as scenes
+    do; fields are given to `astrodeblend.Deblender.deblend_scene`.
+
+    Parameters
+    ----------
+    deblender : Deblender
+    whole : bool, optional
+        Of fields the model that takes whole ones, where this one hands them over.
+    """
+
+    kind, given_of_survey = "model", "the blend, the noise of its sky and the true positions"
+
+    def __init__(self, deblender, *, whole=False):
+        card = deblender.card
+        if whole and card.crowded:
+            card = read_card(card.crowded)
+        self.deblender, self.name, self.version = deblender, card.name, card.sha256[:8]
+        self.calibration = Calibration(**card.calibration).of_scenes()
+        light = "network" if card.network.get("kind") == "field" else "apportioned"
+        self.other = LIGHTS[LIGHTS.index(light) - 1]
+        self.wide = self.calibration.of_light(light).interval_95["flux"]
+        self.field_settings = {"arithmetic": deblender.arithmetic}
+        self.scenes = {}  # the last ones, by whether positions were given
+
+    def components(self, batch):
+        """Return the components of a batch of blends, and their deviations or None."""
+        if batch.conditions is None:
+            return np.asarray(self.deblender.deblend_arrays(batch.blend)), None
+        components, std = ask_in_turn(self._answer, batch.blend, batch.positions)
+        return components * regained(batch.blend, components.sum(axis=1), 1.0)[:, None], std
+
+    def _answer(self, stamps, positions):
+        options = {"positions": positions, "std": "predicted"}
+        components, std = self.deblender.deblend_arrays(stamps, **options)
+        return components, self.calibration.std(std, components, stamps[:, None])
+
+    def find(self, seen, positions=None):
+        """Return the `Catalogue` of a scene."""
+        scene = self.deblender.deblend_scene(seen.image, positions=positions, psf=seen.psf)
+        self.scenes[positions is not None] = scene
+        return self.catalogue(scene)
+
+    @staticmethod
+    def catalogue(scene):
+        """Return the `Catalogue` of a scene."""
+        table = scene.catalog
+        axes = (table[f"semi{name}_axis"].value for name in ("major", "minor"))
+        return Catalogue(
+            np.stack([table["x_centroid"], table["y_centroid"]], axis=1),
+            np.asarray(table["segment_flux"].value),
+            np.asarray(table["segment_flux_err"].value),
+            distortion_of(*axes, table["orientation"].to_value("rad")),
+        )
+
+
+class OtherLight(Method):
+    """The other light of the scenes that a model has just made.
+
+    Parameters
+    ----------
+    model : Model
+        Which is asked first.
+    """
+
+    kind, timed = "model", False
+
+    def __init__(self, model):
+        self.model, self.version = model, model.version
+        self.wide = model.calibration.of_light(model.other).interval_95["flux"]
+        self.name = f"{model.name}, light {model.other}"
+
+    def find(self, seen, positions=None):
+        """Return the `Catalogue` of that scene."""
+        scene = self.model.scenes[positions is not None]
+        return self.model.catalogue(scene.with_light(self.model.other))
+
+
+def ellipticity_of(light, noise):
+    """Measure the complex ellipticity of light (m, bands, y, x), each source alone, without noise.
+
+    It is that by moments of the sum of the bands over the sky's ``noise``, (m, bands) or (bands,),
+    where that is above 1.5 deviations of its own noise, or half its peak if that is less.
+    """
+    light = (light / noise[..., None, None]).sum(axis=1) / np.sqrt(light.shape[1])
+    least = np.minimum(_OUTLINE, light.max(axis=(1, 2)) / 2)
+    return moments(light[:, None], light > least[:, None, None]).distortion
+
+
+def distortion_of(major, minor, angle):
+    """Return the complex ellipticity of ellipses of these axes and angles in radians."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (major**2 - minor**2) / (major**2 + minor**2) * np.exp(2j * angle)
+
+
+def _border(blend):
+    """Level and noise of the sky in the outermost pixels, shape (bands,) each."""
+    edge = np.concatenate(
+        [blend[:, 0], blend[:, -1], blend[:, 1:-1, 0], blend[:, 1:-1, -1]], axis=1
+    ).astype(float)
+    return np.median(edge, axis=1), np.maximum(mad_std(edge, axis=1), _STEP / np.sqrt(12))
+
+
+def sky_of(blend, conditions):
+    """Level and noise of the sky: of a survey's image these are known."""
+    if conditions is None:
+        return _border(blend)
+    return np.zeros(len(blend)), np.ones(len(blend))
+
+
+def grey(blend, n_sigma, conditions):
+    """Level of the sky, mean of the bands above it, and the threshold for that."""
+    level, noise = sky_of(blend, conditions)
+    light = blend.mean(axis=0, dtype=float) - level.mean()
+    threshold = n_sigma * noise.min() / np.sqrt(len(blend))
+    if conditions is None:
+        edge = np.concatenate([light[0], light[-1], light[1:-1, 0], light[1:-1, -1]])
+        threshold = max(threshold, n_sigma * mad_std(edge))
+    return level, light, threshold
+
+
+def cut(blend, segments, level, sky):
+    """Give each segment the blend's light in it."""
+    level = level[:, None, None]
+    labels = np.unique(segments[segments > 0])
+    y, x = np.nonzero(segments)
+    light = np.zeros((len(labels), *blend.shape), dtype=np.float32)
+    light[np.searchsorted(labels, segments[y, x]), :, y, x] = (blend - level)[:, y, x].T
+    if sky == "border":
+        return Found(np.broadcast_to(level, blend.shape), light)
+    return Found(np.where(segments > 0, level, blend), light)

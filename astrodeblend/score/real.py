@@ -1,0 +1,306 @@
+"""Real blends in linear flux, for which only the places of their peaks are known."""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from astropy import units as u
+from astropy.nddata import InverseVariance, NDData
+from astropy.table import QTable
+from tqdm import tqdm
+
+from astrodeblend import __version__
+from astrodeblend.detect import find_sources
+from astrodeblend.flags import Flag
+from astrodeblend.images import read_image
+from astrodeblend.plot import scene_panels
+
+from .methods import attempt
+from .report import Report, rows_of
+from .scenes import match_sources
+
+__all__ = ["real_files", "score_real_blends"]
+
+_TABLES = ("peaks.ecsv", "blends.ecsv")
+BANDS = "grizy"  # of the files, in their order
+_COLOUR = "irg"  # what a model for colour pictures takes as R, G, B
+_RADIUS = 2.5  # pixels; a source this near to a peak is it
+_BRIGHT = 5.0  # signal-to-noise ratio of the peaks that count
+_METHODS = ("deblender", "photutils")
+_MOST = 25  # peaks of a blend that another deblender is tried on: a fit of more takes too long
+_OF_SOURCES = {"chi_square": "all sources", "chi_square_blended": "blended sources"}
+
+
+def real_files(folder):
+    """Return the names of the files that a report on a folder of blends may write.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        As of `score_real_blends`.
+
+    Returns
+    -------
+    list of str
+    """
+    return [*_TABLES, *(f"{path.stem}.png" for path in _blends_in(folder))]
+
+
+def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False):
+    """Take real blends apart as scenes, and look for their known peaks.
+
+    Parameters
+    ----------
+    deblender : Deblender
+        With any model.
+    folder : str or path-like
+        Of files ``.npz`` with ``images`` (5, y, x) in the bands g, r, i, z, y, ``weights``
+        (inverse variances, 0 where masked) and ``peaks`` (n, 2), (x, y) in pixels; for other
+        deblenders also ``psfs`` (5, width, width).
+    bands : str, optional
+        Which of the bands, in the order in which the model takes them. Default: ``irg`` for
+        colour models, all for others.
+    peers : sequence of Method, optional
+        Other deblenders, such as `Scarlet2`, to fit the same blends.
+        Their ``deblend_image`` is given the data less
+        the sky that the scene took off, the weights, the PSFs, the bands and the file's peaks:
+        those are never fewer than the sources that are found, and ask nothing of detection.
+        A blend of more than 25 peaks is not tried.
+    progress : bool, optional
+        Show a progress bar.
+
+    Returns
+    -------
+    Report
+        Its tables:
+
+        ``peaks``
+            A row for every peak: ``blend``, place ``x`` and ``y``, ``signal_to_noise`` (of its
+            pixel, the bands added in units of their noise, as sources are detected); for
+            ``deblender`` and ``photutils`` whether it was ``matched`` and the ``distance`` to the
+            nearest source in pixels, as in ``matched_deblender``; and, of a bright peak that the
+            deblender missed, the ``reason``.
+        ``blends``
+            A row for every blend: how many ``peaks`` and ``sources``, ``masked`` (share of pixels
+            without weight), how many sources were ``not_deblended``, and ``chi_square``:
+            of data less the network's components, per pixel and band in their footprints; and
+            ``chi_square_blended``, in the footprints of sources whose light touches that of
+            others. For every other deblender both of its own model in the same pixels, such as
+            ``chi_square_scarlet2``, NaN where it was not tried or failed.
+
+        Figures are pictures of every blend: the image with its sources, the components together,
+        what they leave over the noise, and below the brightest of those that touch others, each
+        alone. ``measured`` has the ``scenes`` by the names of blends, what was said of those that
+        could not be taken apart (``failures``), and for each other deblender the blends that it
+        was not tried on or failed on, and why (``not_done``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no such files.
+    ValueError
+        If a band is none of those.
+    """
+    paths = _blends_in(folder)
+    if bands is None:
+        bands = _COLOUR if deblender.card.scaling == "picture" else BANDS
+    if not bands or set(bands) - set(BANDS):
+        raise ValueError(f"bands={bands!r}: choose from {', '.join(BANDS)}, as in {_COLOUR!r}")
+    chosen = [BANDS.index(band) for band in bands]
+    peaks, blends, failures, scenes = [], [], {}, {}
+    not_done = {peer.name: {} for peer in peers}
+    for path in tqdm(paths, "blends", disable=not progress, unit="blend"):
+        with np.load(path) as file:
+            data, weights = (np.asarray(file[n], float)[chosen] for n in ("images", "weights"))
+            places = np.reshape(file["peaks"], (-1, 2)).astype(float)
+            psfs = np.asarray(file["psfs"], float)[chosen] if peers else None
+        # no unit is known, but it is flux
+        image = NDData(data, uncertainty=InverseVariance(weights, copy=False), unit=u.adu)
+        noise = _signal_to_noise(data, weights, places)
+        rows = {"blend": len(places) * [path.stem], "x": places[:, 0], "y": places[:, 1]}
+        rows["signal_to_noise"] = noise
+        detected, _ = find_sources(read_image(image))
+        of_photutils = np.stack([detected["x_centroid"], detected["y_centroid"]], axis=-1)
+        try:
+            scene = deblender.deblend_scene(image)
+        except Exception as error:  # noqa: BLE001 - the rest goes on, and this one is listed
+            failures[path.stem] = f"{type(error).__name__}: {error}"
+            found = np.zeros((0, 2))
+        else:
+            catalog = scene.catalog
+            found = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=-1)
+            flags = np.asarray(catalog["flags"])
+            scenes[path.stem] = scene
+            sky = np.reshape(scene.meta["background"], (-1, 1, 1))
+            squares = _chi_squares(scene.residual.data - sky, scene, weights)
+            for peer in peers:
+                given = (data - sky, weights, psfs, bands, places)
+                light, why = _light_of(peer, *given)
+                if why:
+                    not_done[peer.name][path.stem] = why
+                theirs = _chi_squares(data - sky - light, scene, weights)
+                squares |= {f"{name}_{peer.name}": value for name, value in theirs.items()}
+            blends.append(
+                {
+                    "blend": path.stem,
+                    "peaks": len(places),
+                    "sources": len(catalog),
+                    "masked": float(np.mean(weights <= 0)),
+                    "not_deblended": int(np.sum(flags & int(Flag.NOT_DEBLENDED) > 0)),
+                    **squares,
+                }
+            )
+        for method, sources in zip(_METHODS, (found, of_photutils), strict=True):
+            which = match_sources(places, sources, radius=_RADIUS)
+            apart = np.hypot(*(places[:, None] - sources[None]).transpose(2, 0, 1))
+            rows[f"matched_{method}"] = which >= 0
+            rows[f"distance_{method}"] = apart.min(axis=1, initial=np.inf)
+            if method == "deblender":
+                rows["reason"] = [
+                    "" if s <= _BRIGHT or which[k] >= 0 else _reason(k, places, found, weights)
+                    for k, s in enumerate(noise)
+                ]
+        peaks.append(QTable(rows))
+    card, versions = deblender.card, {peer.name: peer.version for peer in peers}
+    meta = {"model": card.name, "sha256": card.sha256, "bands": bands}
+    meta |= {"version": __version__, "arithmetic": deblender.arithmetic, "peers": versions}
+    peaks = {n: np.concatenate([p[n] for p in peaks]) for n in peaks[0].colnames}
+    peaks, blends = QTable(peaks, meta=dict(meta)), QTable(blends, meta=dict(meta))
+    return Report(
+        text="\n".join(_lines(peaks, blends, str(folder), failures, not_done)),
+        tables={"peaks": peaks, "blends": blends},
+        numbers={"blends": rows_of(blends)},
+        figures={name: partial(scene_panels, scene, bands=bands) for name, scene in scenes.items()},
+        dpi=75,
+        measured=SimpleNamespace(scenes=scenes, failures=failures, not_done=not_done),
+    )
+
+
+def matched(peaks, method):
+    """Return how many of the bright peaks were matched, and how many there are."""
+    bright = peaks["signal_to_noise"] > _BRIGHT
+    return int(peaks[f"matched_{method}"][bright].sum()), int(bright.sum())
+
+
+def chi_squares(blends, column):
+    """Return chi squares (deblenders, blends), the model's first, of what all have done."""
+    names = [column, *(f"{column}_{peer}" for peer in blends.meta["peers"])]
+    values = np.array([blends[name] for name in names], float)
+    return values[:, np.isfinite(values).all(axis=0)]
+
+
+def _lines(peaks, blends, folder, failures, not_done):
+    """Yield everything in words."""
+    meta = blends.meta
+    made_by = f"{meta['arithmetic']}, astrodeblend {meta['version']}"
+    yield f"model {meta['model']} (sha256 {meta['sha256'][:12]}), {made_by}"
+    yield f"real blends of {folder}, bands {', '.join(meta['bands'])}"
+    yield f"{len(blends)} taken apart, {len(failures)} failed"
+    yield from (f"  {name}: {words}" for name, words in failures.items())
+    for method in _METHODS:
+        found, count = matched(peaks, method)
+        yield (
+            f"{method}: {found} of {count} peaks with S/N above {_BRIGHT:g} matched within "
+            f"{_RADIUS:g} pixels, {100 * found / max(count, 1):.1f} %"
+        )
+    if len(blends):
+        yield from _chi_square_lines(blends, not_done)
+        yield (
+            f"{blends['sources'].sum()} sources for {len(peaks)} peaks, "
+            f"{blends['not_deblended'].sum()} not deblended"
+        )
+    yield from ("", f"{'not matched':22}{'x':>5}{'y':>6}{'S/N':>9}  reason")
+    for row in peaks[peaks["reason"] != ""]:
+        place = f"{row['blend']:20}{row['x']:5.0f}{row['y']:6.0f}"
+        yield f"  {place}{row['signal_to_noise']:9.1f}  {row['reason']}"
+
+
+def _chi_square_lines(blends, not_done):
+    """Say what light is left, by this model and by others."""
+    peers = blends.meta["peers"]
+    heads = ["deblender", *(f"{name} {version}" for name, version in peers.items())]
+    heads = "".join(f"{head + ', median (10 %, 90 %)':>42}" for head in heads)
+    yield ""
+    yield "data less the network's components: chi square per pixel and band in footprints of"
+    yield f"{'':18}{'blends':>6}{heads}"
+    for column, words in _OF_SOURCES.items():
+        own = np.asarray(blends[column], float)
+        rows = {words: own[np.isfinite(own)][None]}
+        if peers:
+            rows["  done by all"] = chi_squares(blends, column)
+        for start, values in rows.items():
+            line = f"{start:18}{values.shape[1]:6}"
+            for each in values if values.size else []:
+                low, middle, high = np.percentile(each, (10, 50, 90))
+                line += f"{f'{middle:.2f} ({low:.2f}, {high:.2f})':>42}"
+            yield line
+    for name, left_out in not_done.items():
+        given = f"{name} was given the files' peaks, PSFs and variance"
+        yield f"{given}; {len(left_out)} blends go without it"
+        yield from (f"  {blend}: {words}" for blend, words in left_out.items())
+    yield ""
+
+
+def _blends_in(folder):
+    """Return the files of blends, or refuse a folder without any."""
+    paths = sorted(Path(folder).glob("*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"{str(folder)!r} holds no .npz files; give a folder of blends")
+    return paths
+
+
+def _signal_to_noise(data, weights, places):
+    """Return the signal-to-noise ratio of the pixels of peaks, the bands added."""
+    columns, rows = np.round(places).astype(int).T
+    each = (data * np.sqrt(weights))[:, rows, columns]
+    seen = (weights > 0).sum(axis=0)[rows, columns]
+    return each.sum(axis=0) / np.sqrt(np.maximum(seen, 1))
+
+
+def _light_of(peer, data, weights, psfs, bands, places):
+    """Return the light of all sources by another deblender, or NaN and why there is none."""
+    if len(places) > _MOST:
+        return np.nan, f"not tried, as it has {len(places)} peaks, more than {_MOST}"
+    light, why = attempt(lambda: peer.deblend_image(data, weights, psfs, bands, places))
+    if why:
+        return np.nan, why
+    if not np.isfinite(light).all():
+        return np.nan, "its light is not finite"
+    return light, ""
+
+
+def _chi_squares(left, scene, weights):
+    """Return chi square per pixel and band of what is left in the footprints of the sources.
+
+    A footprint has light, or an uncertainty of it: where the network sees light and noise has
+    made the data negative, the component has none.
+    """
+    inside = np.zeros((2, *weights.shape[1:]), bool)  # of all sources, of those that are blended
+    for component, blended in zip(scene.components, scene.catalog["n_blended"] > 1, strict=True):
+        box = tuple(slice(*ends) for ends in component.meta["box"])
+        own = (component.data != 0) | (component.uncertainty.array > 0)
+        inside[: 1 + blended, *box] |= own.any(axis=0)
+    squares = {}
+    for name, footprint in zip(_OF_SOURCES, inside, strict=True):
+        seen = footprint & (weights > 0)
+        squares[name] = float((weights[seen] * left[seen] ** 2).mean()) if seen.any() else np.nan
+    return squares
+
+
+def _reason(k, places, found, weights):
+    """Say why no source is a peak."""
+    x, y = np.round(places[k]).astype(int)
+    around = weights[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+    if (around <= 0).mean() > 0.5:
+        return "masked"
+    if not len(found):
+        return "no source in the blend"
+    distance = np.hypot(*(found - places[k]).T)
+    nearest = found[np.argmin(distance)]
+    others = np.hypot(*(np.delete(places, k, axis=0) - nearest).T)
+    peak = np.hypot(*(np.delete(places, k, axis=0) - places[k]).T).min(initial=np.inf)
+    words = f"nearest source {distance.min():.1f} pixels away"
+    if others.min(initial=np.inf) <= _RADIUS:
+        return f"{words}, which is another peak, {peak:.1f} pixels from this one"
+    return f"{words}, and no peak itself"
