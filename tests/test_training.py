@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,22 +172,22 @@ class TestConfig:
 
     def test_the_papers_plan(self):
         config = reiman2019()
-        assert _learning_rate(config, 0) == 1e-4
-        assert _learning_rate(config, 99_999) == 1e-4
-        assert _learning_rate(config, 100_000) == pytest.approx(1e-5)
+        assert _learning_rate(config, 0, 0) == 1e-4
+        assert _learning_rate(config, 99_999, 99_999) == 1e-4
+        assert _learning_rate(config, 100_000, 100_000) == pytest.approx(1e-5)
         assert (config.steps, config.batch, config.burn_in) == (200_000, 16, 2000)
 
     def test_the_trapezoid(self):
         config = TrainingConfig(steps=1000, warmup=100, decay=0.25, learning_rate=1.0)
-        rates = np.array([_learning_rate(config, k) for k in range(1000)])
+        rates = np.array([_learning_rate(config, k, k) for k in range(1000)])
         np.testing.assert_allclose(rates[:100], np.arange(1, 101) / 100)
         assert (rates[100:751] == 1).all()
         np.testing.assert_allclose(rates[751:], np.arange(249, 0, -1) / 250)
 
     def test_the_cosine(self):
         config = TrainingConfig(steps=1000, warmup=0, plan="cosine", learning_rate=1.0)
-        assert _learning_rate(config, 500) == pytest.approx(0.5)
-        assert _learning_rate(config, 999) < 1e-5
+        assert _learning_rate(config, 500, 500) == pytest.approx(0.5)
+        assert _learning_rate(config, 999, 999) < 1e-5
 
 
 def test_the_average_follows_the_weights():
@@ -433,6 +434,57 @@ def test_a_run_can_be_made_longer(images, tmp_path):
     train(replace(config, steps=3), images, tmp_path, resume=True, progress=False)
     rows = read_log(tmp_path)
     assert [int(row["step"]) for row in rows] == [1, 2, 3]
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Return where in its plan each update of a run was, each of which takes six seconds."""
+    places, rate = [], loop._learning_rate
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 6.0 * len(places)))
+    monkeypatch.setattr(loop, "_learning_rate", lambda *a: (places.append(a[2]), rate(*a))[1])
+    return places
+
+
+def test_a_run_of_a_minute_has_a_whole_plan(images, tmp_path, monkeypatch, places):
+    config = replace(
+        CONFIG, steps=1000, minutes=1, warmup=2, decay=0.5, final_recipe="sum", learning_rate=0.01,
+        checkpoint_every=1000, validate_every=1000, familiarity_blends=0,
+    )  # fmt: skip
+    monkeypatch.setattr(loop, "_KEEP", 25)
+    recipes, exports, blends, export = [], [], Simulator.__call__, loop._export
+    monkeypatch.setattr(
+        Simulator,
+        "__call__",
+        lambda self, draw: (recipes.append(self.recipe.name), blends(self, draw))[1],
+    )
+    monkeypatch.setattr(loop, "_export", lambda *a: (exports.append(len(places)), export(*a))[1])
+    options = {"progress": False, "device": "cpu", "state": tmp_path / "elsewhere.safetensors"}
+    path = train(config, images, tmp_path / "run", **options)
+    assert places == pytest.approx(range(0, 1000, 100))
+    rates = [float(row["learning_rate"]) for row in read_log(tmp_path / "run")]
+    assert rates == pytest.approx([0.005] + [0.01] * 5 + [0.008, 0.006, 0.004, 0.002])
+    assert recipes == 6 * ["reiman2019"] + 5 * ["sum"]  # one batch is made ahead
+    assert exports == [5, 10, 10]
+    assert read_card(path).training["steps"] == 10
+    assert not (tmp_path / "run/checkpoint.safetensors").exists()
+
+    train(config, images, tmp_path / "run", resume=True, **options)
+    assert len(places) == 10  # it was over
+    longer = replace(config, minutes=1.5)
+    train(longer, images, tmp_path / "run", resume=True, **options)
+    assert places[10:] == pytest.approx([1000 * k / 15 for k in range(10, 15)])
+
+
+def test_a_run_that_is_faster_than_its_minutes_ends_by_its_updates(images, tmp_path, places):
+    train(replace(CONFIG, minutes=60), images, tmp_path, progress=False)
+    assert places == pytest.approx(range(6), abs=0.01)
+
+
+def test_the_burn_in_is_a_share_of_the_minutes(images, tmp_path, places):
+    gan = {**TINY_GAN, "burn_in": 150}
+    config = reiman2019(**gan, steps=200, minutes=0.4, checkpoint_every=200, validate_every=200)
+    train(config, images, tmp_path, progress=False)
+    assert [bool(row["adversarial"]) for row in read_log(tmp_path)] == [False] * 3 + [True]
 
 
 def test_runs_are_not_mixed_up(images, tmp_path):

@@ -23,6 +23,7 @@ FIELDS = {
         "Our own, or the paper's; for surveys band_unet.",
     ),
     "steps": (16000, int, "Updates."),
+    "minutes": (0.0, float, "End after so many, learning rate and all; 0 for any."),
     "batch": (16, int, "Blends per update, over all processes."),
     "seed": (1, int, "Everything random follows from it."),
     "loss": ("log_mse", ("log_mse", "mse", "flux"), "Pixel loss; for surveys flux."),

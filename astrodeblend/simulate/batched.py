@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .recipes import DENSE, get_recipe
 
-__all__ = ["Simulator"]
+__all__ = ["Simulator", "to_device"]
 
 # Quantisation tables of the JPEG standard (ITU-T T.81, tables K.1 and K.2).
 _LUMINANCE = """
@@ -97,13 +97,11 @@ class Simulator:
             if draw.seeing is not None:
                 alone = self._render(alone, each[chosen], min(k, 1))
             image = sky.expand(-1, self.bands, *alone.shape[2:]).clone()
-            image[torch.as_tensor(chosen, device=self.device)] = alone.float()
+            image[to_device(chosen, self.device)] = alone.float()
             galaxies.append(image)
         order = draw.order()
-        there = torch.as_tensor(np.take_along_axis(index >= 0, order, 1), device=self.device)
-        order, rows = (
-            torch.as_tensor(a, device=self.device) for a in (order, np.ogrid[: len(draw)])
-        )
+        there = to_device(np.take_along_axis(index >= 0, order, 1), self.device)
+        order, rows = (to_device(a, self.device) for a in (order, np.ogrid[: len(draw)]))
         galaxies = torch.stack(galaxies, dim=1)[rows[:, None], order]
         target, rest = galaxies[:, 0], galaxies[:, 1]
         for k in range(2, galaxies.shape[1]):
@@ -115,7 +113,7 @@ class Simulator:
         return _where(there[:, 1:].any(dim=1), blend, target), isolated
 
     def _tensor(self, values):
-        return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+        return to_device(values, self.device, torch.float32)
 
     def _sample(self, index, matrix):
         """Sample images at the stamp's pixels, bilinearly, zero outside: (n, bands, s, s)."""
@@ -127,7 +125,7 @@ class Simulator:
         x, y = (m[:, k, 0] * grid[None, None] + m[:, k, 1] * grid[None, :, None] + m[:, k, 2]
                 for k in (0, 1))  # fmt: skip
         x0, y0 = x.floor(), y.floor()
-        base = torch.as_tensor(index, device=self.device).view(-1, 1, 1) * size**2
+        base = to_device(index, self.device).view(-1, 1, 1) * size**2
         out = 0.0
         for dy in (0, 1):
             for dx in (0, 1):
@@ -166,6 +164,13 @@ class Simulator:
         opacity = covers * ramp * ramp * (3 - 2 * ramp)
         fainter = (isolated.amin(dim=1) - sky).clamp(min=0)
         return (isolated.amax(dim=1) + adds * (1 - opacity) * fainter).clamp(max=1)
+
+
+def to_device(values, device, dtype=None):
+    """Return values as a tensor on a device, without waiting for a GPU to be done before."""
+    values = torch.as_tensor(values, dtype=dtype)
+    gpu = device.type == "cuda"
+    return (values.pin_memory() if gpu else values).to(device, non_blocking=gpu)
 
 
 def _where(chosen, images, others):

@@ -46,6 +46,10 @@ class TrainingConfig:
         Recipe of the blends it is judged by, during training.
     steps : int
         Updates of the generator.
+    minutes : float
+        The run ends after so many, before all updates are done if need be; 0 for any. Learning
+        rate, burn-in and final recipe follow the share of the updates done or of the minutes gone,
+        whichever is larger; time counts from the first update, over all parts of a resumed run.
     batch : int
         Blends per update, over all processes together.
     loss : {'log_mse', 'mse', 'flux'}
@@ -115,6 +119,7 @@ class TrainingConfig:
     final_recipe: str | None = None
     validation_recipe: str = "reiman2019"
     steps: int = 16_000
+    minutes: float = 0.0
     batch: int = 16
     loss: str = "log_mse"
     learning_rate: float = 6e-4
@@ -157,7 +162,7 @@ class TrainingConfig:
         for names, low, high in (
             (_COUNTS, 1, math.inf),
             (("warmup", "burn_in", "seed", "familiarity_blends"), 0, math.inf),
-            (("clip", "weight_decay", "adversarial_weight", "std_weight"), 0, math.inf),
+            (("minutes", "clip", "weight_decay", "adversarial_weight", "std_weight"), 0, math.inf),
             (("learning_rate",), 1e-12, 1),
             (("decay",), 0, 1),
             (("average", "keep"), 0, 1 - 1e-9),

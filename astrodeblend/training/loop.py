@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..files import atomic_path
@@ -40,19 +41,21 @@ from .stream import BlendStream, FluxStream, StampStream
 __all__ = ["train"]
 
 #: What may differ when a run is taken up again.
-FREE = ("steps", "validate_every", "checkpoint_every", "log_every", "validation_blends",
+FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_every", "validation_blends",
          "familiarity_blends", "compile")  # fmt: skip
 #: Width of a stamp of linear flux in Petrosian radii: of a galaxy through its PSF.
 _RADII = 4.0
 #: So many updates in a row without a finite gradient end a run.
 _HOPELESS = 100
+#: Seconds after which a run of so many minutes writes its model and checkpoint.
+_KEEP = 120
 _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
             "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
 
 
 def train(
-    config, images, out, *, validation=None, start=None, resume=False, device=None, card=None,
-    progress=True,
+    config, images, out, *, validation=None, start=None, resume=False, state=None, device=None,
+    card=None, progress=True,
 ):  # fmt: skip
     """Train a model.
 
@@ -78,6 +81,8 @@ def train(
     resume : bool, optional
         Go on from the checkpoint in ``out`` as though the run had never stopped, whatever it
         started from; a ``start`` that is given nevertheless has to be the same.
+    state : str or path-like, optional
+        File for the checkpoint. Default: ``checkpoint.safetensors`` in ``out``.
     device : str or torch.device, optional
         Where everything happens. Default: a GPU if there is one.
     card : Card, optional
@@ -102,10 +107,10 @@ def train(
     """
     with _processes(device) as (rank, world, device):
         out = Path(out)
-        checkpoint = out / "checkpoint.safetensors"
+        checkpoint = Path(state or out / "checkpoint.safetensors")
         if checkpoint.exists() and not resume:
             raise FileExistsError(
-                f"{str(out)!r} holds a run already; go on with it by resume (--resume), "
+                f"{str(state or out)!r} holds a run already; go on with it by resume (--resume), "
                 "or choose another folder"
             )
 
@@ -142,15 +147,27 @@ def train(
         # Where the run stands.
         step, seconds = 0, 0.0
         if resume:
-            state = load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
-            _check_same(state["config"], config)
-            parent = check_parent(state.get("parent"), parent)
-            step, seconds = state["step"], state["seconds"]
+            saved = load_checkpoint(checkpoint, modules=modules, optimizers=optimizers)
+            _check_same(saved["config"], config)
+            parent = check_parent(saved.get("parent"), parent)
+            step, seconds = saved["step"], saved["seconds"]
             if step > config.steps:
                 raise ValueError(
                     f"steps={config.steps}: the run has {step} updates behind it; give as many, or "
                     "more"
                 )
+
+        def place():
+            """Return how far the run is: updates done, or those of the minutes gone if more."""
+            if not config.minutes:
+                return step
+            gone = (seconds + time.monotonic() - began) / (60 * config.minutes)
+            here = max(step, gone * config.steps)
+            if world == 1:
+                return here
+            here = torch.tensor(here, device=device)  # all processes go by the latest clock
+            dist.all_reduce(here, dist.ReduceOp.MAX)
+            return here.item()
 
         def save(done):
             save_checkpoint(
@@ -189,29 +206,32 @@ def train(
         parallel_discriminator = discriminator and _parallel(discriminator, world)
 
         began = last = time.monotonic()
-        if resume and rank == 0 and _plain(config) != state["config"]:
+        if resume and rank == 0 and _plain(config) != saved["config"]:
             save(step)  # a run made longer stays so, whatever happens to it next
-        first, lost = step, 0
+        kept, first, lost = began, step, 0
         bar = tqdm(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
             desc=f"training {config.network['kind']}", mininterval=1,
         )  # fmt: skip
         record = _Log(out, step) if rank == 0 else nullcontext()
         with bar, record as log, _interruptible() as interrupted:
-            while step < config.steps and not interrupted(world, device):
-                rate = _learning_rate(config, step)
+            now_at, batch = place(), stream[step]
+            while now_at < config.steps and not interrupted(world, device):
+                rate = _learning_rate(config, step, now_at)
                 for optimizer in optimizers.values():
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                 losses = {}
 
                 # The generator.
-                blend, isolated, positions, present = stream[step]
+                if isinstance(stream, BlendStream) and now_at >= _final(config):
+                    stream.final = min(stream.final, step)
+                blend, isolated, positions, present = batch
                 blend = blend.contiguous(memory_format=torch.channels_last)
                 with _autocast(config, device):
                     components, std = parallel(blend, positions, present)
                 components = components.float()
-                burning_in = step < config.burn_in
+                burning_in = now_at < config.burn_in
                 if burning_in and features is not None:
                     losses["features"] = feature_loss(features, components, isolated)
                     total = losses["features"]
@@ -230,6 +250,7 @@ def train(
                     total = total + config.adversarial_weight * losses["adversarial"]
                 optimizers["optimizer"].zero_grad(set_to_none=True)
                 total.backward()
+                batch = stream[step + 1]  # while a GPU is still busy with this one
                 limit = config.clip or torch.inf
                 losses["gradient"] = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
                 # A batch that went wrong must not ruin what has been learned so far.
@@ -259,9 +280,10 @@ def train(
                 _update_average(average, network, config.average, step)
                 step += 1
                 bar.update()
+                now_at = place()
 
                 # The record.
-                due = step == config.steps
+                due = now_at >= config.steps
                 validate = judge and (due or step % config.validate_every == 0)
                 if rank == 0 and (due or validate or step % config.log_every == 0):
                     now = time.monotonic()
@@ -277,12 +299,18 @@ def train(
                     log.write(step, row)
                 if rank == 0 and (due or step % config.checkpoint_every == 0):
                     save(step)
+                if rank == 0 and config.minutes and time.monotonic() - kept > _KEEP:
+                    save(step)
+                    export(step)
+                    kept = time.monotonic()
         if rank > 0:
             return None
         save(step)
-        if step < config.steps:
+        if now_at < config.steps:
+            if config.minutes:  # there may be no going on
+                export(step)
             return None
-        blends = min(config.familiarity_blends, config.steps * config.batch)
+        blends = min(config.familiarity_blends, step * config.batch)
         if blends < FEWEST_BLENDS or config.surveys:
             return export(step)
         try:
@@ -301,11 +329,15 @@ def _stream(config, images, device, rank, world):
         return StampStream(images, **_survey_options(config), **options)
     if config.surveys:
         return FluxStream(config.surveys, images, **_survey_options(config), **options)
-    final = round((1 - config.decay) * config.steps)
     return BlendStream(
-        images, config.recipe, final_recipe=config.final_recipe, final=final,
+        images, config.recipe, final_recipe=config.final_recipe, final=_final(config),
         whole=config.adversarial != "none", **options,
     )  # fmt: skip
+
+
+def _final(config):
+    """Return the update from which on the final recipe is learned."""
+    return round((1 - config.decay) * config.steps)
 
 
 def _survey_options(config):
@@ -339,10 +371,10 @@ def _optimizer(config, network):
     )
 
 
-def _learning_rate(config, step):
-    """Return the learning rate of one update."""
+def _learning_rate(config, step, place):
+    """Return the learning rate of one update, at a place of the plan, both in updates."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    done = step / config.steps
+    done = place / config.steps
     if config.plan == "reiman2019":
         fall = 1.0 if done < 0.5 else 0.1
     elif config.plan == "cosine":
@@ -356,10 +388,12 @@ def _learning_rate(config, step):
 def _update_average(average, network, decay, step):
     """Move the running average of the weights, quickly at first."""
     decay = min(decay, (1 + step) / (10 + step))
-    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, 1 - decay)
-        else:
+    old, new = ([*each.parameters(), *each.buffers()] for each in (average, network))
+    pairs = list(zip(old, new, strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    get_ema_multi_avg_fn(decay)(*zip(*floats, strict=True), None)
+    for old, new in pairs:
+        if not old.is_floating_point():
             old.copy_(new)
 
 

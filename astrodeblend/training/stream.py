@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..simulate.batched import Simulator
+from ..simulate.batched import Simulator, to_device
 from ..simulate.populations import get_chances
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import SurveyStream
@@ -309,6 +309,6 @@ def _cropped(blend, isolated, positions, present, width):
     """Return a batch with the middle of its stamps, positions as tensors."""
     start = [(side - min(width, side)) // 2 for side in blend.shape[-2:]]
     rows, columns = (slice(k, k + width) for k in start)
-    positions = torch.as_tensor(positions - start[::-1], dtype=torch.float32, device=blend.device)
-    present = torch.as_tensor(present, device=blend.device)
+    positions = to_device(positions - start[::-1], blend.device, torch.float32)
+    present = to_device(present, blend.device)
     return blend[..., rows, columns], isolated[..., rows, columns], positions, present
