@@ -7,14 +7,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from astrodeblend.networks import Pixels, Sources, find_centres, threshold_of
+from astrodeblend.networks import (
+    Pixels,
+    Sources,
+    find_centres,
+    threshold_of,
+)
 
 __all__ = ["FieldAnswer", "take_apart"]
 
-_COARSER = (
-    4,
-    2,
-)  # pixels of the image, along each side, to a pixel that large sources are found on
+_COARSER = (4, 2)  # pixels of the image, along each side, to one that large sources are found on
 _LARGE = 5.0  # pixels: half-light radius from which on a galaxy is well resolved
 _SURE = 0.5  # probability
 _BLOCK, _MARGIN = 640, 64  # pixels; multiples of the coarsest grid
@@ -229,8 +231,6 @@ def _blocks(shape):
 
 def _coarser(values, psf, correlation, times):
     """Return an image on pixels ``times`` as wide, in units of their noise, and its PSF."""
-    if times == 1:
-        return values, psf
     bands, *shape = values.shape
     pad = [(0, 0), *((0, -side % times) for side in shape)]
     values = np.pad(values, pad, constant_values=np.nan)

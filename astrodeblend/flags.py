@@ -29,9 +29,9 @@ class Flag(IntFlag):
 
 _WORDS = {
     Flag.SINGLE_BAND: "the single band was repeated in the model's bands, its outputs averaged",
-    Flag.EDGE: "the stamp reaches beyond the image",
-    Flag.MASKED: "the stamp has pixels without data; the network saw empty sky there",
-    Flag.SATURATED: "the stamp has saturated pixels",
+    Flag.EDGE: "part of the source's surroundings is beyond the edge of the image",
+    Flag.MASKED: "there are pixels without data around the source",
+    Flag.SATURATED: "there are saturated pixels around the source",
     Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
     Flag.EMPTY: "no light above the noise in a component: its row has no measurements",

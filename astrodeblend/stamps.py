@@ -39,8 +39,6 @@ class Stamp:
         deviation of their noise.
     stated : bool
         Whether that noise was stated with the image, or is that of its sky.
-    psf : numpy.ndarray, shape (bands,)
-        Full width at half maximum of the PSF in pixels of the stamp; NaN where it is not known.
     known : numpy.ndarray of bool, shape (bands,)
         Which bands have data in at least half of the middle of the stamp.
     flags : Flag
@@ -58,7 +56,6 @@ class Stamp:
     hidden: np.ndarray
     deviation: np.ndarray
     stated: bool
-    psf: np.ndarray
     known: np.ndarray
     flags: Flag
 
@@ -249,7 +246,6 @@ def cut_stamp(image, sky, scaling, position, *, width, pixels, flags=Flag(0)):  
         flags |= Flag.MASKED
     if any(part.stop - part.start < width - 1 for part in box):
         flags |= Flag.EDGE
-    psf = np.asarray(image.meta.get("astrodeblend", {}).get("psf", [np.nan] * len(image.data)))
     white = scaling.saturated(image.meta.get("header", {}))
     if (data[~hidden] >= white).any():
         flags |= Flag.SATURATED
@@ -262,7 +258,6 @@ def cut_stamp(image, sky, scaling, position, *, width, pixels, flags=Flag(0)):  
         *(level, noise, data, hidden),
         np.broadcast_to(deviation, data.shape),
         stated,
-        psf * pixels / width,
         known,
         flags,
     )

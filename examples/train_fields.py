@@ -89,7 +89,6 @@ def main():
     run.add_argument("--seed", type=int, default=FieldConfig.seed)
     run.add_argument("--bfloat16", action="store_const", const=True, help="on a CPU, too")
     run.add_argument("--judge", type=int, default=8, help="fields to judge it by")
-    run.add_argument("--compile-within", type=float, default=0, help="seconds; 0: not compiled")
     run.add_argument("--device")
     given = parser.parse_args()
     if given.command == "pack":
@@ -106,7 +105,6 @@ def main():
         config, given.out, galaxies=(sets["galaxies"], sets["large"]),
         judged_by=(sets["val"], sets["val_large"]), start=given.start, state=given.state,
         resume=given.resume, minutes=given.minutes, judge=given.judge, device=given.device,
-        compile_within=given.compile_within,
     )  # fmt: skip
 
 

@@ -251,6 +251,19 @@ class TestImage:
         else:
             assert beside.abs().max() < 0.02
 
+    def test_few_photons_are_counted(self):
+        stream = FieldStream(
+            ["hsc"], batch=4, seed=8, size=128, bands=2, density=60, counted=1.0, **PLAIN
+        )
+        fields = stream[0]
+        sky = torch.tensor(fields.draw.counts, dtype=torch.float)[..., None, None]
+        photons = fields.image * sky.sqrt() + sky
+        assert (photons - photons.round()).abs().max() < 2e-2
+        assert photons.min() > -2e-2
+        off = (fields.image - fields.light.paint() - fields.sky) / fields.variance.sqrt()
+        assert off.mean().abs() < 0.02
+        assert abs(off.std() - 1) < 0.03
+
     def test_strong_sources_have_noise_of_their_own(self):
         options = {"density": 30, "magnitudes": (-8, -6), "residual": 0, **PLAIN}
         made = FieldStream(["sdss"], **SMALL | {"batch": 4}, **options)[0]

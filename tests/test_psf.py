@@ -13,9 +13,6 @@ from photutils.psf import AiryDiskPSF, CircularGaussianPRF, GaussianPSF, ImagePS
 from scipy.special import j0
 
 from astrodeblend.images import read_image
-from astrodeblend.scaling import Flux
-from astrodeblend.sky import estimate_sky
-from astrodeblend.stamps import cut_stamp
 
 SCALE = 0.2  # arcsec per pixel
 
@@ -304,13 +301,6 @@ def test_pictures_have_one_per_colour():
     picture[:] = np.arange(40)[:, None, None]
     assert widths(picture, [2, 3, 4, 5]).tolist() == [2, 3, 4]
     assert widths(picture[..., :3], 3).tolist() == [3, 3, 3]
-
-
-@pytest.mark.parametrize(("width", "factor"), [(32, 1), (64, 0.5), (16, 2)])
-def test_stamps_know_it_in_their_own_pixels(width, factor):
-    read = read_image(image(side=80), psf=[3, np.nan, 5])
-    stamp = cut_stamp(read, estimate_sky(read), Flux(), (40.5, 40.5), width=width, pixels=32)
-    np.testing.assert_allclose(stamp.psf, factor * np.array([3, np.nan, 5]))
 
 
 class _AskedError(Exception):

@@ -299,7 +299,7 @@ def test_a_notebook_shows_what_is_flat_and_flagged(made):
     scene = made(flat=True, unit=None, wcs=False).scene
     assert pictures_of(scene._repr_html_())["image"].mode == "L"
     scene.catalog["flags"] |= int(Flag.EDGE)
-    assert "1 of 1: EDGE, the stamp reaches beyond the image" in scene._repr_html_()
+    assert "1 of 1: EDGE, part of the source" in scene._repr_html_()
 
 
 @pytest.mark.parametrize("module", [deblender, results])

@@ -25,6 +25,7 @@ _MARGIN = 16  # pixels beyond the edges in which there are sources, too
 _SAMPLING = 2.4  # narrower PSFs, in pixels at half maximum, are drawn on finer pixels
 _ELEMENTS = 2**22  # of a spectrum, drawn at a time
 _STRIPS = 3  # without data, at most
+_COUNTS = (-1.2, 2.5)  # decimal logarithms of photons of the sky in a pixel
 _EVERYWHERE = 1e6
 
 
@@ -60,6 +61,8 @@ class FieldDraw:
         Shape (n, 3, b): in which bands there are none.
     stated : numpy.ndarray
         Shape (n, b): whether the width of the PSF is stated.
+    counts : numpy.ndarray
+        Shape (n, b): photons of the sky in a pixel, where single ones are told; infinite else.
     """
 
     seen: SurveyDraw
@@ -78,6 +81,7 @@ class FieldDraw:
     strips: np.ndarray
     strip_bands: np.ndarray
     stated: np.ndarray
+    counts: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +163,8 @@ class Light:
         total = torch.zeros(math.prod(size) + 1, device=corners.device)
         for source, corner, stamps in self.groups:
             row, of = (sources[:, None] == source).nonzero(as_tuple=True)
+            if not len(row):
+                continue
             index = _index(row, corner[of] - corners[row], stamps.shape, size)
             total[index.flatten()] = stamps[of].flatten()
         return total[:-1].view(size)
@@ -315,9 +321,10 @@ class FieldStream:
         Scatter of ln of the PSF's width from band to band; the depth scatters by twice that.
     stars : float, optional
         Share of stars.
-    large, bright, gaps, edges, correlated : float, optional
+    large, bright, gaps, edges, correlated, counted : float, optional
         Share of fields with a large galaxy, with a bright star, with gaps, with an edge of the
-        data, and with noise that is correlated between pixels.
+        data, with noise that is correlated between pixels, and with so few photons, 0.06 to 300
+        of the sky in a pixel, that their numbers are drawn.
     residual : float, optional
         Largest residual sky, in units of the sky noise.
     device : str or torch.device, optional
@@ -333,7 +340,7 @@ class FieldStream:
         self, surveys, images=None, large_images=None, *, batch, seed, size=256, bands=None,
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
         psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1,
-        correlated=0.5, residual=0.5, device="cpu",
+        correlated=0.5, counted=0.0, residual=0.5, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:
@@ -348,7 +355,7 @@ class FieldStream:
                 raise ValueError(f"{name}={(low, high)!r}: give two numbers, the lower one first")
         shares = {
             "close": close, "stars": stars, "large": large, "bright": bright, "gaps": gaps,
-            "edges": edges, "correlated": correlated, "residual": residual,
+            "edges": edges, "correlated": correlated, "counted": counted, "residual": residual,
         }  # fmt: skip
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -415,7 +422,7 @@ class FieldStream:
         large, star = rng.random((2, n)) < [[shares["large"]], [shares["bright"]]]
         large_at, star_at = number_of, number_of + large
         radius = np.exp(rng.uniform(math.log(10), math.log(60), n))
-        brightness = 10 ** rng.uniform(0.5, 2.3, n)  # within that radius, in units of the noise
+        brightness = 10 ** rng.uniform(-0.3, 2.3, n)  # within that radius, in units of the noise
         flux = 2 * np.pi * radius**2 * brightness * noise
         is_large = np.zeros(n * most, bool)
         for k in np.flatnonzero(large):
@@ -445,6 +452,9 @@ class FieldStream:
             -1, 1, (n, bands, 2, 2)
         )
         stated = rng.random((n, bands)) < rng.choice([1, 0.5, 0], (n, 1), p=[0.6, 0.15, 0.25])
+        more = np.random.default_rng([self.seed, number, 3])
+        counted = more.random((n, 1)) < shares["counted"]
+        counts = np.where(counted, 10 ** more.uniform(*_COUNTS, (n, bands)), np.inf)
         return FieldDraw(
             seen=replace(
                 seen, fwhm=fwhm, present=present, position=position, sources=sources, fluxes=fluxes
@@ -459,6 +469,7 @@ class FieldStream:
             spike_width=0.35 * fwhm,
             full=10 ** rng.uniform(3.3, 4.5, n),
             full_masked=rng.random(n) < 0.5,
+            counts=counts,
             kernel=np.where(
                 rng.random(n) < shares["correlated"], rng.uniform(0.4, 0.9, n), 1e-2
             ),
@@ -515,27 +526,31 @@ class FieldStream:
         """Return batch ``number``, a `Fields`."""
         return self.render(self.draw(number))
 
-    def render(self, draw):
+    def render(self, draw, light=None):
         """Make fields.
 
         Parameters
         ----------
         draw : FieldDraw
             Of n fields.
+        light : Light, optional
+            Of them, if it was drawn before.
 
         Returns
         -------
         Fields
         """
         seen = draw.seen
-        light = self.light(draw)
+        light = self.light(draw) if light is None else light
         total = light.paint()
-        electrons = self._tensor(seen.electrons * seen.noise)[..., None, None]
-        variance = 1 + total.clamp(min=0) / electrons
+        electrons = np.minimum(seen.electrons * seen.noise, np.sqrt(draw.counts))
+        variance = 1 + total.clamp(min=0) / self._tensor(electrons)[..., None, None]
         sky = torch.nn.functional.interpolate(
             self._tensor(draw.sky), self.size, mode="bilinear", align_corners=True
         )
         image = total + sky + variance.sqrt() * self._noise(draw)
+        for k in np.flatnonzero(np.isfinite(draw.counts[:, 0])):
+            image[k] = self._counted(draw, k, total[k] + sky[k])
         full = self._tensor(draw.full).view(-1, 1, 1, 1)
         saturated = total > full
         mask = self._mask(draw)
@@ -723,6 +738,13 @@ class FieldStream:
             taps = kernel.view(n * bands, 1, *shape)
             noise = torch.nn.functional.conv2d(noise, taps, groups=n * bands)
         return noise.view(n, bands, ny, nx)
+
+    def _counted(self, draw, field, light):
+        """Return one field with the noise of its photons alone."""
+        sky = self._tensor(draw.counts[field])[:, None, None]
+        generator = torch.Generator(self.device).manual_seed(int(draw.seen.noise_seed[field]))
+        photons = torch.poisson((sky + light * sky.sqrt()).clamp(min=0), generator=generator)
+        return (photons - sky) / sky.sqrt()
 
     def _mask(self, draw):
         ny, nx = self.size

@@ -7,13 +7,12 @@ begins has an edge that a deeper survey shows.
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
 from .morphology import (
     COVERED,
     OFF_CENTRE,
     SHRINK,
-    Morphologies,
+    _cut_all,
     _middle_and_others,
     _two_maps,
     linear_light,
@@ -59,11 +58,7 @@ def cut_large_galaxies(pictures, *, progress=False):
     ValueError
         If a picture has another shape or type, or no galaxy can be used.
     """
-    bar = tqdm(pictures, "cutting galaxies", disable=not progress, unit="picture")
-    found = [galaxy for galaxy in map(_cut, bar) if galaxy is not None]
-    if not found:
-        raise ValueError("pictures: no galaxy in the middle of any of them can be used")
-    return Morphologies(*(np.array(column) for column in zip(*found, strict=True)))
+    return _cut_all(_cut, pictures, progress)
 
 
 def _cut(picture):

@@ -232,8 +232,13 @@ def cut_galaxies(pictures, *, progress=False):
     ValueError
         If a picture has another shape or type, or no galaxy can be used.
     """
+    return _cut_all(_cut, pictures, progress)
+
+
+def _cut_all(cut, pictures, progress):
+    """Cut a galaxy out of each picture, and keep those that can be used."""
     bar = tqdm(pictures, "cutting galaxies", disable=not progress, unit="picture")
-    found = [galaxy for galaxy in map(_cut, bar) if galaxy is not None]
+    found = [galaxy for galaxy in map(cut, bar) if galaxy is not None]
     if not found:
         raise ValueError("pictures: no galaxy in the middle of any of them can be used")
     return Morphologies(*(np.array(column) for column in zip(*found, strict=True)))

@@ -187,7 +187,7 @@ def _finding_losses(maps, fields):
     pixel = at.round().long()
     target[field, 0, pixel[:, 1], pixel[:, 0]] = 1
     faint = draw_spots(fields.position, fields.inside & ~bright, (height, width), 1.0) > 0.3
-    left_out = faint | (fields.saturated.any(dim=1) | fields.mask.all(dim=1))[:, None]
+    left_out = faint | fields.mask.all(dim=1)[:, None]
     # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), of what is not left out.
     weight = (~left_out).float()
     chance = heat.sigmoid()

@@ -25,7 +25,7 @@ def _detections(network, fields, autocast, least=0.02):
     with autocast():
         maps = network.find(blend, psf=psf)
     strong = snr(fields) > FAINT
-    ignored = fields.saturated.any(dim=1) | fields.mask.all(dim=1)
+    ignored = fields.mask.all(dim=1)
     height, width = ignored.shape[1:]
     found = []
     for k, (at, chance, size) in enumerate(find_centres(*maps, network.calibration, least=least)):

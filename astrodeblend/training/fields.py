@@ -5,10 +5,11 @@ import itertools
 import json
 import math
 import os
-import signal
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +31,14 @@ __all__ = ["FieldConfig", "train_fields"]
 _WEIGHTS = {
     "pixel": 1.0, "flux": 0.3, "total": 1.0, "heat": 1.0, "offset": 1.0, "size": 0.2, "std": 0.1,
 }  # fmt: skip
+_OPTIONS = {
+    "wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4, "bright": 0.12, "counted": 0.08,
+}  # fmt: skip
 _BYTES = 3000  # of activations, to a pixel of a band
 _MOST = 16  # blocks in an update: more updates are worth more than larger ones
 _CHECKPOINT = 120.0  # seconds between checkpoints
+_USES = 2  # updates that learn from the same light, each through other noise
+_AHEAD = 2  # draws that are made into fields meanwhile
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,7 @@ class FieldConfig:
     surveys: tuple[str, ...] = ("lsst", "hsc", "des", "sdss")
     sizes: tuple[int, ...] = (128, 192, 256)
     bands: dict = field(default_factory=lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05})
-    options: dict = field(
-        default_factory=lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4}
-    )
+    options: dict = field(default_factory=_OPTIONS.copy)
     batch: int = 0
     blocks: int = 100_000
     learning_rate: float = 5e-4
@@ -91,7 +95,7 @@ class FieldConfig:
 
 def train_fields(
     config, out, *, galaxies=(None, None), judged_by=(None, None), start=None, resume=False,
-    minutes=math.inf, state=None, judge=8, compile_within=0, device=None, log=print,
+    minutes=math.inf, state=None, judge=8, device=None, log=print,
 ):  # fmt: skip
     """Train a network on fields of galaxies.
 
@@ -116,8 +120,6 @@ def train_fields(
         ``out``.
     judge : int, optional
         How many fields it is judged by, at the start and at the end; 0 for none.
-    compile_within : float, optional
-        Have torch compile the shared layers, if that takes no more seconds than this.
     device : str or torch.device, optional
         Default: a GPU if there is one.
     log : callable, optional
@@ -154,8 +156,6 @@ def train_fields(
         step, blocks, parent = saved["step"], saved["blocks"], saved["parent"]
     low = device.type == "cuda" if config.bfloat16 is None else config.bfloat16
     autocast = partial(torch.autocast, device.type, torch.bfloat16) if low else nullcontext
-    if compile_within:
-        _compile(network, config, autocast, device, compile_within, log)
 
     # The fields.
     batch = config.batch or _batch_that_fits(config, device)
@@ -199,15 +199,19 @@ def train_fields(
     if device.type == "cuda":  # else there is nothing to be done meanwhile
         workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
     drawn = DataLoader(
-        _Draws(of_size, config.seed), sampler=itertools.count(step), batch_size=None, **workers
+        _Draws(of_size, config.seed), sampler=itertools.count(step // _USES), batch_size=None,
+        **workers,
     )  # fmt: skip
     log(f"{batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
-    reserve = 60 * min(minutes, 1) * (1 + bool(judge)) / 2  # seconds, to end with
+    reserve = 60 * min(minutes, 1) if judge else 2  # seconds, to end with
     ran = time.monotonic()
     record = (out / "log.txt").open("a")
     sums, last = {}, ran
-    with _interruptible() as interrupted, record:
-        for size, draw in drawn:
+    rendered = _ahead(drawn, of_size, device)
+    for _ in range(step % _USES):  # had already
+        next(rendered)
+    with _interruptible() as interrupted, record, closing(rendered):
+        for fields in rendered:
             now = time.monotonic()
             passed = (now - began) / max(1e-9, 60 * minutes - reserve)
             done = max(blocks / config.blocks, passed if math.isfinite(minutes) else 0)
@@ -217,7 +221,6 @@ def train_fields(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             try:
-                fields = of_size[size].render(draw)
                 losses = field_losses(
                     network, fields, config.seed * 1_000_003 + step, autocast=autocast
                 )
@@ -227,7 +230,7 @@ def train_fields(
             except torch.OutOfMemoryError:  # one crowded batch must not end the run
                 log(f"out of memory at step {step}: left out")
                 optimizer.zero_grad(set_to_none=True)
-                total = losses = None
+                fields = total = losses = None
                 torch.cuda.empty_cache()
                 step += 1
                 continue
@@ -263,15 +266,46 @@ def train_fields(
 
 
 class _Draws:
-    """The random part of each update: which size, and what is drawn."""
+    """The random part of updates: which size, and what is drawn."""
 
     def __init__(self, streams, seed):
         self.streams, self.seed = streams, seed
 
-    def __getitem__(self, step):
+    def __getitem__(self, number):
         sizes = list(self.streams)
-        size = sizes[np.random.default_rng([self.seed, step]).integers(len(sizes))]
-        return size, self.streams[size].draw(step)
+        size = sizes[np.random.default_rng([self.seed, number]).integers(len(sizes))]
+        return size, self.streams[size].draw(number)
+
+
+def _ahead(drawn, of_size, device):
+    """Yield the fields of each update; a GPU makes them while it learns from those before."""
+    if device.type != "cuda":
+        for size, draw in drawn:
+            yield from _rendered(of_size[size], draw)
+        return
+    stream, waiting = torch.cuda.Stream(device), deque()
+
+    def render(size, draw):
+        with torch.cuda.stream(stream):
+            fields = list(_rendered(of_size[size], draw))
+            stream.synchronize()
+        return fields
+
+    with ThreadPoolExecutor(1) as thread:
+        for each in drawn:
+            waiting.append(thread.submit(render, *each))
+            if len(waiting) > _AHEAD:
+                yield from waiting.popleft().result()
+                # Nothing may still use their memory when it is given to the next ones.
+                torch.cuda.current_stream(device).synchronize()
+
+
+def _rendered(stream, draw):
+    """Yield the fields of a draw, each time with other noise: the light takes longest to draw."""
+    light, seen = stream.light(draw), draw.seen
+    for k in range(_USES):
+        again = replace(draw, seen=replace(seen, noise_seed=seen.noise_seed + k))
+        yield stream.render(again, light)
 
 
 def _batch_that_fits(config, device):
@@ -279,31 +313,6 @@ def _batch_that_fits(config, device):
         return 2
     pixels = max(config.sizes) ** 2 * max(config.bands) * _BYTES
     return int(min(_MOST, max(1, 0.5 * torch.cuda.mem_get_info(device)[0] // pixels)))
-
-
-def _compile(network, config, autocast, device, seconds, log):
-    """Compile the shared layers, or leave them as they are if that takes too long."""
-
-    def late(*_):
-        raise TimeoutError(f"took more than {seconds} s")
-
-    plain = network._features
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        network._features = torch.compile(plain, dynamic=True)
-        for number, size in zip((3, 5), (min(config.sizes), max(config.sizes)), strict=True):
-            with autocast():
-                network.look(
-                    torch.zeros(2, number, size, size, device=device)
-                ).total.sum().backward()
-    except (TimeoutError, RuntimeError) as error:
-        log(f"not compiled: {error}")
-        network._features = plain
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        network.zero_grad(set_to_none=True)
 
 
 def _plain(config):
