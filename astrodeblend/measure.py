@@ -174,7 +174,8 @@ def _alone(components, positions, sky, errors, calibration, scale):
         flux, variance, *parts = sums[kind]
         area = catalog.segment_area.value[:, None]  # beyond the segment the sheet is empty
         deviation = factor * calibration.combined(*parts, area, sky_noise, scale=scale[rows])
-        error = np.sqrt(variance * sky.correlation**2 + deviation**2)
+        noise = variance * (calibration.noise * sky.correlation) ** 2
+        error = np.sqrt(noise + deviation**2)
         fluxes[f"{kind}_flux"][rows] = np.where(unknown, np.nan, flux)
         fluxes[f"{kind}_flux_err"][rows] = np.where(unknown, np.nan, error)
     return shapes, fluxes

@@ -5,13 +5,15 @@ import datetime
 import io
 import json
 import re
+import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import click
 from sphinx_astropy.conf.v3 import *  # noqa: F403
-from sphinx_astropy.conf.v3 import exclude_patterns, intersphinx_mapping
+from sphinx_astropy.conf.v3 import exclude_patterns, extensions, intersphinx_mapping
 
 from astrodeblend.cards import card_text
 from astrodeblend.cli import main
@@ -19,6 +21,15 @@ from astrodeblend.flags import Flag, decode_flags
 from astrodeblend.weights import list_models, read_card
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for scraper.py
+
+# The Blending ToolKit pins an older astropy: what the adapter to it needs to be documented.
+for name, content in (
+    ("btk", {}),
+    ("btk.blend_batch", {"DeblendExample": None}),
+    ("btk.deblend", {"Deblender": type("Deblender", (), {"__module__": "btk.deblend"})}),
+):
+    vars(sys.modules.setdefault(name, ModuleType(name))).update(content)
 
 project = "astrodeblend"
 author = "astrodeblend developers"
@@ -28,6 +39,7 @@ version = release.partition(".dev")[0]
 
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
+extensions.append("sphinx_gallery.gen_gallery")
 exclude_patterns += ["generated/*.txt"]
 toc_object_entries = False
 autoclass_content = "class"  # parameters are documented on the class
@@ -45,7 +57,7 @@ intersphinx_mapping.update(
 # A reference that leads nowhere is an error. Other projects' names are let pass, because the
 # build has to work without the internet; with it they become links.
 nitpicky = True
-OTHERS = "PIL|astropy|enum|matplotlib|numpy|pathlib|photutils|reproject|skimage|torch"
+OTHERS = "PIL|astropy|btk|enum|matplotlib|numpy|pathlib|photutils|reproject|skimage|torch|types"
 nitpick_ignore_regex = [
     (r"py:.*", rf"({OTHERS})\..*"),
     (r"py:class", r"(dict|list|tuple)\[.*"),
@@ -75,6 +87,21 @@ numpydoc_validation_exclude = {
     r"\.(Catalogue|FieldTruth|Seen)\b",  # tuples
     r"score\.(Photutils|SEP|Scarlet2|Model)\.(split|find|components|catalogue)",  # as on Method
     r"\.(field_inference|flags|inference|scaling|sky|stamps|walk)\.",  # for those who read the code
+}
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/tutorials",
+    "gallery_dirs": "tutorials",
+    "filename_pattern": r"plot_\d\d_",
+    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": ("scraper.figures", "matplotlib"),
+    "capture_repr": ("_repr_html_",),
+    "min_reported_time": 1,
+    "show_memory": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
 }
 
 

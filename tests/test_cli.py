@@ -93,7 +93,7 @@ class TestHelp:
     def test_all_commands_are_there(self):
         assert set(main.commands) == {
             "deblend", "simulate", "train", "evaluate", "benchmark", "galaxies", "models", "demo",
-            "report",
+            "report", "finish",
         }  # fmt: skip
 
     def test_options_of_train_are_the_configuration(self):
@@ -121,7 +121,7 @@ class TestHelp:
     def test_what_every_command_has(self):
         names = {name: {p.name for p in c.params} for name, c in main.commands.items()}
         assert {name for name in names if "quiet" not in names[name]} == {"models"}
-        assert {name for name in names if "as_json" not in names[name]} == {"train"}
+        assert {name for name in names if "as_json" not in names[name]} == {"train", "finish"}
 
     def test_options_are_in_groups(self):
         text = re.split(r"^(\w+):\n", invoke("deblend", "--help").output, flags=re.MULTILINE)

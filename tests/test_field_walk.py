@@ -169,7 +169,7 @@ class TestShippedWeights:
     def test_any_number_of_bands(self, deblender, fields, bands):
         catalog = deblender.deblend_scene(image_of(fields, bands=bands)).catalog
         assert catalog["segment_flux"].shape == (len(catalog), len(bands))
-        _, row = matched(catalog, fields, 20)
+        _, row = matched(catalog, fields, 10)
         assert (row >= 0).mean() > 0.7
 
     def test_a_call_is_a_scene_of_one(self, deblender, fields):
@@ -209,8 +209,10 @@ class TestShippedWeights:
         path = tmp_path / "field.safetensors"
         network, card = load_model("field")
         save_model(path, network, replace(card, calibration={}))
-        fitted = add_field_calibration(path, surveys=["lsst"], number=2, seed=9, progress=False)
-        assert read_card(path).calibration["coherent"] == fitted.calibration["coherent"] > 0
+        fitted = add_field_calibration(
+            path, surveys=["lsst"], number=2, blocks=16, seed=9, progress=False
+        )
+        assert read_card(path).calibration["fit"] == fitted.calibration["fit"]
         deblender = Deblender.load(path)
         for light in ("network", "apportioned"):
             off = []

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 import astrodeblend
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"galsim", "jax", "numpyro", "regions", "scarlet2", "sep", "tensorboard"}
+OPTIONAL = {"btk", "galsim", "jax", "numpyro", "regions", "scarlet2", "sep", "tensorboard"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

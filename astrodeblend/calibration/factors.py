@@ -39,6 +39,9 @@ class Calibration:
         up, because errors of deblending go together (`coherent_std`); of those that add in
         quadrature over the stamp's pixels; and of the noise of the sky times the area, because
         the sky's level is known to so much only. The parts add in quadrature.
+    noise : float
+        Factor of the noise of the image in a flux: a network that knows how galaxies look is less
+        off than the sum of noisy pixels.
     kron : float
         Factor for fluxes in Kron's aperture, which reaches farther than a segment.
     interval_95 : dict of float
@@ -55,7 +58,7 @@ class Calibration:
         picture more goes wrong. Empty if that makes no difference.
     apportioned : dict
         What is different of fluxes of the image's light, shared out: some of ``coherent``,
-        ``independent``, ``level``, ``kron`` and ``interval_95``.
+        ``independent``, ``level``, ``noise``, ``kron`` and ``interval_95``.
     """
 
     log_ratio: tuple[float, ...] = (0.0,)
@@ -66,6 +69,7 @@ class Calibration:
     coherent: float = 0.0
     independent: float = 1.0
     level: float = 0.0
+    noise: float = 1.0
     kron: float = 1.0
     interval_95: dict[str, float] = field(default_factory=lambda: {"pixel": 2.0, "flux": 2.0})
     fit: dict = field(default_factory=dict)
@@ -96,7 +100,7 @@ class Calibration:
 
     def of_fluxes(self):
         """Return what of it is about fluxes and intervals, as plain values."""
-        names = ("coherent", "independent", "level", "kron", "interval_95", "apportioned")
+        names = ("coherent", "independent", "level", "noise", "kron", "interval_95", "apportioned")
         return {name: getattr(self, name) for name in names}
 
     def of_light(self, light):

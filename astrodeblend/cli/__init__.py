@@ -14,7 +14,7 @@ from .blends import galaxies, simulate
 from .deblending import deblend, demo, models, report
 from .options import examples
 from .score import benchmark, evaluate
-from .training import train
+from .training import finish, train
 
 __all__ = ["main"]
 
@@ -71,5 +71,16 @@ def main(traceback):
     """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
 
 
-for command in (demo, deblend, report, models, simulate, train, evaluate, benchmark, galaxies):
+for command in (
+    demo,
+    deblend,
+    report,
+    models,
+    simulate,
+    train,
+    finish,
+    evaluate,
+    benchmark,
+    galaxies,
+):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""The command train."""
+"""The commands train and finish."""
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ FIELDS = {
     "familiarity_blends": (
         4096,
         int,
-        "Blends that tell in the end what is unlike any; below 200 for not to tell.",
+        "Blends that tell in the end what is unlike any; 0 to finish later.",
     ),
 }
 #: Options that say which images.
@@ -161,7 +161,8 @@ def train(out, resume, device, **given):
     RUN gets model.safetensors with its card model.json, log.csv, validation.png (each column
     a blend, its central galaxy, the truth of that, its companion, the truth of that) and
     checkpoint.safetensors. Ctrl-C saves and ends with exit code 130; --resume goes on
-    exactly, after that and after a crash.
+    exactly, after that and after a crash. At the end error bars and the like are fitted, as
+    astrodeblend finish does.
     """
     speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
     run = Path(out)
@@ -192,10 +193,11 @@ def train(out, resume, device, **given):
     import torch
 
     from astrodeblend.networks import build
-    from astrodeblend.simulate import cut_galaxies, get_recipe, read_images
+    from astrodeblend.simulate import cut_galaxies, get_recipe, read_images, share_out
     from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
     from astrodeblend.training.checkpoint import read_state
+    from astrodeblend.training.familiarity import FEWEST_BLENDS
     from astrodeblend.training.start import check_compiler, load_parent
     from astrodeblend.weights import Card
 
@@ -220,7 +222,7 @@ def train(out, resume, device, **given):
         galaxies, others = _cut_before(**record["images"])
         learn, judge = galaxies, () if others is None else others
     else:
-        learn, judge = _training_images(**record["images"]) if record["images"] else ([], [])
+        learn, judge = share_out(**record["images"]) if record["images"] else ([], [])
         if learn:
             _check_galaxies(record, learn, started=started)
     if len(learn):
@@ -268,7 +270,47 @@ def train(out, resume, device, **given):
     if model is None:
         _say(f"stopped and saved; go on with: astrodeblend train --out {shlex.quote(out)} --resume")
         raise SystemExit(130)  # what shells have for Ctrl-C
+    if config.familiarity_blends and config.steps * config.batch >= FEWEST_BLENDS:
+        images = record["images"]
+        if config.surveys:  # of galaxies that it has not learned from, or parametric ones
+            images = {"images": images.get("validation_images")} if cut else {}
+        _finish(model, **images)
     _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
+
+
+@options.command(
+    "astrodeblend finish runs/mine/model.safetensors --images galaxies",
+    "astrodeblend finish runs/fields/model.safetensors",
+)
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--images",
+    "--data",
+    "images",
+    metavar="DIR|NPZ",
+    help="For pictures the folder of galaxies that MODEL was trained on, those of split val to fit "
+    "error bars; for linear flux, if you have them, galaxies cut out into an .npz file.",
+)
+@options.quiet
+def finish(model, images):
+    """Fit to a trained model what tells how far to trust it.
+
+    Of pictures: what is unlike its training, blend scores, error bars of blends and of scenes. Of
+    linear flux: error bars. Of fields: probabilities, purity and error bars. MODEL and its card are
+    written anew, with the same weights; some minutes on two cores.
+    """
+    if any(_finish(model, images).values()):
+        raise SystemExit(1)
+
+
+def _finish(model, images=None, **parts):
+    """Fit what tells how far to trust a model; say what was, and why not."""
+    from astrodeblend.finish import finish as fit
+
+    failed = fit(model, images, **parts)
+    for part, error in failed.items():
+        _say(f"{part}: {'fitted' if error is None else f'not fitted, {error}'}")
+    return failed
 
 
 def _cut_before(images, split=None, validation_images=None, validation_split=None):
@@ -457,21 +499,3 @@ def _check_galaxies(record, paths, *, started):
             f"--images {record['images']['images']!r}: these {len(paths)} galaxies are not those "
             "that the run was begun with; give the same, or choose another folder for a new run"
         )
-
-
-def _training_images(images, split=None, validation_images=None, validation_split=None):
-    """Return the paths to learn from and those to be judged by, of which there may be none."""
-    from astrodeblend.simulate import find_images
-
-    has_table = (Path(images) / "splits.csv").is_file()
-    if split is None and has_table:
-        split = "train"
-    learn = find_images(images, split=split)
-    if validation_images is not None:
-        return learn, find_images(validation_images, split=validation_split)
-    if has_table or validation_split is not None:
-        return learn, find_images(images, split=validation_split or "val")
-    if len(learn) < 4:  # a blend takes two galaxies, on either side
-        return learn, []
-    step = min(10, len(learn) // 2)
-    return [path for k, path in enumerate(learn) if k % step], learn[::step]

@@ -1,5 +1,6 @@
 """Error bars of whole scenes and fields, fitted to such with known truth."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, pairwise
 
@@ -11,8 +12,9 @@ from tqdm import tqdm
 from astrodeblend.calibration import Calibration
 from astrodeblend.deblender import Deblender
 from astrodeblend.light import LIGHTS
-from astrodeblend.simulate import SCENE_MODES, SURVEYS, simulate_fields
-from astrodeblend.weights import check_model, load_model, write_card
+from astrodeblend.simulate import SCENE_MODES, SURVEYS, FieldStream, simulate_fields
+from astrodeblend.training.field_scores import calibrate
+from astrodeblend.weights import check_model, load_model, save_model, stored_dtype, write_card
 
 from .scenes import draw_scenes, measure_truth, pixel_errors
 
@@ -23,7 +25,8 @@ _68, _95 = 0.6827, 0.9545  # within one and two standard deviations of a Gaussia
 _STRENGTHS = (5, 10, 20, 100, np.inf)  # classes of signal to noise in which fluxes are held
 _NEAR = 8.0  # pixels to the nearest neighbour of a blended source
 _MATCH = 2.0  # pixels at most from where a source is
-_PARTS = ("coherent", "independent", "level")
+_PARTS = ("noise", "coherent", "independent", "level")
+_BATCH = 4  # blocks
 _THIN = 7  # so many pixels are as good as one: neighbours go wrong together
 
 
@@ -127,14 +130,16 @@ def _scaled(calibration, pixels, fluxes):
 
 
 def add_field_calibration(
-    model, *, surveys=tuple(SURVEYS), number=6, seed=3, images=(None, None), progress=True
-):
-    """Make the error bars of a model for fields hold 68.3 % of the truths.
+    model, *, surveys=tuple(SURVEYS), number=6, blocks=240, seed=3, images=(None, None),
+    progress=True,
+):  # fmt: skip
+    """Make what a model for fields says of its sources hold: probabilities, purity, error bars.
 
-    Sources of simulated fields are found and split. The parts of a flux's error are scaled until
-    so many total fluxes are within it, for isolated and for blended sources and in classes of
-    signal to noise, in every band, of both kinds of light; a pixel's deviation in the footprints
-    of sources. The card is written anew; the weights stay as they are.
+    Sources of simulated fields are found and split. Probabilities are scaled until so many of the
+    sources are true, and the thresholds of purity follow. The parts of a flux's error are scaled
+    until 68.3 % of the total fluxes are within it, for isolated and for blended sources and in
+    classes of signal to noise, in every band, of both kinds of light; a pixel's deviation in the
+    footprints of sources. Weights and card are written anew; the weights are the same.
 
     Parameters
     ----------
@@ -144,7 +149,9 @@ def add_field_calibration(
     surveys : sequence of str, optional
         Whose fields.
     number : int, optional
-        Fields of each.
+        Fields of each, for the error bars.
+    blocks : int, optional
+        Smaller fields, of all of them, for the probabilities.
     seed : int, optional
         Where the randomness starts from.
     images : tuple of (Morphologies or None), optional
@@ -167,9 +174,13 @@ def add_field_calibration(
     network, card = load_model(model)
     if not hasattr(network, "find"):
         raise ValueError(f"model={str(model)!r} finds no sources; give a model for fields")
+    stream = FieldStream(surveys, *images, batch=_BATCH, seed=seed, size=192, psf=None)
+    batches = (stream[k] for k in range(-(-blocks // _BATCH)))
+    calibrate(network, tqdm(batches, "probabilities", disable=not progress), nullcontext)
     deblender = Deblender(network, replace(card, calibration={}), dtype="float32")
     pixels, rows = [], {light: [] for light in LIGHTS}
-    with tqdm(total=number * len(surveys), unit="field", disable=not progress) as bar:
+    total = number * len(surveys)
+    with tqdm(total=total, desc="error bars", unit="field", disable=not progress) as bar:
         for survey in surveys:
             for k in range(number):
                 fields = simulate_fields(
@@ -198,15 +209,14 @@ def add_field_calibration(
              "fluxes": len(rows["network"])},
     )  # fmt: skip
     card = replace(card, calibration=calibration.to_dict())
-    write_card(model, card)
-    return card
+    return save_model(model, network, card, dtype=stored_dtype(model), overwrite=True)
 
 
 def _field_errors(deblender, fields):
     """Return errors of pixels in their deviations, and of each light a table of fluxes.
 
-    Its columns: error, variance by noise, variances of the three parts, signal to noise, distance
-    of the nearest neighbour.
+    Its columns: error, variances of the four parts, distance of the nearest neighbour, signal to
+    noise.
     """
     image = NDData(fields.image[0], mask=fields.mask[0])
     scene = deblender.deblend_scene(image)
@@ -237,21 +247,20 @@ def _field_errors(deblender, fields):
     for light in LIGHTS:
         shown = replace(scene, meta=scene.meta | {"light": light})
         variances = []
-        for part in (None, *_PARTS):
+        for part in _PARTS:
             units = {name: float(name == part) for name in _PARTS}
             meta = shown.meta | {"calibration": Calibration(**units).of_fluxes()}
             catalog = replace(shown, meta=meta).catalog
             variances.append(np.asarray(catalog["segment_flux_err"])[found][usable] ** 2)
-        noise, *parts = variances
         error = np.asarray(catalog["segment_flux"])[found][usable] - flux[usable]
-        table = np.stack([error, noise, *(part - noise for part in parts), *columns], axis=1)
+        table = np.stack([error, *variances, *columns], axis=1)
         tables[light] = table[np.isfinite(table).all(axis=1)]
     return np.concatenate(pixels), tables
 
 
 def _fitted(table):
     """Return the factors of parts with which errors hold in all classes."""
-    error, noise, *parts = table.T[:5]
+    error, *parts = table.T[:5]
     near, strength = table.T[5:]
     classes = [
         (strength >= low) & (strength < high) & blended
@@ -261,7 +270,7 @@ def _fitted(table):
     classes = [of for of in classes if of.sum() >= 20]
 
     def off(logs):
-        spread = np.sqrt(noise + sum(np.exp(2 * k) * p for k, p in zip(logs, parts, strict=True)))
+        spread = np.sqrt(sum(np.exp(2 * k) * p for k, p in zip(logs, parts, strict=True)))
         return np.abs(error) / np.maximum(spread, 1e-9)
 
     def cost(logs):
@@ -271,8 +280,9 @@ def _fitted(table):
             for of in classes
         )
 
-    starts = [(0.0, 0.0, -2.0), (-1.0, 1.0, -2.0), (-2.0, 0.0, 0.0)]
+    starts = [(0.0, 0.0, 0.0, -2.0), (-1.0, -1.0, 1.0, -2.0), (-0.5, -2.0, 0.0, 0.0)]
     best = min((minimize(cost, s, method="Nelder-Mead") for s in starts), key=lambda r: r.fun)
     values = {name: float(np.exp(k)) for name, k in zip(_PARTS, best.x, strict=True)}
-    values["level"] = round(values["level"], 4)
+    for part in ("noise", "level"):
+        values[part] = round(values[part], 4)
     return values | {"interval_95": {"flux": round(float(np.quantile(off(best.x), _95)), 3)}}

@@ -168,7 +168,9 @@ def benchmark_fields(
         abs(dF / F); errors of the colour to the next bluer band in magnitudes, where S/N is
         above 10 there; medians of the errors of centroid (pixels) and complex ellipticity; and
         the shares of fluxes within 1, 2 and ``wide`` errors. ``measured`` has ``entries``
-        (`FieldEntry`), ``truth`` (`FieldTruth`), and ``targets``, a function of how many fields.
+        (`FieldEntry`), ``truth`` (`FieldTruth`), ``band``, the number of the one that signal to
+        noise is of, ``pictures`` of the first field, and two functions: ``targets``, of how many
+        fields, and ``numbers``, of an entry and a class of sources.
 
     Raises
     ------
@@ -278,7 +280,8 @@ class _Scores:
             json="fields",
             figures={"fields": lambda: figures.fields(detected, self.numbers, pictures, band)},
             measured=SimpleNamespace(
-                entries=self.entries, truth=self.truth, targets=self.targets
+                entries=self.entries, truth=self.truth, band=self.band, pictures=pictures,
+                targets=self.targets, numbers=self.numbers,
             ),
         )  # fmt: skip
 

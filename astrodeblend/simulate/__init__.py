@@ -12,7 +12,7 @@ from .plain import blend_images, blend_pair, reduce_image
 from .populations import Sources, draw_sources
 from .recipes import BLENDING_MODES, RECIPES, Draw, Recipe, Rendering, get_recipe
 from .scenes import SCENE_MODES, SimulatedScene, simulate_scene
-from .sources import find_images, image_width, read_images
+from .sources import find_images, image_width, read_images, share_out
 from .surveys import SURVEYS, Band, Survey, get_survey
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "linear_light",
     "read_images",
     "reduce_image",
+    "share_out",
     "simulate_blends",
     "simulate_fields",
     "simulate_scene",

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-__all__ = ["blended_images", "find_images", "image_width", "read_images"]
+__all__ = ["blended_images", "find_images", "image_width", "read_images", "share_out"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -65,6 +65,40 @@ def find_images(folder, *, split=None, isolated=False):
         known = ", ".join(sorted({row["split"] for row in rows}))
         raise ValueError(f"split={split!r} is not in {str(table)!r}; it has {known}")
     return _isolated(paths, folder) if isolated else paths
+
+
+def share_out(images, split=None, validation_images=None, validation_split=None):
+    """List the galaxy images to learn from, and those to judge by.
+
+    Parameters
+    ----------
+    images : str or path-like
+        Folder, as `find_images` takes it.
+    split : str, optional
+        Part to learn from. Default: ``train`` if there is a table ``splits.csv``, else all.
+    validation_images : str or path-like, optional
+        Folder of those to judge by. Default: the same; without a table every tenth image, which is
+        then not learned from.
+    validation_split : str, optional
+        Part to judge by. Default: ``val`` if there is a table, else all.
+
+    Returns
+    -------
+    learn, judge : list of pathlib.Path
+        There may be none to judge by.
+    """
+    has_table = (Path(images) / "splits.csv").is_file()
+    if split is None and has_table:
+        split = "train"
+    learn = find_images(images, split=split)
+    if validation_images is not None:
+        return learn, find_images(validation_images, split=validation_split)
+    if has_table or validation_split is not None:
+        return learn, find_images(images, split=validation_split or "val")
+    if len(learn) < 4:  # a blend takes two galaxies, on either side
+        return learn, []
+    step = min(10, len(learn) // 2)
+    return [path for k, path in enumerate(learn) if k % step], learn[::step]
 
 
 def blended_images(folder):

@@ -1,0 +1,99 @@
+"""What a trained network still lacks to be a model: what is unlike its training, error bars."""
+
+from pathlib import Path
+
+from astrodeblend.score import add_field_calibration, add_scene_calibration
+from astrodeblend.simulate import Morphologies, read_images, share_out
+from astrodeblend.simulate.sources import blended_images
+from astrodeblend.training import add_blend_score, add_calibration, add_familiarity
+from astrodeblend.weights import load_model
+
+__all__ = ["finish"]
+
+
+def finish(model, images=None, *, progress=True, **parts):
+    """Teach a trained model to tell the unfamiliar, to score blends, and to state its errors.
+
+    A model for pictures learns its familiarity, unless it has it, and its blend score from the
+    galaxies that it was trained on, and its error bars of blends and of scenes from others. A model
+    for stamps of linear flux learns its error bars, one for fields its probabilities, the
+    thresholds of its purity and its error bars, from simulated images as its surveys see them.
+    Weights and card are written anew after each part; the weights are the same.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A ``.safetensors`` file with its card beside it.
+    images : str or path-like, optional
+        For pictures the folder of galaxies that it was trained on, shared out as
+        `astrodeblend.simulate.share_out` does. For linear flux an ``.npz`` file of galaxies that it
+        was not trained on, as `astrodeblend.simulate.cut_galaxies` makes them; without, all
+        galaxies are parametric.
+    progress : bool, optional
+        Show progress bars.
+    **parts
+        Of the folder, or another one, if not the default ones: ``split``, ``validation_images`` and
+        ``validation_split`` of `astrodeblend.simulate.share_out`.
+
+    Returns
+    -------
+    dict of str to (ValueError or None)
+        For each part why it could not be done.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model, or no such images.
+    ValueError
+        If a model for pictures is given no images.
+    """
+    network, card = load_model(model)
+    if card.scaling == "noise":
+        galaxies = None if images is None else Morphologies.read(images)
+        if hasattr(network, "find"):
+            fits = {
+                "probabilities and error bars": lambda: add_field_calibration(
+                    model, images=(galaxies, None), progress=progress
+                )
+            }
+        else:
+            fits = {"error bars": lambda: add_calibration(model, galaxies, progress=progress)}
+        return _done(fits)
+    if images is None:
+        raise ValueError(
+            f"images is None: the model {card.name!r} is for pictures; give the folder of galaxies "
+            "that it was trained on"
+        )
+    learned, others = share_out(images, **parts)
+    blended = blended_images(images)
+    folder = parts.get("validation_images", images)
+    has_table = (Path(folder) / "splits.csv").is_file()
+    split = parts.get("validation_split", "val" if has_table else None)
+
+    def read(paths):
+        return read_images(paths, progress=progress)
+
+    fits = {
+        "familiarity": lambda: add_familiarity(model, read(learned), progress=progress),
+        "blend score": lambda: add_blend_score(
+            model, read(p for p in learned if p not in blended), progress=progress
+        ),
+        "error bars": lambda: add_calibration(model, read(others), progress=progress),
+        "error bars of scenes": lambda: add_scene_calibration(
+            model, folder, split=split, progress=progress
+        ),
+    }
+    if network.familiarity is not None:
+        del fits["familiarity"]
+    return _done(fits)
+
+
+def _done(fits):
+    """Fit one after the other; return why those failed that did."""
+    failed = dict.fromkeys(fits)
+    for name, fit in fits.items():
+        try:
+            fit()
+        except ValueError as error:
+            failed[name] = error
+    return failed
