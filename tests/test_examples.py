@@ -1,5 +1,7 @@
 """The examples run from start to end."""
 
+import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -66,3 +68,27 @@ def test_packed_pictures_are_trained_on_without_astropy(galaxies, tiny_model, tm
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "log.csv", "model.json", "model.safetensors", "validation.png",
     ]  # fmt: skip
+
+
+TUTORIALS = sorted((EXAMPLES / "tutorials").glob("plot_*.py"))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_tutorial_compiles_and_begins_with_a_title(path):
+    """The documentation runs them all."""
+    tree = ast.parse(path.read_text("utf-8"))
+    title, line = ast.get_docstring(tree).splitlines()[:2]
+    assert line == "=" * len(title)
+
+
+@pytest.mark.parametrize("number", ["01", "02", "03"])
+def test_tutorial_runs(number, tmp_path):
+    (path,) = (path for path in TUTORIALS if path.stem.startswith(f"plot_{number}_"))
+    command = [sys.executable, "-W", "error", str(path)]
+    temporary = {"TMPDIR": str(tmp_path), "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        command, env=os.environ | temporary, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert list(tmp_path.rglob("*.fits")), "it keeps what it found"
