@@ -81,7 +81,7 @@ def test_tutorial_compiles_and_begins_with_a_title(path):
     assert line == "=" * len(title)
 
 
-@pytest.mark.parametrize("number", ["01", "02", "03"])
+@pytest.mark.parametrize("number", ["01"])  # the documentation runs them all
 def test_tutorial_runs(number, tmp_path):
     (path,) = (path for path in TUTORIALS if path.stem.startswith(f"plot_{number}_"))
     command = [sys.executable, "-W", "error", str(path)]

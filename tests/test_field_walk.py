@@ -210,7 +210,7 @@ class TestShippedWeights:
         network, card = load_model("field")
         save_model(path, network, replace(card, calibration={}))
         fitted = add_field_calibration(
-            path, surveys=["lsst"], number=2, blocks=16, seed=9, progress=False
+            path, surveys=["lsst"], number=2, blocks=8, seed=9, progress=False
         )
         assert read_card(path).calibration["fit"] == fitted.calibration["fit"]
         deblender = Deblender.load(path)
