@@ -7,12 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from astrodeblend.networks import (
-    Pixels,
-    Sources,
-    find_centres,
-    threshold_of,
-)
+from astrodeblend.networks import Pixels, Sources, find_centres, threshold_of
 
 __all__ = ["FieldAnswer", "take_apart"]
 

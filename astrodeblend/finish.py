@@ -71,12 +71,14 @@ def finish(model, images=None, *, progress=True, **parts):
     split = parts.get("validation_split", "val" if has_table else None)
 
     def read(paths):
+        if not paths:
+            raise ValueError(f"images={str(images)!r} has no galaxies for it; give more of them")
         return read_images(paths, progress=progress)
 
     fits = {
         "familiarity": lambda: add_familiarity(model, read(learned), progress=progress),
         "blend score": lambda: add_blend_score(
-            model, read(p for p in learned if p not in blended), progress=progress
+            model, read([p for p in learned if p not in blended]), progress=progress
         ),
         "error bars": lambda: add_calibration(model, read(others), progress=progress),
         "error bars of scenes": lambda: add_scene_calibration(

@@ -76,6 +76,15 @@ def test_a_part_that_fails_spoils_no_other(bare, folder, monkeypatch):
     assert not any(failed.values())
 
 
+def test_no_galaxies_to_judge_by(bare, galaxies, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(galaxies.rglob("*.jpg"))[:2]:
+        shutil.copy(path, few)
+    failed = finish(bare, few, progress=False)
+    assert "has no galaxies for it; give more" in str(failed["error bars"])
+
+
 def test_refusals(bare, tmp_path):
     with pytest.raises(ValueError, match=r"images is None: .* is for pictures"):
         finish(bare)
