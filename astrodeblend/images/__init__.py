@@ -1,8 +1,8 @@
-"""The one door in and out: anything that holds an image becomes one kind of NDData, and back.
+"""Reading images of any form into one, and writing them as FITS.
 
-Whatever `read_image` is given, what comes out is an `~astropy.nddata.NDData` with data of shape
-(bands, y, x) whose kind is known, and with a unit, a mask, a standard deviation and a celestial
-WCS where the input has them. The rest of the package knows no other form.
+`read_image` returns an `~astropy.nddata.NDData` with data of shape (bands, y, x) and a known kind,
+and with the unit, mask, standard deviation and celestial WCS that the input has. The rest of the
+package takes images in this form only.
 """
 
 from .bands import channels_of, wavelength_of

@@ -1,4 +1,4 @@
-"""Bands: their names and wavelengths, and how images of one each become one: one unit, one grid."""
+"""Names and wavelengths of bands; single-band images stacked in one unit on one grid."""
 
 import re
 from contextlib import suppress
@@ -14,13 +14,13 @@ from .units import is_surface_brightness
 
 __all__ = ["channels_of", "put_on_grid", "stack", "wavelength_of"]
 
-# nm, roughly: they only put bands in order. A lower-case v is violet.
+# Effective wavelengths in nm, rounded: they only order bands. A lower-case v is violet.
 _WAVELENGTHS = {
     "fuv": 153, "nuv": 230, "u": 360, "v": 384, "b": 440, "g": 480, "V": 550, "r": 630, "vis": 720,
     "i": 770, "z": 900, "y": 1000, "j": 1240, "h": 1650, "k": 2180, "ks": 2150,
     "w1": 3368, "w2": 4618, "w3": 12082, "w4": 22194,
 }  # fmt: skip
-# Filters of three digits that are tens of nm, besides those below 200: of JWST and of Roman.
+# JWST and Roman filters of three digits, 200 or more, whose number is in tens of nm.
 _TENS = re.compile(
     "F(200W|2(50|10)M|212N|213|277W|3(00|35|60)M|322W2|323N|356W|405N|4(10|30|60|80)M|444W|4(66|70)N"
     "|560W|770W)"
@@ -28,21 +28,21 @@ _TENS = re.compile(
 
 
 def _band_name(header):
-    """Return what a header calls its band, or None."""
+    """Return the name of the band that a header states, or None."""
     names = [str(header.get(f"FILTER{k}", "")).strip() for k in ("", 1, 2)]
     names += [str(header.get(key, "")).strip() for key in ("BAND", "BAND1")]
     return next((name for name in names if name and not name.upper().startswith("CLEAR")), None)
 
 
 def wavelength_of(name):
-    """Return the rough wavelength of a band in nm, by its name, or None.
+    """Return the approximate wavelength of a band in nm, or None for an unknown name.
 
-    As in ``r``, ``HSC-R2``, ``sdss_g``, ``i.MP9702``, ``Ks``, ``VIS``, ``F814W``, ``f444w``.
+    Known names are such as ``r``, ``HSC-R2``, ``sdss_g``, ``i.MP9702``, ``Ks``, ``VIS``, ``f444w``.
 
     Parameters
     ----------
     name : str
-        The band's.
+        The name of the band.
 
     Returns
     -------
@@ -61,16 +61,16 @@ def wavelength_of(name):
 
 
 def channels_of(image, bands):
-    """Return the bands of each channel, red first, or of one that is grey, and their names.
+    """Return the bands of each colour channel, red first (one channel is grey), and their names.
 
-    The names are None where there is nothing to say: red, green and blue, or one without a name.
+    The names are None for the three channels of a colour picture and for one band without a name.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
         As `read_image` gives it.
     bands : str, int, sequence of these, or None
-        Which bands to show; None: all.
+        Which bands to show, by number or name; None: all.
     """
     known, count = image.meta.get("astrodeblend", {}), image.data[..., 0, 0].size
     names = known.get("bands")
@@ -107,7 +107,7 @@ def channels_of(image, bands):
 
 
 def put_on_grid(band, first, number):
-    """Convert a band to the unit of the first one, and resample it to its grid if need be."""
+    """Convert a band to the unit of the first band, and resample it where the grids differ."""
     factor = np.float64(_unit_factor(band, first, number))
     flux, mask, meta = band.data * factor, band.mask, band.meta
     deviation = None if band.uncertainty is None else band.uncertainty.array * factor
@@ -133,9 +133,9 @@ def put_on_grid(band, first, number):
 
 
 def stack(bands, names):
-    """Stack bands on one grid; of their headers keep what they have in common.
+    """Stack bands on one grid; keep the cards that all their headers share.
 
-    Headers name the bands, or else ``names``, if all have a wavelength and no two are the same.
+    The headers name the bands; else ``names`` do, if each has a known wavelength and all differ.
     """
     each = [band.meta["astrodeblend"]["read"] for band in bands]
     said = [f"band {i}: {text}" for i, texts in enumerate(each) for text in texts]
@@ -174,7 +174,7 @@ def _unit_factor(band, first, number):
 
 
 def _same_grid(band, first):
-    """Whether both have the same pixels, to a thousandth of one."""
+    """Return whether the pixels of both agree to 0.001 pixels."""
     if band.data.shape != first.data.shape:
         return False
     if band.wcs is None or first.wcs is None:
@@ -182,14 +182,14 @@ def _same_grid(band, first):
     height, width = first.data.shape[1:]
     x, y = np.meshgrid(np.linspace(0, width - 1, 3), np.linspace(0, height - 1, 3))
     apart = band.wcs.pixel_to_world(x, y).separation(first.wcs.pixel_to_world(x, y))
-    # where the projection has no sky, in the corners of an all-sky image, this is NaN
+    # NaN where the projection has no sky: in the corners of an all-sky image
     return not (apart.deg > 1e-3 * proj_plane_pixel_scales(first.wcs).min()).any()
 
 
 def _resample(flux, mask, deviation, psf, wcs, first):
-    """Put flux, mask and standard deviation, each (1, y, x), and the PSF on another image's grid.
+    """Resample flux, mask and standard deviation, each (1, y, x), and the PSF to another grid.
 
-    The standard deviation is that of each pixel; that neighbours are correlated is not kept.
+    The standard deviation is that of each pixel; the correlation of neighbours is lost.
     """
     from reproject import reproject_adaptive, reproject_interp  # slow to import, rarely needed
 

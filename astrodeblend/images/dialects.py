@@ -1,4 +1,4 @@
-"""The dialects of FITS: which extension is the image, which go with it, which cards say of what."""
+"""FITS conventions: which HDU is the image, its noise or its mask; which cards are kept."""
 
 import re
 from contextlib import suppress
@@ -19,8 +19,8 @@ __all__ = [
     "valid_cards",
 ]
 
-# As CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, SWarp and others name them. Of
-# several uncertainties the first in this order counts.
+# EXTNAMEs of CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, SWarp and others. Of
+# several uncertainties the first in this order is used.
 _NAMES = {
     StdDevUncertainty: "UNCERT ERR ERROR RMS STD STDDEV SIGMA NOISE",
     VarianceUncertainty: "VARIANCE VAR",
@@ -34,13 +34,13 @@ _ROLES = {name: role for role, names in _NAMES.items() for name in names.split()
 _NOISES = [role for role in _NAMES if isinstance(role, type)]
 _TABLES = {"D2IMARR", "WCSDVARR"}  # of distortions: the WCS takes them
 _SCIENCE = {"SCI", "SCIENCE", "IMAGE"}
-# Bit planes that say a pixel holds no data or bad ones. Detected, bright or saturated is neither.
+# Bit planes (LSST, HSC) of pixels with bad or no data; detected, bright or saturated is neither.
 _BAD_PLANES = ("MP_BAD", "MP_NO_DATA", "MP_CR", "MP_UNMASKEDNAN")
 
 
-# How the input was stored, and its pixel grid: the output has a storage and a WCS of its own. Of
-# the input's WCS nothing may stay, not of its older forms either (IRAF's WAT, the plate solution
-# of the Digitized Sky Survey): wcslib crashes on two descriptions in one header.
+# Cards of storage and pixel grid, which the output states anew. No card of the input's WCS may
+# stay, nor of older forms (IRAF's WAT, the plate solution of the Digitized Sky Survey): wcslib
+# crashes on two descriptions in one header.
 _LAYOUT_CARD = re.compile(
     r"""(SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|T(TYPE|FORM)\d+|END
     |EXTNAME|EXTVER|EXTLEVEL|INHERIT|BSCALE|BZERO|BLANK|DATAMIN|DATAMAX|CHECKSUM|DATASUM|UTYPE
@@ -56,7 +56,7 @@ _LAYOUT_CARD = re.compile(
 
 
 def _label(hdu):
-    """Return what an HDU is called, by its name or by the type that its header states."""
+    """Return the name of an HDU; without one, the type that its header states."""
     if hdu.name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
         for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"):
             text = str(hdu.header.get(key, "")).strip().upper()
@@ -66,7 +66,7 @@ def _label(hdu):
 
 
 def _role(hdu):
-    """Return what an HDU is beside an image, None if it may be one, and of which ('': any)."""
+    """Return the role of an HDU (None: it may be an image) and its image's name ('': any)."""
     name = _label(hdu)
     stem, _, word = name.rpartition("_")
     if name in _ROLES or not stem or _ROLES.get(word) == "other":
@@ -79,9 +79,9 @@ def _has_image(hdu):
 
 
 def choose_hdu(hdulist, extension=None, plane=None):
-    """Return the HDU that ``extension`` names (as "2", "SCI" or "SCI,2"), or the image.
+    """Return the HDU that ``extension`` names ("2", "SCI" or "SCI,2"); without it, the image.
 
-    Or the ``plane``, an "uncertainty", "weight" or "mask", where a file has one.
+    With ``plane`` ("uncertainty", "weight" or "mask") return that plane where the file has one.
     """
     if extension is None:
         images = [hdu for hdu in hdulist if _has_image(hdu)]
@@ -105,7 +105,7 @@ def choose_hdu(hdulist, extension=None, plane=None):
 
 
 def companions(hdulist, image, said):
-    """Return the HDUs of the noise and the mask of an image, or None; say what stays unread."""
+    """Return the HDUs of an image's noise and mask, or None each; note the HDUs left unread."""
     name, found = _label(image), {}
     others = [hdu for hdu in hdulist if _has_image(hdu) and hdu is not image]
     alone = all(_label(hdu) != name for hdu in others)
@@ -129,7 +129,7 @@ def companions(hdulist, image, said):
 
 
 def read_data(hdu, said):
-    """Return an HDU's array, asinh magnitudes undone, or say that it has none."""
+    """Return the array of an HDU, asinh magnitudes (luptitudes) converted to flux."""
     if not _has_image(hdu):
         raise ValueError(f"HDU {hdu.name!r} holds no image; choose another one")
     try:
@@ -148,10 +148,10 @@ def read_data(hdu, said):
 
 
 def read_plane(hdu, plane, said, telescope=None):
-    """Return what an HDU holds beside an image.
+    """Return the mask or uncertainty in an HDU.
 
-    A mask, or None if it holds bits of unknown meaning; else an uncertainty, of the kind that its
-    UTYPE or name says, by default standard deviations, or weights for the ``plane`` "weight".
+    None for a mask of bits of unknown meaning. The type of an uncertainty comes from UTYPE or the
+    HDU's name; by default standard deviation, or weights for the ``plane`` "weight".
     """
     name, values, cards = _label(hdu), read_data(hdu, said), hdu.header
     if plane != "mask":
@@ -175,7 +175,7 @@ def read_plane(hdu, plane, said, telescope=None):
 
 
 def valid_cards(header):
-    """Copy what of a header can be written: mended cards, of two with one keyword the first."""
+    """Copy the cards that can be written, repaired; of two with one keyword the first."""
     valid = fits.Header()
     for card in header.copy().cards:
         with suppress(fits.VerifyError, ValueError):
@@ -190,7 +190,7 @@ def valid_cards(header):
 
 
 def observation_cards(meta):
-    """Make a header of what in a header, or a dictionary, describes the observation."""
+    """Return a header of the cards in a header or dictionary that describe the observation."""
     if not isinstance(meta, fits.Header):
         words = {str(key).upper(): value for key, value in meta.items()}
         meta = fits.Header()

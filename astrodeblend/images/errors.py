@@ -1,4 +1,4 @@
-"""What is said of an input: errors with where they happened, and what is left aside."""
+"""Messages about an input: errors with their place, and warnings of what is ignored."""
 
 import warnings
 
@@ -6,16 +6,16 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 __all__ = ["leave_aside", "restated"]
 
-# The kinds that take a sentence; others, such as UnicodeDecodeError, are kinds of these.
+# Exceptions made from one sentence; others, such as UnicodeDecodeError, are subclasses of these.
 _KINDS = (FileNotFoundError, IsADirectoryError, PermissionError, OSError, TypeError, ValueError)
 
 
 def restated(error, text):
-    """Return an error of the same kind that says something else."""
+    """Return an error of the same class with another message."""
     return next(kind for kind in _KINDS if isinstance(error, kind))(text)
 
 
 def leave_aside(said, message):
-    """Warn that something is left aside, and note it."""
+    """Warn that a part of the input is ignored, and append the message to ``said``."""
     warnings.warn(message, AstropyUserWarning, stacklevel=3)
     said.append(message)

@@ -1,4 +1,4 @@
-"""What the values of an image are: a picture, whose white is known, or flux."""
+"""The kind of an image: a picture, whose white is known, or linear flux."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ __all__ = ["KINDS", "Origin", "kind_by_type", "kind_in_common", "with_kind"]
 
 KINDS = ("picture", "flux")
 _WHITES = (1, 255, 65535)
-_FEW = 1e-3  # of the values, beyond white or below black, change nothing
+_FEW = 1e-3  # share of the values that may lie above white or below black in a picture
 
 
 class Origin(NamedTuple):
-    """What tells the kind of an image before its values are looked at."""
+    """What the type of an input says of its kind, before its values are looked at."""
 
     told: tuple | None  # kind, white, and why ("" if it was said before), if known
     dtype: str
@@ -23,7 +23,7 @@ class Origin(NamedTuple):
 
 
 def kind_by_type(dtype, colour_last, unit, has_more):
-    """Return the kind, white and why, or None if only the values can tell."""
+    """Return the kind, the value of white and the reason; None if only the values can decide."""
     if unit not in (None, u.dimensionless_unscaled):
         return "flux", None, f"it has the unit {unit}"
     if dtype == "uint8":
@@ -38,7 +38,7 @@ def kind_by_type(dtype, colour_last, unit, has_more):
 
 
 def kind_in_common(origins, asked):
-    """Return the origin of a stack of bands, which have to be of one kind if none is asked for."""
+    """Return the origin of a stack of bands; raise if their kinds differ and none is asked for."""
     told = {origin.told and origin.told[:2]: origin.told for origin in origins}
     if ("flux", None) in told:
         told.pop(None, None)  # floats that are no picture's by themselves
@@ -49,9 +49,9 @@ def kind_in_common(origins, asked):
 
 
 def with_kind(image, origin, asked=None):
-    """Settle the kind of an image: as asked for, as its type told, or as its values say.
+    """Decide the kind of an image: as asked for, else by its type, else by its values.
 
-    Values of a picture beyond black and white become black and white.
+    Values of a picture below black or above white are clipped.
     """
     known, said = image.meta["astrodeblend"], image.meta["astrodeblend"]["read"]
     told = origin.told
@@ -66,7 +66,7 @@ def with_kind(image, origin, asked=None):
     if white is None:
         return image
     if origin.colour_last and len(image.data) == 4:
-        said.append("the alpha channel, its fourth, is left unread")
+        said.append("the fourth channel, alpha, is ignored")
         known["bands"], known["psf"] = tuple("RGB"), known["psf"][:3]
         planes = {"mask": image.mask, "uncertainty": image.uncertainty}
         planes = {name: plane[:3] for name, plane in planes.items() if plane is not None}

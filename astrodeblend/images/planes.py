@@ -1,4 +1,4 @@
-"""Uncertainties and masks, and the type that holds their values."""
+"""Uncertainties and masks of images, and their dtype."""
 
 import numpy as np
 from astropy.nddata import InverseVariance, NDData, StdDevUncertainty, VarianceUncertainty
@@ -16,18 +16,18 @@ _KINDS = (StdDevUncertainty, VarianceUncertainty, InverseVariance)
 
 
 class RelativeWeight(InverseVariance):
-    """Weights that may be inverse variances, or only proportional to them."""
+    """Weights: inverse variances, or only proportional to them."""
 
 
 def changed(image, data, *, deviation=None, **parts):
-    """Return an image with other data; the uncertainty goes unless named, other parts stay."""
+    """Return an image with other data; all other parts stay, but the uncertainty only if given."""
     kept = {name: getattr(image, name) for name in ("unit", "mask", "wcs", "meta")}
     uncertainty = None if deviation is None else StdDevUncertainty(deviation, copy=False)
     return NDData(data, **{"uncertainty": uncertainty} | kept | parts)
 
 
 def is_plain_mask(values):
-    """Tell whether values are those of a mask, of one bit or of all eight, not bit planes."""
+    """Return whether an array is a mask (0 and 1, or 0 and 255), not bit planes."""
     true = 255 if values.dtype == np.uint8 and values.max(initial=0) == 255 else 1
     return bool(((values == 0) | (values == true)).all())
 
@@ -49,9 +49,9 @@ def standard_deviation(uncertainty, unit):
 
 
 def noise_per_weight(data, deviation, hidden):
-    """Return how much larger the noise of a band is than its weights say, as inverse variances.
+    """Return the noise of a band over 1 / sqrt(weight).
 
-    From differences of pixels four apart, which galaxies hardly change in the median.
+    The noise comes from the median difference of pixels four apart, which galaxies hardly change.
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         pairs = (data[:, 4:] - data[:, :-4]) / np.hypot(deviation[:, 4:], deviation[:, :-4])
@@ -60,9 +60,9 @@ def noise_per_weight(data, deviation, hidden):
 
 
 def compact(values, hidden=False, least=1e-15):
-    """Copy an array as float32, or as float64 if most values are below ``least`` or beyond 1 / it.
+    """Copy an array as float32; as float64 if most values are below ``least`` or above 1 / least.
 
-    Squares of what stays in float32 are in its range, too.
+    With the default, the squares of float32 values are in the range of float32, too.
     """
     with np.errstate(over="ignore"):
         copy = np.array(values, dtype=np.float32, order="C")

@@ -1,4 +1,4 @@
-"""Positions in images: pixels, or places on the sky."""
+"""Positions in images: in pixels, or on the sky."""
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -7,7 +7,7 @@ __all__ = ["pixel_position"]
 
 
 def pixel_position(image, position=None):
-    """Turn a position into pixels, refusing what lies outside the image.
+    """Return a position in pixels; refuse one outside the image.
 
     Parameters
     ----------

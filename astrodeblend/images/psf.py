@@ -1,4 +1,4 @@
-"""The width of the PSF in each band: as it is given, or as the header says."""
+"""The full width at half maximum of the PSF by band: as given, or from the header."""
 
 import re
 import warnings
@@ -16,14 +16,14 @@ from .errors import leave_aside
 
 __all__ = ["PSF_INPUTS", "pixel_width", "psf_in_pixels", "psf_widths"]
 
-_LEAST, _MOST = 0.5, 50.0  # pixels; what is beyond is a mistake, or in another unit
+_LEAST, _MOST = 0.5, 50.0  # pixels, FWHM; a width outside is a mistake, or in another unit
 PSF_INPUTS = (
     "give the full width at half maximum, in pixels or as an angle, an image of the PSF, the path "
     "of one, or a model; one for all bands, or one for each"
 )
-# Cards that state the width of the PSF, the first of them counts, and their unit if the comment
-# names none; None: then the card says nothing. With PRODCATG a file is one of ESO's data products,
-# elsewhere PSF_FWHM is often in pixels.
+# Cards with the FWHM of the PSF (the first one present is used) and the unit where their comment
+# names none; None: such a card is ignored. PRODCATG marks ESO data products; elsewhere PSF_FWHM
+# is often in pixels.
 _CARDS = {"PSF_FWHM": None, "CHIP.SEEING": u.pix, "L1FWHM": None, "FWHM": None, "SEEING": None}
 _ESO = {"PSF_FWHM": u.arcsec}
 _UNITS = {u.arcsec: r"arc ?-?sec|\basec", u.pix: "pix"}
@@ -31,12 +31,12 @@ _NOT_THE_IMAGE = re.compile("dimm|zenith|request|predict|guid", re.IGNORECASE)
 
 
 def pixel_width(wcs):
-    """Return the width of a pixel, the root of its area."""
+    """Return the width of a pixel: the square root of its area on the sky."""
     return np.sqrt(proj_plane_pixel_area(wcs)) * u.deg
 
 
 def psf_widths(psf, bands):
-    """Return what is given of the PSF as widths, a Quantity or None for each band."""
+    """Return the given PSF as widths: a Quantity or None for each band."""
     widths = _widths(psf)
     if len(widths) == 1:
         widths = widths * bands
@@ -46,7 +46,7 @@ def psf_widths(psf, bands):
 
 
 def psf_in_pixels(psf, bands, header, wcs, said):
-    """Return the full width at half maximum of the PSF by band, in pixels; NaN: not known."""
+    """Return the full width at half maximum of the PSF by band, in pixels; NaN if unknown."""
     widths = psf_widths(psf, bands)
     if bands == 1 and widths[0] is None:
         return np.array([_from_header(header, wcs, said)])
@@ -54,7 +54,7 @@ def psf_in_pixels(psf, bands, header, wcs, said):
 
 
 def _checked(width, wcs):
-    """Return a width that was given in pixels, or refuse it."""
+    """Return a given width in pixels; refuse one out of range."""
     if width.unit.physical_type == "angle":
         if wcs is None:
             text = "and the image has no celestial WCS; give the width in pixels"
@@ -70,7 +70,7 @@ def _checked(width, wcs):
 
 
 def _from_header(header, wcs, said):
-    """Return the width in pixels that a header states, or NaN."""
+    """Return the FWHM in pixels that a header states, or NaN."""
     for key, unit in (_CARDS | (_ESO if "PRODCATG" in header else {})).items():
         value, comment = header.get(key), header.comments[key] if key in header else ""
         if not isinstance(value, Real) or isinstance(value, bool) or np.isnan(value):
@@ -94,7 +94,7 @@ def _from_header(header, wcs, said):
 
 
 def _widths(psf):
-    """Return the widths that something states, each a Quantity, or None for what it does not."""
+    """Return the FWHM of each PSF given, a Quantity, or None where it is unknown."""
     if psf is None:
         return [None]
     if isinstance(psf, list | tuple):
@@ -119,7 +119,7 @@ def _widths(psf):
 
 
 def _of_model(model):
-    """Return the width of a model of a PSF, of photutils or astropy: its own, or measured."""
+    """Return the FWHM of a PSF model of photutils or astropy: its parameter, or measured."""
     found = [getattr(model, name, None) for name in ("fwhm", "x_fwhm", "y_fwhm")]
     if found := [width for width in found if width is not None]:  # parameters, or numbers
         values = [np.squeeze(getattr(width, "value", width)) for width in found]
@@ -133,7 +133,7 @@ def _of_model(model):
 
 
 def _star(image):
-    """Return where the star in an image of the PSF is, (y, x), and about how wide it is."""
+    """Return the position (y, x) and the approximate FWHM of the star in an image of the PSF."""
     y, x = np.unravel_index(image.argmax(), image.shape)
     width = 2 * np.sqrt(np.count_nonzero(image >= image[y, x] / 2) / np.pi)
     inside = all(
@@ -147,7 +147,7 @@ def _star(image):
 
 
 def _of_image(image):
-    """Return the width of the PSF in an image: of a circular Moffat profile fitted to it."""
+    """Return the FWHM of a circular Moffat profile fitted to an image of the PSF."""
     from photutils.psf import MoffatPSF  # slow to import, rarely needed
 
     image = np.asarray(image, dtype=float)
@@ -161,7 +161,7 @@ def _of_image(image):
     start = MoffatPSF(flux=1, x_0=x, y_0=y, alpha=max(width, 1.5), beta=3)
     for name in start.param_names:
         getattr(start, name).fixed = False
-    start.beta.bounds = (1.01, 30)  # of 30 it is nearly a Gaussian
+    start.beta.bounds = (1.01, 30)  # a Moffat of beta 30 is nearly a Gaussian
     values = image[part] / image[part].sum()
     try:
         with warnings.catch_warnings(action="error", category=AstropyUserWarning):

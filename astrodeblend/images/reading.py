@@ -1,4 +1,4 @@
-"""Reading an image from whatever holds it: a function for each kind of input, then one form."""
+"""Reading images: one function for each type of input, then one common form."""
 
 import os
 import re
@@ -32,7 +32,7 @@ from .wcs import celestial_wcs, read_wcs
 
 __all__ = ["read_image"]
 
-SMALLEST = 16  # pixels along x and y that the networks need
+SMALLEST = 16  # pixels along x and y: the least that the networks take
 
 INPUTS = (
     "give a path to a FITS, JPEG or PNG file, an array, a Quantity, an NDData, a CCDData, "
@@ -45,25 +45,25 @@ PATHS, HDUS = (str, os.PathLike), (fits.PrimaryHDU, fits.ImageHDU, fits.CompImag
 
 
 def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None, psf=None):
-    """Read an image, whatever holds it.
+    """Read an image from a file, an array or an object of astropy.
 
     Parameters
     ----------
     image : path, array, Quantity, NDData, HDU, HDUList or sequence
         A path to a FITS file (``"f.fits[2]"`` and ``"f.fits[SCI]"`` choose an extension) or to
-        a picture (JPEG, PNG, TIFF); an array of shape (y, x), (bands, y, x) or, for colour
-        pictures, (y, x, 3 or 4), of Dask or masked ones too; anything of astropy that holds
-        such an array; or a sequence of images of one band each, resampled to the grid of the
-        first where their WCS differ.
+        a picture (JPEG, PNG, TIFF); an array, also masked or of Dask, of shape (y, x),
+        (bands, y, x) or, for colour pictures, (y, x, 3 or 4); an object of astropy that holds such
+        an array; or a sequence of single-band images, resampled to the grid of the first where
+        their WCS differ.
     kind : {"picture", "flux"}, optional
-        What the values are. By default the input says, see the notes.
+        What the values are: displayed colours, or linear flux. By default as in the notes.
     uncertainty : path, HDU, array, number or `~astropy.nddata.NDUncertainty`, optional
-        In place of the input's own; arrays are standard deviations, in a file its name or
-        UTYPE may say otherwise. For several bands a sequence may hold one for each.
+        Replaces the input's own uncertainty. Arrays and HDUs are standard deviations, unless the
+        HDU's name or UTYPE states another type. A sequence holds one for each band.
     weight : as ``uncertainty``, optional
         Weights in place of an uncertainty: inverse variances, or proportional to them.
     mask : path, HDU or array, optional
-        True or 1 where there is no data, beside the input's own.
+        True or 1 where there is no data, in addition to the input's own mask.
     psf : number, Quantity, array, path, HDU, NDData or model, optional
         Full width at half maximum of the PSF: in pixels or as an angle, NaN where it is not known;
         an image (y, x) or (bands, y, x) of the PSF, on the pixels of the band; or a model of
@@ -97,15 +97,15 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None, ps
 
     Notes
     -----
-    How the kind is told, which extensions of a FITS file are read, which bits of a mask count and
-    when weights are scaled is said in :doc:`/survey_images`. A picture by ``kind`` is white at the
-    largest value of its type, or at the least of 1, 255 and 65535 that holds 99.9 % of the values;
-    what lies beyond black or white in a picture is clipped.
+    :doc:`/survey_images` says how the kind is decided, which extensions of a FITS file and which
+    bits of a mask are read, and when weights are scaled. With ``kind="picture"``, white is the
+    largest value of the integer type, else the smallest of 1, 255 and 65535 that at least 99.9 % of
+    the values do not exceed; values below black or above white are clipped.
 
-    Bands come to another grid by bicubic interpolation, or by the anti-aliased
-    ``reproject_adaptive`` where their pixels have less than half the area. Values per solid angle
-    or beam and temperatures keep their value, all others scale with the pixel's area. Pixels
-    outside a band's footprint are masked.
+    Bands are resampled by bicubic interpolation, or by the anti-aliased ``reproject_adaptive``
+    where their pixels have less than half the area of the grid's. Values per solid angle or beam
+    and temperatures keep their value, all others scale with the pixel's area. Pixels outside a
+    band's footprint are masked.
     """
     if kind not in (None, *KINDS):
         raise ValueError(f"kind is {kind!r}; give one of {', '.join(KINDS)}")
@@ -118,7 +118,7 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None, ps
 
 
 def _read_bands(image, planes, kind):
-    """Return an image in the one form, but its kind, and what is known of that."""
+    """Return an image in the common form, its kind still open, and what its type says of that."""
     if not _is_sequence(image):
         return _conform(*_read(image), planes)
     if not image:
@@ -141,7 +141,7 @@ def _read_bands(image, planes, kind):
 
 
 def _is_sequence(given):
-    """Tell whether something is several images, not one written out as lists of numbers."""
+    """Return whether a sequence holds several images, not one as nested lists of numbers."""
     if isinstance(given, fits.HDUList) or not isinstance(given, list | tuple):
         return False
     first = given
@@ -151,22 +151,22 @@ def _is_sequence(given):
 
 
 def _of_each_band(plane, name, bands):
-    """Return what of an uncertainty, a mask or a PSF belongs to each band of a sequence."""
+    """Return the uncertainty, mask or PSF of each band of a sequence."""
     if name == "psf":
         return psf_widths(plane, bands)
     if isinstance(plane, NDUncertainty) and np.ndim(plane.array) == 3:
         each = [type(plane)(array, unit=plane.unit) for array in plane.array]
     elif _is_sequence(plane) or np.ndim(plane) == 3 or (name != "mask" and np.ndim(plane) == 1):
         each = list(plane)
-    else:  # the noise of one band in a file is not that of another, but bad columns may be
+    else:  # bands do not share the noise in one file; they may share a mask of bad columns
         each = [plane] * (bands if name == "mask" or not isinstance(plane, PATHS + HDUS) else 1)
     if len(each) != bands:
         raise ValueError(f"{name} is for one band, and there are {bands}; give one for each")
     return each
 
 
-# One function for each kind of input. It gives an image in its own layout, sentences, and the
-# kind, white and why, or None if the input does not tell.
+# One function for each type of input. It returns an image in the input's layout, sentences on
+# what was read, and the kind, white and reason, or None if the type does not decide them.
 
 
 @singledispatch
@@ -177,7 +177,7 @@ def _read(image):
 
 
 def _computed(array):
-    """Return an array of numpy, of a Dask one too, with its mask."""
+    """Return an array as a numpy array; a Dask array is computed, a mask is kept."""
     array = array.compute() if hasattr(array, "compute") else array
     return array if isinstance(array, np.ndarray) else np.asarray(array)
 
@@ -205,7 +205,7 @@ def _read_path(image):
 
 @contextmanager
 def _opened(name):
-    """Open a FITS file, and say of errors in which one: its path, HDUs, and chosen extension."""
+    """Yield path, HDUs and chosen extension of a FITS file; name the file in errors."""
     path, extension = Path(name).expanduser(), None
     chosen = re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(path))
     if chosen and not path.exists():
@@ -223,7 +223,7 @@ def _opened(name):
         yield path, None, None
         return
     with warnings.catch_warnings():
-        # A file that lacks data is refused below; one that only lacks its padding is whole.
+        # Missing data raise below; a file that lacks only its final padding is complete.
         warnings.filterwarnings("ignore", message="(?s).*(truncated|corrupted|non-ASCII)")
         try:
             hdulist = fits.open(path, lazy_load_hdus=False)
@@ -302,9 +302,9 @@ def _read_hdu(hdu, hdulist=None):
 
 
 def _read_planes(given, name, said):
-    """Read a mask or an uncertainty, whatever holds it: a list of one part, or one for each band.
+    """Return a given mask or uncertainty as a list of one part, or of one for each band.
 
-    Of a mask whose bits have no known meaning the list is empty.
+    The list is empty for a mask whose bits have no known meaning.
     """
     if given is None:
         return []
@@ -332,7 +332,7 @@ def _read_planes(given, name, said):
 
 
 def _read_psf(given):
-    """Read the files among what is given of the PSF; texts may be widths, too."""
+    """Replace paths in a given PSF by the images in the files, and texts of widths by widths."""
     if isinstance(given, list | tuple):
         return [_read_psf(one) for one in given]
     if not isinstance(given, PATHS):
@@ -361,7 +361,7 @@ def _plain_mask(mask):
 
 
 def _conform(image, said, told, planes):
-    """Bring an image from its own layout to the one form; return what tells its kind, too."""
+    """Return an image in the common form and the origin of its kind."""
     data = np.asarray(image.data)
     if data.dtype.kind not in "iuf":
         raise TypeError(f"image has values of type {data.dtype}, which are no real numbers")
@@ -396,7 +396,7 @@ def _conform(image, said, told, planes):
 
 
 def _fitted(parts, name, values, data):
-    """Bring a mask or an uncertainty, in one part or one for each band, to (bands, y, x)."""
+    """Return a mask or an uncertainty, given in one part or one for each band, as (bands, y, x)."""
     plane = parts[0] if len(parts) == 1 else np.concatenate([_bands_first(part) for part in parts])
     for shape in (values.shape, data.shape):
         with suppress(ValueError):
@@ -406,7 +406,7 @@ def _fitted(parts, name, values, data):
 
 
 def _deviation(image, values, mask, planes, said):
-    """Return the standard deviation in the one form, or None; mask where it tells nothing."""
+    """Return the standard deviation in the common form, or None; mask pixels without one."""
     name = "weight" if "weight" in planes else "uncertainty"
     parts = _read_planes(planes.get(name, image.uncertainty), name, said)
     if not parts:
@@ -433,7 +433,7 @@ def _deviation(image, values, mask, planes, said):
 
 
 def _bands_first(array):
-    """View an array as (bands, y, x), if it can be one."""
+    """Return a view of shape (bands, y, x), where the array has such a shape."""
     if array.ndim == 2:
         return array[np.newaxis]
     if array.ndim == 4 and 1 in array.shape[:2]:  # Stokes, frequency, y, x

@@ -1,4 +1,4 @@
-"""Units, however they are spelled."""
+"""Units of images, in the spellings that headers use."""
 
 import re
 import warnings
@@ -8,7 +8,7 @@ from astropy import units as u
 
 __all__ = ["is_logarithmic", "is_surface_brightness", "parse_unit"]
 
-# By lower case: what astropy reads in one spelling only, or as what no image has (siemens, ampere).
+# Read in any case: units that astropy reads in one case only, or as another unit (siemens, ampere).
 _NAMES = """Jy uJy nJy sr beam adu ct count electron photon DN K nmgy nanomaggy maggy erg s m cm Hz
     W mag Angstrom pix pixel arcsec"""
 _WORDS = {name.lower(): name for name in _NAMES.split()} | {
@@ -21,9 +21,9 @@ _WORDS |= {f"{word}s": name for word, name in _WORDS.items() if len(word) > 2}
 
 
 def parse_unit(text):
-    """Return the unit that a text means, in any case and plural, or None.
+    """Return the unit that a text means, in any case, singular or plural, or None.
 
-    MJY is mega only per steradian: else it may be milli, and is no unit.
+    MJY is read as mega per steradian only: elsewhere it may mean milli, and None is returned.
     """
     text = re.sub(r"\bm(?i:jy)\b", "mJy", text)
     text = re.sub(r"\bM(?i:jy)\b(?=.*(?i:sr))", "MJy", text)
@@ -37,16 +37,16 @@ def parse_unit(text):
 
 
 def is_logarithmic(unit):
-    """Tell whether a unit is magnitudes, dex or the like, which do not add."""
+    """Return whether a unit is logarithmic (magnitudes, dex): such values do not add."""
     if unit is None or isinstance(unit, u.LogUnit):
         return unit is not None
     return any(isinstance(base, type(u.dex)) for base in unit.decompose().bases)
 
 
 def is_surface_brightness(image):
-    """Tell whether values are brightnesses, which do not depend on the size of a pixel.
+    """Return whether the values do not depend on the area of a pixel.
 
-    Those of a picture are, those per solid angle or beam, and temperatures.
+    True for pictures, values per solid angle or beam, and temperatures.
 
     Parameters
     ----------

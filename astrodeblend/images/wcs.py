@@ -1,4 +1,4 @@
-"""The sky in headers: reading a celestial WCS of two axes, and writing it for images and cubes."""
+"""Celestial WCS of two axes: reading it from headers, writing it for images and cubes."""
 
 import re
 import warnings
@@ -11,7 +11,7 @@ from .errors import leave_aside
 
 __all__ = ["celestial_wcs", "read_wcs", "wcs_to_cards"]
 
-# Frames as headers call them: their FITS name, and the equinox if the header has none.
+# Spellings of frames in headers: the name in the FITS standard, the equinox if none is stated.
 _FRAMES = {
     **dict.fromkeys(("FK5", "J2000", "FK5J2000", "GSC1"), ("FK5", 2000.0)),
     **dict.fromkeys(("FK4", "B1950", "FK4B1950"), ("FK4", 1950.0)),
@@ -21,13 +21,13 @@ _FRAMES = {
 
 
 def read_wcs(header, hdulist=None, said=None):
-    """Read the WCS of an image's x and y, with its distortions; None if it is none of the sky."""
+    """Return the celestial WCS of x and y, with distortions; None if it is not celestial."""
     if header.get("NAXIS", 2) < 2:
-        return None  # no image, as will be said: nothing to say of its WCS
+        return None  # no image: the reader raises on it later
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
-            # Distortions allow two axes only, so those of a cube have to go while reading.
+            # Distortions take two axes only, so a cube's further axes are dropped while reading.
             wcs = WCS(header, fobj=hdulist, naxis=2)
     except Exception as error:  # noqa: BLE001 - whatever a broken header makes wcslib raise
         text = " ".join(str(error).split())
@@ -44,9 +44,9 @@ def _is_celestial(wcs):
 
 
 def celestial_wcs(wcs, said):
-    """Take from the WCS of an image that of x and y, if they are places on the sky, or None.
+    """Return the celestial part of an image's WCS, or None if x and y are not on the sky.
 
-    Its frame is spelled as astropy knows it.
+    RADESYS is spelled as astropy reads it.
     """
     if wcs is None:
         return None
@@ -69,8 +69,8 @@ def celestial_wcs(wcs, said):
             wcs.wcs.equinox = equinox
     wcs.wcs.set()
     try:
-        wcs.pixel_to_world(*(wcs.wcs.crpix - 1)).icrs  # noqa: B018 - as for a position given
-        # of other axes astropy makes a right ascension, or needs to know when it was seen
+        wcs.pixel_to_world(*(wcs.wcs.crpix - 1)).icrs  # noqa: B018 - raises as positions would
+        # other axes: astropy takes them for RA and Dec, or needs the time of observation
         works = wcs.wcs.lngtyp in ("RA", "GLON")
     except Exception:  # noqa: BLE001 - astropy, of a frame it does not know
         works = False
@@ -84,7 +84,7 @@ def celestial_wcs(wcs, said):
 
 
 def wcs_to_cards(wcs, ndim):
-    """Return the cards of a WCS, in a cube with an axis of bands, and the HDUs of its tables."""
+    """Return the cards of a WCS (of a cube with an axis of bands) and the HDUs of its tables."""
     if ndim == 3:
         wcs = _sip_to_tpv(wcs)
     primary, *tables = wcs.to_fits(relax=True)
@@ -101,11 +101,10 @@ def wcs_to_cards(wcs, ndim):
 
 
 def _sip_to_tpv(wcs):
-    """Write the SIP distortion of a gnomonic WCS as TPV, which has no limit to two axes.
+    """Return a gnomonic WCS with its SIP distortion as TPV, which is not limited to two axes.
 
-    SIP adds a polynomial before the matrix that turns pixels into degrees, TPV after it, so
-    that each SIP up to the 7th order has an exact TPV (Shupe et al. 2012, doi
-    10.1117/12.925460). Any other WCS is returned as it is.
+    SIP adds a polynomial before the matrix from pixels to degrees, TPV after it; each SIP up to
+    order 7 equals a TPV (Shupe et al. 2012, doi 10.1117/12.925460). Other WCS are returned as is.
     """
     sip = wcs.sip
     if sip is None or not all(ctype.endswith("-TAN-SIP") for ctype in wcs.wcs.ctype):
@@ -113,7 +112,7 @@ def _sip_to_tpv(wcs):
     degree = max(sip.a_order or 0, sip.b_order or 0)
     if degree > 7:
         return wcs
-    # A polynomial is known from its values on enough points.
+    # Enough points determine the polynomial.
     reach = 1 + np.abs(wcs.wcs.crpix).max()
     pixels = reach * np.stack(np.meshgrid(*[np.linspace(-1, 1, 2 * degree + 2)] * 2)).reshape(2, -1)
     shifts = [

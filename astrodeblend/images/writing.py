@@ -17,7 +17,7 @@ __all__ = ["image_to_hdus", "to_original_shape", "write_fits"]
 
 
 def to_original_shape(image):
-    """Give an image that was 2-D back as 2-D, of the same arrays, and any other one as it is.
+    """Return an image that was read as 2-D in 2-D, sharing its arrays; any other one as it is.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def image_to_hdus(image, name):
 
     Notes
     -----
-    The card FULLSCAL says that the values are a picture, and which is white; `read_image` heeds it.
-    No unit is the BUNIT ``1``, since CCDData demands one; a BUNIT that astropy could not read goes
-    out as it came in. A cube's SIP distortion, which is for two axes only, is written as TPV.
+    The card FULLSCAL marks a picture and holds the value of white; `read_image` reads it. BUNIT is
+    ``1`` without a unit, since CCDData demands one; a BUNIT that astropy cannot parse is written
+    unchanged. A cube's SIP distortion, which takes two axes only, is written as TPV.
     """
     image = to_original_shape(image)
     header = image.meta.get("header", fits.Header()).copy()
@@ -84,7 +84,7 @@ def image_to_hdus(image, name):
 
 
 def _planes(image):
-    """Return the data, mask and standard deviation that an image has, by the end of their names."""
+    """Return data, mask and standard deviation of an image by the suffix of their HDU's name."""
     shape = np.shape(image.data)
     planes = {"": np.asarray(image.data)}
     if image.mask is not None:
@@ -96,22 +96,22 @@ def _planes(image):
 
 
 def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
-    """Write HDUs to a FITS file that appears whole or not at all.
+    """Write HDUs to a FITS file; after an error no file is left.
 
     Parameters
     ----------
     hdus : `~astropy.io.fits.HDUList` or sequence of HDUs
-        What to write; an empty primary HDU comes first if there is none.
+        What to write; an empty primary HDU is added in front if there is none.
     path : str or path-like
-        Where to; ``.gz`` at its end compresses the file.
+        The file; a name that ends in ``.gz`` is compressed.
     cutouts : sequence of `~astropy.nddata.NDData`, optional
-        Parts of one image, to follow as `image_to_hdus` turns them into HDUs, with EXTVER from 1.
-        ``meta["box"]`` says where in the image each is, ((y, y), (x, x)); LTV1 and LTV2 say so in
-        the file: physical coordinates in DS9 are those of the image.
+        Parts of one image, written after ``hdus`` as `image_to_hdus` does, with EXTVER from 1.
+        ``meta["box"]`` is the part's place in the image, ((y, y), (x, x)); LTV1 and LTV2 state it
+        in the file, so that physical coordinates in DS9 are those of the image.
     name : str, optional
-        Of their HDUs.
+        The name of their HDUs.
     overwrite : bool, optional
-        Replace a file that is there already. By default that is refused.
+        Replace a file that exists. By default that raises.
 
     Raises
     ------
@@ -133,8 +133,8 @@ def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
 def _cutout_blocks(cutouts, name):
     """Yield headers and data of cutouts as bytes.
 
-    There may be thousands, and astropy takes milliseconds for each new header: those of the first
-    serve all.
+    The headers of the first cutout are reused: astropy takes milliseconds for each new one, and
+    there may be thousands.
     """
     if not cutouts:
         return
@@ -160,7 +160,7 @@ def _cutout_blocks(cutouts, name):
 
 
 def _big_endian(array):
-    """Copy in the byte order of FITS; others astropy swaps in place while it writes."""
+    """Return a big-endian copy, as FITS stores it; astropy swaps other orders in place."""
     array = compact(array, ~np.isfinite(array), 1e-30)
     return array.astype(array.dtype.newbyteorder(">"))
 
