@@ -308,7 +308,7 @@ def test_weights_are_fetched_once_and_checked(hub, monkeypatch):
     assert torch.equal(network.features[34].weight, again.features[34].weight)
     with hub.open("r+b") as file:
         file.write(b"!")
-    with pytest.raises(ValueError, match=r"is not what it was published as .* delete it"):
+    with pytest.raises(ValueError, match=r"differs from the published file .* delete it"):
         load_vgg19()
     hub.unlink()
 

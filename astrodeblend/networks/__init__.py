@@ -1,20 +1,20 @@
-"""The networks, each a configuration and a module built from it alone. Only torch is needed.
+"""The networks, each a configuration and a module built from it alone; torch is all they need.
 
-All generators keep one contract, ``network(blend, positions=None, present=None, *,
-with_features=False, with_blend_score=False)``, which returns light and standard deviations:
+All generators have one signature, ``network(blend, positions=None, present=None, *,
+with_features=False, with_blend_score=False)``, and return light and its standard deviation:
 
 - ``blend``, shape (n, bands, y, x), y and x of at least 16.
 - ``positions``, shape (n, s, 2): x and y of sources in pixels, the centre of the first pixel at
-  0. ``present``, shape (n, s), bool: whether there is such a source; all are by default. Without
-  positions there is one source, in the middle.
-- light, shape (n, slots, bands, y, x), in the units of the blend, and the standard deviation
-  expected of its error, the same shape, or None from a network that has no opinion on it.
+  0. ``present``, shape (n, s), bool: which of them exist; by default all. Without positions
+  there is one source, in the middle.
+- light, shape (n, slots, bands, y, x), in the units of the blend, and the standard deviation of
+  its error, the same shape, or None from a network that does not estimate it.
 
-Networks of two slots answer with the source at ``positions[:, 0]``, the target, and with everything
-else; the other positions tell those that take marks where that comes from. What order the others
-are in changes nothing, nor does a position that is not present. `FieldNet` also finds sources, and
-splits light among all of them at once; NaN in its blends is where there are no data. Features and
-scores follow, if they are asked for; not all have them.
+Networks of two slots return the source at ``positions[:, 0]``, the target, and the sum of all
+others, whose positions networks with marks also use. The order of the others does not matter, and
+positions that are not present are ignored. `FieldNet` also finds sources and splits light among
+all of them at once; NaN in its blends marks missing data. Features and scores, if asked for,
+follow in the returned tuple; not all networks have them.
 """
 
 from .band_unet import BandUNet, BandUNetConfig

@@ -20,16 +20,16 @@ class BandUNetConfig:
     Parameters
     ----------
     branches : int
-        Number of components: the central one, then what else there is.
+        Number of components: the central one first.
     band_widths : tuple of int
         Features of each band by itself at each level, from full resolution down; every level
         halves the grid.
     widths : tuple of int
-        Features of all bands together at each level but the first, at least as deep.
+        Features of all bands together at each level but the first; at least as many levels.
     attention : int
         Self-attention blocks at the coarsest level.
     marks : bool
-        Whether spots at the target and at the other sources go in, too.
+        Whether the input has marks: spots at the target and at the other sources.
     """
 
     branches: int = 2
@@ -41,23 +41,22 @@ class BandUNetConfig:
     def __post_init__(self):
         if not 1 < len(self.band_widths) <= len(self.widths) + 1:
             raise ValueError(
-                f"band_widths={self.band_widths!r} has {len(self.band_widths)} levels; bands meet "
-                f"in the last {len(self.widths)} of {len(self.widths) + 1}: give 2 to as many"
+                f"band_widths={self.band_widths!r} has {len(self.band_widths)} levels; give "
+                f"2 to {len(self.widths) + 1}, one more than widths at most"
             )
 
 
 @register("band_unet", BandUNetConfig)
 class BandUNet(nn.Module):
-    """Branched generator for linear flux; bands are a set.
+    """Branched generator for linear flux in any number of bands, in any order.
 
-    Every band goes the same way through the same weights, and the bands meet in their mean and
-    their maximum (Zaheer et al. 2017, "Deep sets", equation 4). So there may be any number of
-    them, and another order of bands in is the same order of bands out.
+    Every band passes through the same weights; bands exchange information through their mean and
+    maximum (Zaheer et al. 2017, "Deep sets", equation 4). The output bands have the order of the
+    input bands.
 
-    Flux comes and goes in units of the standard deviation of each band's sky noise. Inside, it
-    is compressed by asinh. What comes out of a band is the total light, between what was
-    measured and what is expected, and how it is split among the components; negative light there
-    is none.
+    Flux is in units of the standard deviation of each band's sky noise; inside the network it is
+    compressed by asinh. The components are fractions of a total, the weighted mean (in asinh) of
+    the measured flux and the network's estimate. No component is negative.
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ class BandUNet(nn.Module):
         self.decoder = nn.ModuleList(map(ResidualBlock, own))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(own))
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(own))
-        # From the bands into what they know together, and from there back to each.
+        # From single bands to the features of all bands together, and back.
         both = list(zip(own[1:], shared, strict=False))
         self.meet = nn.ModuleList(nn.Conv2d(2 * a, b, 1) for a, b in both)
         self.tell = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in both)
@@ -107,13 +106,13 @@ class BandUNet(nn.Module):
             Shape (n, bands, y, x), sky-subtracted flux in units of each band's noise, any y
             and x of at least 16.
         positions, present : torch.Tensor, optional
-            Where sources are, shape (n, s, 2), and whether they are there, (n, s).
+            Positions of sources, shape (n, s, 2), and which of them exist, (n, s).
 
         Returns
         -------
         components, std : torch.Tensor
             Shape (n, branches, bands, y, x) each, in the units of the blend: the components
-            and the standard deviation expected of their error.
+            and the standard deviation of their error.
         """
         n, bands = blend.shape[:2]
         compressed = torch.asinh(blend.flatten(0, 1))[:, None]
@@ -126,17 +125,17 @@ class BandUNet(nn.Module):
         own = F.relu(crop(own, blend))
 
         light = self.light(own).float()
-        # A gate between what was measured, exact where it is bright, and what is expected.
+        # The gate weighs the measured flux, exact where it is bright, against the estimate.
         gate, expected = light[:, :1].sigmoid(), F.softplus(light[:, 1:2])
         total = gate * compressed.clamp(min=0) + (1 - gate) * expected
         components = total.clamp(max=12).sinh() * light[:, 2:].softmax(dim=1)
-        # Detached: learning how large the errors are must not change the components.
+        # Detached: the loss of the errors must not change the components.
         log_std = self.log_std(own.detach()).float().clamp(-6, 4)
         std = log_std.exp() * (0.1 + 0.03 * components.detach())
         return tuple(part.unflatten(0, (n, bands)).transpose(1, 2) for part in (components, std))
 
     def _features(self, own, bands):
-        """Return what is known of each band, (n bands, f, y, x), and of all, at half the grid."""
+        """Return features of each band, (n bands, f, y, x), and of all bands, at half the size."""
         own = self.encoder[0](self.stem(own))
         skips, shared_skips = [own], []
         for k, encoder in enumerate(self.shared_encoder):
@@ -158,6 +157,6 @@ class BandUNet(nn.Module):
 
 
 def _pooled(own, bands):
-    """Return mean and maximum over bands of what is known of each, (n, 2 features, y, x)."""
+    """Return mean and maximum of features over bands, (n, 2 features, y, x)."""
     own = own.unflatten(0, (-1, bands))
     return torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1)

@@ -1,4 +1,4 @@
-"""Whether a stamp shows one galaxy or more, from what a network makes of it."""
+"""The probability that a stamp shows more than one galaxy, from a network's activations."""
 
 import torch
 from torch import nn
@@ -6,27 +6,27 @@ from torch.nn import functional as F
 
 __all__ = ["BlendScore", "look_around"]
 
-#: Discs around the middle of a stamp in which features are pooled, in half widths of the stamp.
+#: Radii of the discs around the middle in which features are pooled, in half widths of the stamp.
 _DISCS = {
     "picture": (0.05, 0.1, 0.18, 0.28, 0.4, 0.55, 0.75),
     "shallow": (0.1, 0.2, 0.4, 0.75),
     "deep": (0.2, 0.5, 2.0),
 }
 _HIDDEN = 56
-_MOST = 5.0  # standard deviations; no feature counts for more
+_MOST = 5.0  # standard deviations from the mean at which features are clipped
 
 
 def look_around(picture, shallow, deep):
-    """Put what a network makes of a stamp into few numbers, by distance from its middle.
+    """Summarise a network's activations in discs around the middle of a stamp.
 
     Parameters
     ----------
     picture : torch.Tensor
-        Shape (n, views, y, x): the stamp as the network sees it, of which it is measured how
-        unlike opposite sides are.
+        Shape (n, views, y, x): the network's input, of which the difference between opposite
+        sides of the middle is taken.
     shallow, deep : torch.Tensor
-        Shape (n, features, y, x) each, the middle of the stamp in their middle: activations
-        early and late in the network.
+        Shape (n, features, y, x) each: activations of an early and of a late layer, centred on
+        the middle of the stamp.
 
     Returns
     -------
@@ -56,12 +56,12 @@ class BlendScore(nn.Module):
     Parameters
     ----------
     features : int
-        How many ``look_around`` gives.
+        Number of features that ``look_around`` returns.
 
     Attributes
     ----------
     threshold : torch.Tensor
-        The score above which few single galaxies lie.
+        The score that few single galaxies exceed.
     """
 
     def __init__(self, features):
@@ -73,7 +73,7 @@ class BlendScore(nn.Module):
         self.register_buffer("threshold", torch.tensor(1.0))
 
     def standardised(self, features):
-        """Return features in standard deviations from their mean, none of them extreme.
+        """Return features in standard deviations from their mean, clipped at 5.
 
         Parameters
         ----------
@@ -90,19 +90,19 @@ class BlendScore(nn.Module):
         standardised : torch.Tensor
             Shape (n, features), as `standardised` gives them.
         dropout : float, optional
-            Share of the numbers that are left out while it learns.
+            Share of the activations that are set to 0 in training.
         """
         x = F.dropout(standardised, dropout, self.training)
         x = F.dropout(F.relu(self.hidden(x)), dropout, self.training)
         return self.out(x)[:, 0]
 
     def forward(self, features):
-        """Say how likely stamps show more than one galaxy.
+        """Return the probability that stamps show more than one galaxy.
 
         Parameters
         ----------
         features : torch.Tensor
-            Shape (n, features), as ``look_around`` gives them.
+            Shape (n, features), as ``look_around`` returns them.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What networks are built of."""
+"""Building blocks of the networks."""
 
 from contextlib import nullcontext
 
@@ -21,14 +21,14 @@ __all__ = [
     "window_pixels",
 ]
 
-_SIGMA = 1.5  # of a spot, in pixels
-_TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and how far it looks
+_SIGMA = 1.5  # pixels: standard deviation of a mark
+_TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and its reach in x and y
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions whose sum with the input starts as the input.
+    """Two 3x3 convolutions added to the input; untrained, the block returns the input.
 
-    No batch normalisation: a galaxy must come out the same whatever else is in the batch.
+    There is no batch normalisation: the result must not depend on the rest of the batch.
     """
 
     def __init__(self, width):
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x):
-        """Add what the block makes of its input to it."""
+        """Return the input plus the residual."""
         return x + self.second(F.relu(self.first(F.relu(x))))
 
 
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x):
-        """Let every position, (n, width, y, x), take from all others what it asks for."""
+        """Apply attention to maps of shape (n, width, y, x)."""
         n, width, height, length = x.shape
         qkv = self.query_key_value(self.norm(x)).flatten(2).transpose(1, 2)
         qkv = qkv.reshape(n, height * length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -69,14 +69,14 @@ class Attention(nn.Module):
 
 
 class LocalAttention(Attention):
-    """Attention of every position to the 9x9 around it: what is farther off changes nothing.
+    """Attention of every position to the 9x9 positions around it only.
 
-    With the weights of `Attention`, which it equals on maps of 5x5, but that every position is
-    normalised by itself.
+    It has the weights of `Attention` and equals it on maps of 5x5, except that every position is
+    normalised on its own.
     """
 
     def forward(self, x):
-        """Let every position, (n, width, y, x), take from those near it what it asks for."""
+        """Apply local attention to maps of shape (n, width, y, x)."""
         n, width, height, length = x.shape
         normed = F.layer_norm(x.movedim(1, -1), (width,), self.norm.weight, self.norm.bias)
         qkv = self.query_key_value(normed.movedim(-1, 1))
@@ -92,7 +92,7 @@ class LocalAttention(Attention):
         near = (rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]).reshape(
             -1, 1, _TILE**2, side**2
         )
-        # A place beyond the edge has nobody to ask but itself.
+        # A position beyond the edge attends to itself only.
         near = near | ~near.any(dim=-1, keepdim=True)
         slow = x.device.type == "cpu" and torch.is_grad_enabled()
         with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
@@ -114,7 +114,7 @@ def _tiles(x, side, heads):
 
 
 def _near(extent, device):
-    """Return which cells of an axis see which: (tiles, cell of the tile, cell around it)."""
+    """Return which cells of an axis attend to which: (tiles, cell of the tile, cell around it)."""
     start = torch.arange(0, extent, _TILE, device=device)[:, None]
     asking = (start + torch.arange(_TILE, device=device))[:, :, None]
     asked = (start + torch.arange(-_NEAR, _TILE + _NEAR, device=device))[:, None]
@@ -122,16 +122,16 @@ def _near(extent, device):
 
 
 def draw_spots(positions, present, size, sigma=_SIGMA):
-    """Draw Gaussians of height 1, and the maximum of them where they overlap.
+    """Draw Gaussians of height 1; where they overlap, their maximum.
 
     Parameters
     ----------
     positions, present : torch.Tensor
         Shapes (n, s, 2) and (n, s).
     size : (int, int)
-        Of the image, y and x.
+        Size of the image in pixels, y and x.
     sigma : float or torch.Tensor, optional
-        Standard deviation in pixels; of each, shape (n, s), and at most 3.
+        Standard deviation in pixels, at most 3; a tensor has shape (n, s), one for each.
 
     Returns
     -------
@@ -154,19 +154,19 @@ def draw_spots(positions, present, size, sigma=_SIGMA):
 
 
 def draw_marks(blend, positions=None, present=None):
-    """Draw what tells a network where sources are.
+    """Draw the input planes that give a network the positions of sources.
 
     Parameters
     ----------
     blend : torch.Tensor
         Shape (n, bands, y, x).
     positions, present : torch.Tensor, optional
-        As every generator takes them.
+        As for every generator; see `astrodeblend.networks`.
 
     Returns
     -------
     distance : torch.Tensor
-        Shape (n, 1, y, x), float32: of each pixel from the target.
+        Shape (n, 1, y, x), float32: distance of each pixel from the target, in pixels.
     spots : torch.Tensor
         Shape (n, 2, y, x): a Gaussian of height 1 at the target, and the maximum of those at all
         others.
@@ -185,7 +185,7 @@ def draw_marks(blend, positions=None, present=None):
 
 
 def pad(x, multiple):
-    """Repeat the edges of images, alike on opposite sides, up to multiples of a width."""
+    """Pad images to multiples of a width by repeating their edges, evenly on opposite sides."""
     up, left = (-side % multiple // 2 for side in x.shape[-2:])
     down, right = (
         -side % multiple - before for side, before in zip(x.shape[-2:], (up, left), strict=True)
@@ -194,14 +194,14 @@ def pad(x, multiple):
 
 
 def crop(x, blend):
-    """Undo `pad`: return the middle of a map that is as wide as a blend."""
+    """Undo `pad`: return the middle of a map, as wide as the blend."""
     (height, width), rows, columns = blend.shape[-2:], *x.shape[-2:]
     up, left = (rows - height) // 2, (columns - width) // 2
     return x[..., up : up + height, left : left + width]
 
 
 def sample(maps, positions):
-    """Return maps (n, f, y, x) at positions (n, s, 2), between pixels: (n, s, f), float32."""
+    """Interpolate maps (n, f, y, x) at positions (n, s, 2): (n, s, f), float32."""
     extent = torch.tensor(maps.shape[:-3:-1], device=maps.device)
     grid = ((2 * positions.float() + 1) / extent - 1)[:, :, None]
     with torch.autocast(maps.device.type, enabled=False):
@@ -212,7 +212,7 @@ def sample(maps, positions):
 
 
 def gather_rows(values, index):
-    """Gather rows; on a GPU what this does backwards is faster than that of indexing."""
+    """Gather rows; on a GPU the backward pass is faster than that of indexing."""
     return values.index_select(0, index.flatten()).view(*index.shape, *values.shape[1:])
 
 
@@ -224,7 +224,7 @@ def window_grid(corner, side):
 
 
 def window_pixels(corner, side, size):
-    """Return where pixels of windows are in an image, the nearest there is, and whether inside."""
+    """Return clipped indices in the image of the pixels of windows, and whether they are inside."""
     height, width = size
     x, y = window_grid(corner, side).unbind(dim=2)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

@@ -1,4 +1,4 @@
-"""From what a network says of every pixel to sources."""
+"""Sources from the heat map of a network, and probability thresholds for a purity."""
 
 import math
 
@@ -8,27 +8,27 @@ from torch.nn import functional as F
 
 __all__ = ["find_centres", "purity_thresholds", "threshold_of"]
 
-#: Shares of true sources for which thresholds are kept.
+#: Purities (shares of true sources among those found) for which thresholds are stored.
 PURITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
-    """Turn maps into sources: the maxima of the heat map.
+    """Return sources: the local maxima of the heat map.
 
     Parameters
     ----------
     heat, offset, log_size : torch.Tensor
         As `FieldNet.find` returns them.
     calibration : torch.Tensor, optional
-        The network's.
+        Slope and offset from logit to calibrated logit; `FieldNet` has them.
     least : float, optional
-        The smallest probability.
+        The smallest probability of the sources returned.
 
     Returns
     -------
     list of (position, probability, size)
-        For each image, the surest first: (m, 2), x and y in pixels; (m,), that it is a source; (m,)
-        half-light radius in pixels.
+        For each image, by decreasing probability: x and y in pixels, (m, 2); the probability of
+        being a source, (m,); the half-light radius in pixels, (m,).
     """
     chance = (calibration[0] * heat[:, 0] + calibration[1]).sigmoid()
     highest = F.max_pool2d(heat, 3, stride=1, padding=1)[:, 0]
@@ -44,19 +44,19 @@ def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
 
 
 def purity_thresholds(probability, true):
-    """Return the probabilities from which on shares ``PURITIES`` of sources are true.
+    """Return the smallest probabilities above which samples have the purities ``PURITIES``.
 
     Parameters
     ----------
     probability : torch.Tensor
-        Shape (m,): of what was found in fields with known truth.
+        Shape (m,): of the sources found in fields with known truth.
     true : torch.Tensor
-        Shape (m,): whether it is a source.
+        Shape (m,): whether each is a true source.
 
     Returns
     -------
     torch.Tensor
-        A number for each of ``PURITIES``; above 1 where so pure a sample is too small to tell.
+        One for each of ``PURITIES``; above 1 where such a sample has too few sources to measure.
     """
     surest, order = probability.sort(descending=True)
     number = torch.arange(1, len(order) + 1, device=order.device)
@@ -69,12 +69,12 @@ def purity_thresholds(probability, true):
 
 
 def threshold_of(purity, thresholds):
-    """Return the probability from which on a share of sources is true.
+    """Return the probability above which a sample has the given purity.
 
     Parameters
     ----------
     purity : float
-        That share, between 0 and 1.
+        Share of true sources in the sample, between 0 and 1.
     thresholds : torch.Tensor
         As `purity_thresholds` returns them; between ``PURITIES`` they are interpolated.
 

@@ -1,4 +1,4 @@
-"""The discriminator of Reiman & Goehre (2019, MNRAS 485, 2617): a galaxy, or made up."""
+"""The discriminator of Reiman & Goehre (2019, MNRAS 485, 2617)."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -54,8 +54,8 @@ class Discriminator(nn.Module):
 
     Notes
     -----
-    Normalisation stands before the ReLU, as in SRGAN; the published code has it behind, with
-    a slope of 0.3. Images come in [0, 1] and are judged in [-1, 1], as in the paper.
+    Normalisation comes before the ReLU, as in SRGAN; in the published code after it, with a
+    slope of 0.3. Images in [0, 1] are rescaled to [-1, 1], as in the paper.
     """
 
     def __init__(self, config):
@@ -88,7 +88,7 @@ class Discriminator(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images):
-        """Judge images.
+        """Classify images as real or generated.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class Discriminator(nn.Module):
         expected = (self.config.bands, self.config.pixels, self.config.pixels)
         if images.ndim != 4 or images.shape[1:] != expected:
             raise ValueError(
-                f"images have shape {tuple(images.shape)}; this discriminator judges "
+                f"images have shape {tuple(images.shape)}; this discriminator takes "
                 f"(n, {', '.join(map(str, expected))})"
             )
         return self.judge(self.features(2 * images - 1)).squeeze(1)

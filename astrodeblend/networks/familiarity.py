@@ -1,27 +1,27 @@
-"""Whether a network knows what it sees: the distance of a blend from those it was trained on."""
+"""Familiarity: the distance of a blend from the blends that a network was trained on."""
 
 import torch
 from torch import nn
 
 __all__ = ["FALSE_ALARMS", "Familiarity", "fit_familiarity", "pool"]
 
-#: Share of training blends that may be taken for something unknown.
+#: Share of training blends beyond the threshold, and so flagged as unfamiliar.
 FALSE_ALARMS = 0.005
 _FOLDS = 4
-_LEAST_SHRINKAGE = 0.01  # no direction counts more than tenfold, however little it varied
-_FAINT = 1e-3  # deviation, in units of activations, below which a feature is as good as constant
+_LEAST_SHRINKAGE = 0.01  # share of the identity in the covariance: bounds the whitening to 10
+_FAINT = 1e-3  # units of activations: standard deviation of a feature taken as constant
 
 
 def pool(shallow, deep):
-    """Put what a network makes of a blend into few numbers.
+    """Summarise a network's activations: means, and standard deviations of early features.
 
-    Means over all positions say what there is, deviations of shallow features how rough it
-    is: noise and fine structure, which average away deeper down.
+    Means over all positions describe the objects; the standard deviations describe noise and fine
+    structure, which average out in late layers.
 
     Parameters
     ----------
     shallow, deep : torch.Tensor
-        Shape (n, features, y, x) each: activations early and late in the network.
+        Shape (n, features, y, x) each: activations of an early and of a late layer.
 
     Returns
     -------
@@ -34,13 +34,12 @@ def pool(shallow, deep):
 
 
 class Familiarity(nn.Module):
-    """How far the features of a blend are from those of the blends of training.
+    """Distance of the features of a blend from those of the training blends.
 
-    The distance is Mahalanobis's: the number of standard deviations from the mean, along
-    directions in which the features vary independently (Lee et al. 2018, NeurIPS, "A simple
-    unified framework for detecting out-of-distribution samples and adversarial attacks").
-
-    Made by `fit_familiarity`; this alone makes an empty one, for weights to be loaded into.
+    The Mahalanobis distance: standard deviations from the mean, along directions in which the
+    features vary independently (Lee et al. 2018, NeurIPS, "A simple unified framework for
+    detecting out-of-distribution samples and adversarial attacks"). `fit_familiarity` makes it;
+    the class itself is a container for weights to load.
 
     Parameters
     ----------
@@ -50,19 +49,19 @@ class Familiarity(nn.Module):
     Attributes
     ----------
     threshold : torch.Tensor
-        The distance above which a blend is unlike anything in training.
+        The distance above which a blend is flagged as unfamiliar.
     """
 
     def __init__(self, features):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        # By far the largest: half precision is enough, as features come in units of their scale.
+        # The largest tensor; half precision suffices, as features are in units of their scale.
         self.register_buffer("whitening", torch.eye(features, dtype=torch.float16))
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def forward(self, features):
-        """Measure distances.
+        """Return the distances of blends.
 
         Parameters
         ----------
@@ -80,19 +79,19 @@ class Familiarity(nn.Module):
 
 
 def fit_familiarity(features, *, false_alarms=FALSE_ALARMS):
-    """Learn what is familiar.
+    """Fit a `Familiarity` to the features of training blends.
 
-    The covariance is shrunk towards none between features, by as much as Ledoit & Wolf (2004,
-    J. Multivar. Anal. 88, 365) estimate and at least a hundredth. The threshold comes from
-    distances of blends that were left out of the fit, a quarter at a time.
+    The correlation matrix is shrunk towards the identity by the amount of Ledoit & Wolf (2004,
+    J. Multivar. Anal. 88, 365), at least 0.01. The threshold is a quantile of the distances of
+    blends left out of the fit (four-fold cross-validation).
 
     Parameters
     ----------
     features : torch.Tensor
-        Shape (n, features): what the network returns ``with_features`` for blends as in
-        training, in random order.
+        Shape (n, features): the network's ``with_features`` for blends like those of training, in
+        random order.
     false_alarms : float, optional
-        Share of such blends that are to lie beyond the threshold.
+        Share of such blends that lie beyond the threshold.
 
     Returns
     -------
@@ -101,8 +100,8 @@ def fit_familiarity(features, *, false_alarms=FALSE_ALARMS):
     Raises
     ------
     ValueError
-        If ``false_alarms`` is not between 0 and 1, there are fewer blends than it takes to
-        see one false alarm, or a feature is not finite.
+        If ``false_alarms`` is not between 0 and 1, there are fewer than 1 / ``false_alarms``
+        blends, or a feature is not finite.
     """
     if not 0 < false_alarms < 1:
         raise ValueError(f"false_alarms={false_alarms}: give a share between 0 and 1")

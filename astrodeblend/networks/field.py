@@ -1,4 +1,4 @@
-"""One network for a field: it finds sources, and splits light among any number of them."""
+"""The network for fields: it finds sources and splits light among any number of them."""
 
 import math
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from .registry import register
 
 __all__ = ["FieldNet", "FieldNetConfig", "Pixels", "Seen", "Sources"]
 
-#: Widths of the windows that light is split in, in pixels; none is wider than the image.
+#: Widths in pixels of the windows in which light is split; none is wider than the image.
 WINDOWS = (32, 64, 128, 256, 512, 1024)
 
 _PLANES = 4  # flux; no data there; width of the PSF; whether it is stated
 _KEY, _STD_KEY, _HIDDEN = 16, 4, 16
-_LIMIT = 20.0  # of logits
-_SLOPE = 1.678  # of exponential disks, in half-light radii
-_FAINTEST = 0.1  # of the sky noise; a source ends where it is fainter
-_ELEMENTS = 2**21  # pixels of windows at a time
+_LIMIT = 20.0  # largest absolute value of a logit
+_SLOPE = 1.678  # half-light radius of an exponential disk in scale lengths
+_FAINTEST = 0.1  # in units of the sky noise: light at which a window ends
+_ELEMENTS = 2**21  # pixels of windows computed at a time
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FieldNetConfig:
     Parameters
     ----------
     band_widths, widths : tuple of int
-        Features of each band by itself, and of all together, as `BandUNetConfig` has them.
+        Features of each band by itself, and of all bands together, as in `BandUNetConfig`.
     attention : int
         Blocks of local self-attention at the coarsest level.
     """
@@ -50,16 +50,16 @@ class FieldNetConfig:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the shared layers make of n images in b bands.
+    """The output of the shared layers for n images in b bands.
 
     Attributes
     ----------
     own : torch.Tensor
         Shape (n b, f, y, x): features of each band.
     shared : torch.Tensor
-        Shape (n, g, y / 2, x / 2): of all together.
+        Shape (n, g, y / 2, x / 2): features of all bands together.
     total : torch.Tensor
-        Shape (n, b, y, x): light of all sources and of nobody, without noise.
+        Shape (n, b, y, x): the noiseless light of all sources and of the diffuse rest.
     """
 
     own: torch.Tensor
@@ -69,16 +69,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What pixels of n images in b bands answer to sources.
+    """The keys of the pixels of n images in b bands, to which the queries of sources are matched.
 
     Attributes
     ----------
     total : torch.Tensor
-        As of `Seen`.
+        As in `Seen`.
     key, std_key : torch.Tensor
-        Shape (n, b, y, x, k): what matches what sources ask, for light and its error.
+        Shape (n, b, y, x, k): keys for light and for its error.
     nobody : torch.Tensor
-        Shape (n, b, y, x): logarithm of what no source claims.
+        Shape (n, b, y, x): logarithm of the weight of the light that belongs to no source.
     """
 
     total: torch.Tensor
@@ -89,18 +89,18 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Sources:
-    """What m sources ask of pixels.
+    """The queries of m sources, which are matched to the keys of pixels.
 
     Attributes
     ----------
     source, image : torch.Tensor
-        Shape (m,): which it is, counted through all images, and which image it is in.
+        Shape (m,): index of the source, counted through all images, and of its image.
     at, size : torch.Tensor
         Shapes (m, 2) and (m,): position and half-light radius in pixels.
     peak : torch.Tensor
         Shape (m, b): light at the position.
     shape, query, std_query : torch.Tensor
-        What the network makes of what it sees at the position.
+        From the features at the position: shape of the profile, queries for light and error.
     """
 
     source: torch.Tensor
@@ -115,19 +115,17 @@ class Sources:
 
 @register("field", FieldNetConfig)
 class FieldNet(BandUNet):
-    """Finds sources and splits light, in linear flux, among as many as there are.
+    """Finds sources in linear flux and splits the light among any number of them.
 
-    The shared layers are those of `BandUNet`, and see no farther than some hundred pixels:
-    attention is local, and nothing is normalised over the image. So blocks of an image with a
-    margin give what the whole image gives. Images are looked at on a grid that starts at their
-    first pixel, in steps of 8.
+    The shared layers are those of `BandUNet` with a reach of some hundred pixels: attention is
+    local, and nothing is normalised over the image. So blocks of an image with a margin give the
+    result of the whole image, if they start at multiples of 8 pixels.
 
-    Each source asks of every pixel in a window around it "how much of this is mine?", from what is
-    known at its own place and its size; all sources that reach a pixel share its light out, and
-    nobody is one of them. Untrained, sources are exponential disks as bright as the image where
-    they are.
+    Each source has a weight in every pixel of a window around it, from its query, its size and the
+    pixel's key. A softmax over all sources that reach the pixel, and the light of no source, splits
+    the pixel's light. Untrained, sources are exponential disks with the peak of the image there.
 
-    NaN is where there are no data.
+    NaN in a blend marks missing data.
 
     Parameters
     ----------
@@ -137,9 +135,9 @@ class FieldNet(BandUNet):
     Attributes
     ----------
     calibration : torch.Tensor
-        Slope and offset that make probabilities of logits of the heat map.
+        Slope and offset that turn logits of the heat map into logits of probabilities.
     thresholds : torch.Tensor
-        Of probabilities, as `purity_thresholds` returns them.
+        Thresholds of probability, as `purity_thresholds` returns them.
     """
 
     def __init__(self, config):
@@ -173,12 +171,12 @@ class FieldNet(BandUNet):
             self.centres[-1].bias.copy_(torch.tensor([-4.6, 0.0, 0.0, math.log(3)]))
 
     def forward(self, blend, positions=None, present=None, *, psf=None):
-        """Split a blend, as every generator does: into the first source, and all else.
+        """Split a blend into the first source and the rest, as every generator does.
 
         Parameters
         ----------
         blend, positions, present : torch.Tensor
-            As the contract for networks has them; see `astrodeblend.networks`.
+            As for every generator; see `astrodeblend.networks`.
         psf : torch.Tensor, optional
             As in `look`.
         """
@@ -217,7 +215,7 @@ class FieldNet(BandUNet):
         planes = [p if p.ndim == 4 else p[..., None, None] for p in planes]
         planes = torch.stack([p.to(blend.dtype).expand_as(blend) for p in planes], dim=2)
         planes = planes.flatten(0, 1)
-        # What is beyond the edge is no data.
+        # Beyond the edge there are no data.
         multiple = 2 ** len(self.shared_encoder)
         beyond = (0, -width % multiple, 0, -height % multiple)
         if any(beyond):
@@ -231,7 +229,7 @@ class FieldNet(BandUNet):
         return Seen(own, shared, total.clamp(max=12).sinh())
 
     def heat(self, seen):
-        """Return heat map, offsets and sizes, as `find` does.
+        """Return heat map, offsets and sizes, as `find` does, from the shared layers.
 
         Parameters
         ----------
@@ -245,7 +243,7 @@ class FieldNet(BandUNet):
         return maps[:, :1], maps[:, 1:3], maps[:, 3:].clamp(-1, 6)
 
     def find(self, blend, psf=None):
-        """Find sources; `find_centres` makes positions of the answer.
+        """Return maps of sources, from which `find_centres` makes positions.
 
         Parameters
         ----------
@@ -255,32 +253,32 @@ class FieldNet(BandUNet):
         Returns
         -------
         heat : torch.Tensor
-            Shape (n, 1, y, x): logits of a source in a pixel.
+            Shape (n, 1, y, x): logits of the probability that a pixel holds a source's centre.
         offset : torch.Tensor
-            Shape (n, 2, y, x): x and y of it from the middle of the pixel.
+            Shape (n, 2, y, x): x and y of the centre less those of the pixel, in pixels.
         log_size : torch.Tensor
             Shape (n, 1, y, x): logarithm of its half-light radius in pixels.
         """
         return self.heat(self.look(blend, psf))
 
     def split(self, blend, positions, present=None, psf=None, sizes=None):
-        """Split light among sources, on whole images; `windows` does so for many.
+        """Split light among sources, each on the whole image; for many sources use `windows`.
 
         Parameters
         ----------
         blend : torch.Tensor
             As for `look`.
         positions, present : torch.Tensor
-            Shapes (n, s, 2), x and y, and (n, s): where sources are, and whether they are.
+            Shapes (n, s, 2), x and y of sources in pixels, and (n, s), which of them exist.
         psf : torch.Tensor, optional
             As for `look`.
         sizes : torch.Tensor, optional
-            Shape (n, s): half-light radii in pixels. Default: as the network finds them.
+            Shape (n, s): half-light radii in pixels. By default the network estimates them.
 
         Returns
         -------
         light, std : torch.Tensor
-            Shape (n, s, bands, y, x): light, and the standard deviation expected of its error.
+            Shape (n, s, bands, y, x): light, and the standard deviation of its error.
         """
         if present is None:
             present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
@@ -288,7 +286,7 @@ class FieldNet(BandUNet):
         return self._whole(seen, positions, present, sizes)
 
     def _whole(self, seen, positions, present, sizes=None):
-        """Lay windows out on whole images."""
+        """Return light and deviations on whole images instead of windows."""
         n, s = present.shape
         bands, height, width = seen.total.shape[1:]
         light, std = (
@@ -303,33 +301,33 @@ class FieldNet(BandUNet):
         return tuple(w[..., :-1].view(n, s, bands, height, width) for w in (light, std))
 
     def windows(self, seen, positions, present, sizes=None):
-        """Split light among sources, each in a window as wide as its size and brightness ask for.
+        """Split light among sources, each in a window whose width follows from size and brightness.
 
         Parameters
         ----------
         seen : Seen
-            As `look` gives it.
+            As `look` returns it.
         positions, present, sizes : torch.Tensor
             As for `split`.
 
         Returns
         -------
         list of (source, corner, (light, std))
-            Sources with windows of one width: (m,), which, counted through all images, image s +
-            slot; (m, 2), x and y of the window's first pixel; and (m, bands, w, w) each, 0 outside
-            of the image.
+            One entry for each width w: index of the sources, (m,), s times that of the image plus
+            slot; x and y of the window's first pixel, (m, 2); light and deviation, (m, bands, w, w)
+            each, 0 outside of the image.
         """
         if sizes is None:
             sizes = sample(self.heat(seen)[2].detach(), positions)[..., 0].exp()
         return self.share(self.pixels(seen), self.sources(seen, positions, present, sizes))
 
     def sources(self, seen, positions, present, sizes):
-        """Say what each source asks of pixels.
+        """Return the queries of sources.
 
         Parameters
         ----------
         seen : Seen
-            As `look` gives it.
+            As `look` returns it.
         positions, present, sizes : torch.Tensor
             As for `split`.
 
@@ -352,12 +350,12 @@ class FieldNet(BandUNet):
         return Sources(source, image, at, size, peak, shape, query, std_query)
 
     def pixels(self, seen):
-        """Say what pixels answer.
+        """Return the keys of pixels.
 
         Parameters
         ----------
         seen : Seen
-            As `look` gives it.
+            As `look` returns it.
 
         Returns
         -------
@@ -369,7 +367,7 @@ class FieldNet(BandUNet):
         return Pixels(seen.total, key, std_key, _bounded(nobody[..., 0].float()))
 
     def share(self, pixels, sources):
-        """Share light out among sources, each in its window.
+        """Split light among sources, each in its window.
 
         Parameters
         ----------
@@ -417,7 +415,7 @@ class FieldNet(BandUNet):
         for of, corner, side, index, inside, claim in groups:
             share = claim / gather_rows(claimed, index)
             light = gather_rows(total, index) * share
-            # Detached: learning how large the errors are must not change the light.
+            # Detached: the loss of the errors must not change the light.
             log_std = torch.einsum(
                 "mbpk,mbk->mbp", gather_rows(std_keys, index).float(), sources.std_query[of]
             )
@@ -429,7 +427,7 @@ class FieldNet(BandUNet):
 
 
 def _mlp(inputs, outputs):
-    """Return two layers whose answer starts as nothing."""
+    """Return two layers whose output starts at 0."""
     layers = nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, outputs))
     nn.init.zeros_(layers[-1].weight)
     nn.init.zeros_(layers[-1].bias)
@@ -437,5 +435,5 @@ def _mlp(inputs, outputs):
 
 
 def _bounded(logits):
-    """Keep exponentials from overflowing."""
+    """Bound logits smoothly, so that exponentials do not overflow."""
     return _LIMIT * torch.tanh(logits / _LIMIT)

@@ -8,14 +8,14 @@ _KINDS = {}
 
 
 def register(kind, configuration):
-    """Return a decorator that gives a generator its name.
+    """Return a decorator that registers a generator under a name.
 
     Parameters
     ----------
     kind : str
         The name.
     configuration : type
-        The dataclass that the generator is made from.
+        The dataclass that the generator is built from.
     """
 
     def decorate(module):
@@ -39,14 +39,14 @@ def build(kind, **config):
     Returns
     -------
     torch.nn.Module
-        Of the contract that `astrodeblend.networks` states.
+        With the signature that `astrodeblend.networks` states.
 
     Raises
     ------
     ValueError
         If there is no such kind.
     TypeError
-        If the configuration has a field that the kind has not.
+        If the kind has no such field.
     """
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} is not a network; choose one of {', '.join(_KINDS)}")
@@ -56,7 +56,7 @@ def build(kind, **config):
 
 
 def describe(network):
-    """Return what `build` needs to make the same network again.
+    """Return the arguments with which `build` makes the same network.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ __all__ = ["BranchedGenerator", "BranchedGeneratorConfig"]
 class BranchedGeneratorConfig:
     """Shape of a `BranchedGenerator`; the network is built from this alone.
 
-    The defaults are the paper's, but for ``distance``: 1.72 million parameters, 10.9 billion
+    The defaults are the paper's, except ``distance``: 1.72 million parameters, 10.9 billion
     multiplications for a stamp of 80x80 pixels.
 
     Parameters
@@ -31,14 +31,14 @@ class BranchedGeneratorConfig:
     branch_blocks : int
         Residual blocks of each branch, N in the paper.
     branches : int
-        Number of components: the central one, then the companions.
+        Number of components: the central one first.
     distance : bool
-        Whether the distance from the centre goes in as one more band, which the paper has not.
+        Whether the distance from the centre is one more input band, which the paper's has not.
 
     Raises
     ------
     ValueError
-        If a number is below 1, or one of blocks below 0.
+        If a number of blocks is below 0, or another number below 1.
     """
 
     bands: int = 3
@@ -59,7 +59,7 @@ class _ResidualBlock(nn.Module):
     def __init__(self, width):
         super().__init__()
         self.layers = nn.Sequential(
-            # Batch normalisation takes out the mean, so a bias before it would do nothing.
+            # Batch normalisation subtracts the mean, so a bias before it would have no effect.
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.PReLU(width, init=0.0),
@@ -83,22 +83,22 @@ class BranchedGenerator(nn.Module):
     Attributes
     ----------
     familiarity : Familiarity or None
-        What tells blends apart that are unlike those of training, if that was fitted.
+        Flags blends that differ from those of training, if fitted.
     blend_score : BlendScore or None
-        What tells blends from single galaxies, if that was fitted.
+        Estimates the probability of more than one galaxy, if fitted.
 
     Notes
     -----
-    The blend goes in as it is, in [0, 1]. The paper's outputs t are in [-1, 1] (tanh); here
-    they leave as (t + 1) / 2, so the paper's pixel loss is four times the mean squared error
-    of these outputs. Weights start as in the published code (Glorot & Bengio 2010, uniform;
-    biases and the slopes of the PReLUs at zero).
+    The blend is in [0, 1]. The paper's outputs t are in [-1, 1] (tanh); here they are (t + 1) / 2,
+    so the paper's pixel loss is four times the mean squared error of these outputs. Weights
+    start as in the published code (Glorot & Bengio 2010, uniform; biases and the slopes of the
+    PReLUs at zero).
 
-    That code learned a PReLU slope for every pixel of an 80x80 grid, nine million of them,
-    from which it also knew where the middle is. Here there is one per feature, as in SRGAN, so
-    that the network takes any size, and the distance from the centre goes in as one more band.
-    With neither (``distance=False``), both branches gave the same after 500 updates of 16 blends,
-    and got no better.
+    The published code has a PReLU slope for every pixel of an 80x80 grid, nine million in all,
+    which also encode the position of the middle. Here there is one per feature, as in SRGAN, so
+    that the network takes any size, and the distance from the centre is one more input band.
+    With neither (``distance=False``), both branches were equal after 500 updates of 16 blends
+    and improved no further.
     """
 
     def __init__(self, config):
@@ -139,22 +139,22 @@ class BranchedGenerator(nn.Module):
         blend : torch.Tensor
             Shape (n, bands, y, x), values in [0, 1].
         positions, present : torch.Tensor, optional
-            Where sources are, shape (n, s, 2); only the first counts.
+            Positions of sources, shape (n, s, 2); only the first is used.
         with_features : bool, optional
-            Return the features that `Familiarity` judges, too.
+            Also return the features that `Familiarity` takes.
         with_blend_score : bool, optional
-            Return what ``blend_score`` says of `blend_features`, too.
+            Also return the ``blend_score`` of `blend_features`.
 
         Returns
         -------
         components : torch.Tensor
             Shape (n, branches, bands, y, x), values in [0, 1].
         std : None
-            This network has no opinion on its errors.
+            This network does not estimate its errors.
         features : torch.Tensor
-            Shape (n, features); only if they are asked for.
+            Shape (n, features), if asked for.
         score : torch.Tensor
-            Shape (n,); only if it is asked for.
+            Shape (n,), if asked for.
         """
         shallow = self._shallow(blend, positions)  # (n, width, y, x)
         x = shallow + self.root(shallow)
@@ -164,7 +164,7 @@ class BranchedGenerator(nn.Module):
         return (components.float() + 1) / 2, None, *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return what a `BlendScore` judges stamps by, without taking them apart.
+        """Return the features that `BlendScore` takes, without deblending.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class BranchedGenerator(nn.Module):
         return look_around(blend, shallow, shallow + self.root(shallow))
 
     def _shallow(self, blend, positions):
-        """Return the first features; of distance 1 are the sides of the paper's stamps."""
+        """Return the first features; distance is in half widths of the paper's 80-pixel stamps."""
         if self.config.distance:
             blend = torch.cat([blend, draw_marks(blend, positions)[0] / 40], dim=1)
         return self.first(blend)

@@ -1,4 +1,4 @@
-"""How far a network's answers differ when it is shown the same blend turned and mirrored."""
+"""The scatter of a network's output over rotations and reflections of its input."""
 
 import torch
 
@@ -6,21 +6,21 @@ __all__ = ["symmetric_std"]
 
 
 def symmetric_std(run, batch, positions=None):
-    """Return the standard deviation of answers over the eight symmetries of a stamp.
+    """Return the standard deviation of light over the eight symmetries of a stamp.
 
     Parameters
     ----------
     run : callable
-        From blends (n, bands, y, x), and positions or None, to light (n, slots, bands, y, x).
+        Takes blends (n, bands, y, x) and positions or None; returns (n, slots, bands, y, x).
     batch : torch.Tensor
         Blends.
     positions : torch.Tensor, optional
-        Of sources, shape (n, s, 2), as every generator takes them.
+        Positions of sources, shape (n, s, 2), as for every generator.
 
     Returns
     -------
     torch.Tensor
-        As the light.
+        The shape of the light.
     """
     answers = []
     for turns in range(4):
@@ -32,7 +32,7 @@ def symmetric_std(run, batch, positions=None):
 
 
 def _turned(positions, shape, turns, flipped):
-    """Return where positions are in images of a shape (y, x) that were turned and mirrored."""
+    """Return positions in images of shape (y, x) after rotation and reflection."""
     if positions is None:
         return None
     (height, width), (x, y) = shape, positions.unbind(dim=-1)

@@ -24,16 +24,16 @@ class UNetConfig:
     bands : int
         Number of bands of blend and components.
     branches : int
-        Number of components: the central one, then the companions.
+        Number of components: the central one first.
     widths : tuple of int
         Features at each level, from full resolution down; every level halves the grid.
     blocks : tuple of int
         Residual blocks at each level, on the way down and again on the way up.
     attention : int
-        Self-attention blocks at the coarsest level, where every part of the stamp can ask
-        every other which galaxy it belongs to.
+        Self-attention blocks at the coarsest level, which relate every part of the stamp to
+        every other.
     marks : bool
-        Whether spots at the target and at the other sources go in, too.
+        Whether the input has marks: spots at the target and at the other sources.
     """
 
     bands: int = 3
@@ -53,12 +53,12 @@ class UNetConfig:
 
 @register("unet", UNetConfig)
 class UNet(nn.Module):
-    """Branched U-shaped generator of bounded fractions.
+    """Branched U-shaped generator: each component is a fraction of the blend.
 
     Every component is the blend times a number between 0 and 1, per pixel and band. So no
-    galaxy is ever brighter than the blend (true in every blending mode), nothing can be drawn
-    where there is no light, and scaling the blend scales the components: what the network
-    sees is normalised to the level and contrast of the stamp itself.
+    galaxy is brighter than the blend (true in every blending mode) and none has light where the
+    blend has none. Scaling the blend scales the components: the network's input is normalised to
+    the level and contrast of the stamp.
 
     Parameters
     ----------
@@ -68,9 +68,9 @@ class UNet(nn.Module):
     Attributes
     ----------
     familiarity : Familiarity or None
-        What tells blends apart that are unlike those of training, if that was fitted.
+        Flags blends that differ from those of training, if fitted.
     blend_score : BlendScore or None
-        What tells blends from single galaxies, if that was fitted.
+        Estimates the probability of more than one galaxy, if fitted.
     """
 
     def __init__(self, config):
@@ -106,21 +106,21 @@ class UNet(nn.Module):
         blend : torch.Tensor
             Shape (n, bands, y, x), not negative, any y and x of at least 16.
         positions, present : torch.Tensor, optional
-            Where sources are, shape (n, s, 2), and whether they are there, (n, s).
+            Positions of sources, shape (n, s, 2), and which of them exist, (n, s).
         with_features : bool, optional
-            Return the features that `Familiarity` judges, too.
+            Also return the features that `Familiarity` takes.
         with_blend_score : bool, optional
-            Return what ``blend_score`` says of `blend_features`, too.
+            Also return the ``blend_score`` of `blend_features`.
 
         Returns
         -------
         components, std : torch.Tensor
             Shape (n, branches, bands, y, x) each, in the units of the blend: the components
-            and the standard deviation expected of their error.
+            and the standard deviation of their error.
         features : torch.Tensor
-            Shape (n, features); only if they are asked for.
+            Shape (n, features), if asked for.
         score : torch.Tensor
-            Shape (n,); only if it is asked for.
+            Shape (n,), if asked for.
         """
         height, width = blend.shape[-2:]
         seen, skips, x, scale = self._encode(blend, positions, present)
@@ -131,12 +131,12 @@ class UNet(nn.Module):
         x = F.relu(crop(x, blend))
         shape = (-1, self.config.branches, self.config.bands, height, width)
         fraction = self.fraction(x).view(shape).float().sigmoid()
-        # Detached: learning how large the errors are must not change the components.
+        # Detached: the loss of the errors must not change the components.
         log_std = self.log_std(x.detach()).view(shape).float().clamp(-8, 2)
         return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return what a `BlendScore` judges stamps by, at half the cost of taking them apart.
+        """Return the features that `BlendScore` takes, at half the cost of deblending.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ class UNet(nn.Module):
         return _around(*self._encode(blend, positions, present)[:-1])
 
     def _encode(self, blend, positions, present):
-        """Return the views, what is made of them above the last level and there, and the mean."""
+        """Return the normalised views, features of upper levels and of the last, and the mean."""
         views, scale = _normalised(blend)
         distance, spots = draw_marks(blend, positions, present)
         seen = [views, distance / 40, *([spots] if self.config.marks else [])]
@@ -167,7 +167,7 @@ class UNet(nn.Module):
 
 
 def _around(views, skips, deepest):
-    """Pool the second level, which knows structure and still sees it sharply, and the last."""
+    """Pool the second level, which resolves structure, and the last."""
     return look_around(views, (*skips, deepest)[min(1, len(skips))], deepest)
 
 
@@ -176,17 +176,16 @@ def _blocks(width, number):
 
 
 def _normalised(blend):
-    """Return what the network sees, the same for a blend and any multiple of it.
+    """Return the network's input, which does not change with the scale of the blend.
 
-    Two views of every band: the light above the stamp's own level (its median), in units of
-    the stamp's contrast, compressed; and the whole light in units of the stamp's mean, which
-    tells how high the sky stands.
+    Two views of every band, both compressed by asinh: the light above the median, in units of the
+    stamp's contrast; and the whole light in units of the stamp's mean, which shows the sky level.
     """
     level = blend.flatten(2).median(dim=2).values[..., None, None]
     above = blend - level
     contrast = above.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     mean = blend.mean(dim=(1, 2, 3), keepdim=True)
-    # A blank stamp has neither contrast nor mean: the floor keeps it at zero.
+    # The floor keeps a blank stamp, without contrast or mean, at zero.
     tiny = torch.finfo(torch.float32).tiny
     views = [
         torch.asinh(4 * above / contrast.clamp(min=tiny)),

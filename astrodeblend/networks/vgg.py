@@ -1,22 +1,21 @@
 """Features of VGG19 (Simonyan & Zisserman 2015), in which the burn-in compares images.
 
 Built without torchvision, for weight files in torchvision's layout. Two families of weights
-come in that layout and want to be fed differently; the paper's features are the same layer of
-the second.
+have that layout and take different inputs; the paper used the second.
 
 ===========  ======================================================  ==================
 preprocess   weights                                                 input
 ===========  ======================================================  ==================
-torchvision  torchvision's own, trained anew; those fetched by       RGB in [0, 1], less
-             default                                                 mean, over deviation
-caffe        those of Simonyan & Zisserman, which Keras carries too  BGR in [0, 255],
-             and the paper used, converted to torchvision's layout   less mean
+torchvision  trained by torchvision; the default                     RGB in [0, 1], less
+                                                                     mean, over deviation
+caffe        trained by Simonyan & Zisserman; in Keras and the       BGR in [0, 255],
+             paper, here converted to torchvision's layout           less mean
 ===========  ======================================================  ==================
 
-"Images in [0, 255] less the ImageNet means", the paper's words, is the second; the first does
-the same to 1 % of the means, then divides by 255 times the standard deviation. Feeding weights
-the wrong way moves every feature far from what was trained; fed rightly, both give features of
-the same depth and meaning, on different scales, to which Adam is indifferent.
+The paper's "images in [0, 255] less the ImageNet means" is the second; the first has the same
+means to 1 % and divides by the standard deviation. With the wrong input every feature is far from
+its trained range; with the right one both give features of the same depth and meaning, on
+different scales, to which Adam is indifferent.
 """
 
 import hashlib
@@ -28,11 +27,11 @@ from torch import nn
 
 __all__ = ["VGG19Features", "load_vgg19"]
 
-# Features of the convolutions; M halves the grid. Everything up to conv5_4, the deepest.
+# Features of the convolutions up to conv5_4, the deepest; M halves the grid.
 _LAYERS = (64, 64, "M", 128, 128, "M", *4 * (256,), "M", *4 * (512,), "M", *4 * (512,))
 _SIZE = 224
 
-# For each kind of weights the mean and scale, in [0, 1], per band in the order R, G, B.
+# Mean and standard deviation of R, G, B in [0, 1] for each kind of weights.
 _PREPROCESS = {
     "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "caffe": (tuple(v / 255 for v in (123.68, 116.779, 103.939)), 3 * (1 / 255,)),
@@ -44,12 +43,12 @@ _SHA256 = "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
 
 
 class VGG19Features(nn.Module):
-    """VGG19 up to and with its deepest convolution, conv5_4, and the ReLU behind it.
+    """VGG19 up to its deepest convolution, conv5_4, with the ReLU after it.
 
-    That is the output of layer ``block5_conv4`` in Keras, which the published code of Reiman
+    The output is that of layer ``block5_conv4`` in Keras, which the published code of Reiman
     & Goehre (2019) compares, and of ``features[35]`` in torchvision; the weights of the
     convolution are ``features.34``. Parameters have torchvision's names and start at random;
-    `load_vgg19` gives the trained network.
+    `load_vgg19` returns the trained network.
 
     Parameters
     ----------
@@ -59,7 +58,7 @@ class VGG19Features(nn.Module):
     Raises
     ------
     ValueError
-        If there is no such way to preprocess.
+        If ``preprocess`` is not one of these.
     """
 
     def __init__(self, preprocess="torchvision"):
@@ -153,7 +152,7 @@ def load_vgg19(path=None, *, preprocess="torchvision"):
 
 
 def _read(path):
-    """Return the tensors of a weight file by name; nothing in the file is run."""
+    """Return the tensors of a weight file by name, without running code from it."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {str(path)!r}; give the path of VGG19's")
     hint = "give VGG19's weights as safetensors or as a .pth file that holds tensors only"
@@ -176,8 +175,8 @@ def _fetch():
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != _SHA256:
             raise ValueError(
-                f"{str(path)!r} is not what it was published as (its sha256 is {digest}, not "
-                f"{_SHA256}); delete it to have it fetched again"
+                f"{str(path)!r} differs from the published file (its sha256 is {digest}, not "
+                f"{_SHA256}); delete it, and it is fetched again"
             )
         return path
     try:
