@@ -1,9 +1,9 @@
 """Simulated blends with known truth.
 
-Of pictures: `blend_pair` is the plain path, for reading and for checking; `Simulator` (needs torch)
-is the fast one, for training. Of surveys, in linear flux: `simulate_blends` (needs GalSim) is the
-plain path, `SurveyStream` (needs torch) the fast one; of whole fields, `FieldStream` and
-`simulate_fields` (need torch). What is not needed by all is imported only when asked for.
+Blends of pictures: `blend_pair` is a slow reference, `Simulator` (torch) is for training. Blends in
+linear flux, as surveys observe them: `simulate_blends` (GalSim) is the reference, `SurveyStream`
+(torch) is for training; whole fields: `FieldStream` and `simulate_fields` (torch). torch and
+GalSim are imported on first use.
 """
 
 from importlib import import_module

@@ -1,8 +1,7 @@
-"""The fast path of the simulator: whole batches in torch, on the CPU or a GPU.
+"""The fast simulator of pictures: whole batches in torch, on the CPU or a GPU.
 
-It gives what `astrodeblend.simulate.plain` gives, to rounding, but visits only the pixels that
-end up in a stamp: the perturbation samples the images at the stamp's own pixels, and all
-images stay in memory as bytes.
+It equals `astrodeblend.simulate.plain` to rounding, but computes only the pixels of the stamp,
+at which the perturbation samples the images; all images stay in memory as bytes.
 """
 
 import numpy as np
@@ -25,29 +24,29 @@ _COLOUR = (
 """
     + 32 * " 99"
 )
-# RGB to YCbCr (ITU-T T.871); the offsets of the colour planes change nothing here.
+# RGB to YCbCr (ITU-T T.871); the offsets of the colour planes cancel here.
 _YCC = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
 
 
 class Simulator:
-    """Makes blends by the batch.
+    """Makes batches of blends.
 
     Parameters
     ----------
     images : numpy.ndarray
         Shape (n, bands, y, x), y = x, uint8 (0 to 255) or float (0 to 1): isolated galaxies.
     recipe : str or Recipe
-        What blends to make.
+        Recipe of the blends.
     device : str or torch.device
-        Where; the images are kept there.
+        Device for the images and the computation.
 
     Raises
     ------
     ValueError
-        If the images have another shape or are smaller than the recipe's crop, or the recipe
-        re-renders colour pictures and they are none.
+        If the images have another shape, are smaller than the recipe's crop, or lack three bands
+        while the recipe re-renders colour pictures.
     """
 
     def __init__(self, images, recipe, *, device="cpu"):
@@ -79,14 +78,14 @@ class Simulator:
         Parameters
         ----------
         draw : Draw
-            The random part, from ``recipe.draw``.
+            Random numbers of the blends, from ``recipe.draw``.
 
         Returns
         -------
         blend, isolated : torch.Tensor
             Shapes (n, bands, s, s) and (n, 2, bands, s, s), float32 from 0 to 1; ``isolated``
-            holds the truth: the target, which is the central galaxy if none is drawn, then all
-            others together; where there are none, the sky.
+            holds the truth: the target (the central galaxy unless ``draw`` has another), then the
+            blend of all others; the sky if there are none.
         """
         index, matrices = draw.galaxies(self.size)
         sky = self._tensor(draw.sky)[..., None, None]
@@ -138,7 +137,7 @@ class Simulator:
         return out.movedim(-1, 1)
 
     def _render(self, images, draw, which):
-        """Show galaxies as another survey would, with the first or the second noise drawn."""
+        """Re-render galaxies as from another survey, with the first or the second noise drawn."""
         shape = (-1, 1, 1, 1)
         x = _apart(_blur, images, self._tensor(draw.seeing), neutral=0)
         grey = x.mean(dim=1, keepdim=True)
@@ -154,7 +153,7 @@ class Simulator:
         return _apart(_jpeg, x.clamp(0, 1), self._tensor(draw.quality), neutral=100)
 
     def _blend(self, isolated, mode, sky):
-        """Blend by each one's mode; see `astrodeblend.simulate.blend_images` for the rule."""
+        """Blend by the mode of each blend, as `astrodeblend.simulate.blend_images` states."""
         names = [self.recipe.modes[k] for k in mode]
         adds = self._tensor([name != "max" for name in names]).view(-1, 1, 1, 1)
         covers = self._tensor([name == "max_sum" for name in names]).view(-1, 1, 1, 1)
@@ -167,7 +166,7 @@ class Simulator:
 
 
 def to_device(values, device, dtype=None):
-    """Return values as a tensor on a device, without waiting for a GPU to be done before."""
+    """Return values as a tensor on a device, without waiting for pending work of a GPU."""
     values = torch.as_tensor(values, dtype=dtype)
     gpu = device.type == "cuda"
     return (values.pin_memory() if gpu else values).to(device, non_blocking=gpu)
@@ -178,13 +177,13 @@ def _where(chosen, images, others):
 
 
 def _apart(function, x, values, *, neutral):
-    """Apply a function to those blends alone for which it does something."""
+    """Apply a function only to blends whose value is not the neutral one."""
     chosen = (values != neutral).nonzero()[:, 0]
     return x.index_copy(0, chosen, function(x[chosen], values[chosen])) if len(chosen) else x
 
 
 def _blur(x, sigma, radius=4):
-    """Blur by a Gaussian of each blend's own width, edges repeated."""
+    """Blur each blend by a Gaussian of its own width; edges are repeated."""
     offset = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).view(len(x), -1, 1, 1, 1)
@@ -196,7 +195,7 @@ def _blur(x, sigma, radius=4):
 
 
 def _jpeg(x, quality):
-    """Lose what JPEG compression loses: YCbCr, 8x8 cosine transform, rounding, and back."""
+    """Apply the losses of JPEG compression: YCbCr, 8x8 cosine transform, rounding, and back."""
     height, width = x.shape[-2:]
     planes = 255 * F.pad(x, (0, -width % 8, 0, -height % 8), mode="replicate")
     colour = planes.shape[1] == 3
@@ -206,7 +205,7 @@ def _jpeg(x, quality):
     k = torch.arange(8, device=x.device, dtype=x.dtype)
     cosine = torch.cos(torch.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
     cosine[0] /= 2**0.5
-    # The usual meaning of "quality", as libjpeg has it.
+    # "quality" as libjpeg defines it
     percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).view(-1, 1, 1, 1)
     tables = [_LUMINANCE, _COLOUR, _COLOUR] if colour else [_LUMINANCE]
     tables = [[int(v) for v in table.split()] for table in tables]

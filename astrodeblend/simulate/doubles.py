@@ -1,4 +1,4 @@
-"""Stamps of one galaxy or of two, made by the very same steps, to learn which is which."""
+"""Stamps of one galaxy or of two, made by the same steps, to train blend scores."""
 
 from dataclasses import dataclass, replace
 
@@ -12,16 +12,17 @@ from .recipes import Recipe, Rendering
 
 __all__ = ["FAINTEST", "FARTHEST", "Doubles", "make_doubles"]
 
-#: Greatest distance of two galaxies that are a blend, in stamp pixels.
+#: Stamp pixels: greatest separation of the two galaxies of a blend.
 FARTHEST = 17.0
-#: Flux of the fainter one of two galaxies that are a blend, over that of the brighter one.
+#: Smallest flux ratio, fainter to brighter, of the two galaxies of a blend.
 FAINTEST = 0.1
 _STAMP = 80
-_MARGIN = 8  # stamp pixels; a blend is centred on its own light, up to so far from either galaxy
-_MISCENTRED = 0.4  # stamp pixels, standard deviation along each axis
-_NEAR = 20  # stamp pixels around the middle in which a galaxy's centre is looked for
+_MARGIN = 8  # stamp pixels: a blend is centred on its light, at most so far from each galaxy
+_MISCENTRED = 0.4  # stamp pixels: standard deviation of the centring error along each axis
+_NEAR = 20  # stamp pixels: distance from the middle within which a galaxy's centre is searched
 _ZOOM = (0.6, 1.6)
-# Sources much smaller than a stamp come to its grid from few pixels of their own.
+# Share of stamps resampled to coarser pixels and back, and the largest such pixel in stamp
+# pixels: sources much smaller than a stamp reach its grid from few pixels.
 _COARSE, _COARSEST = 0.3, 4.0
 _RECIPE = Recipe(
     "one or two",
@@ -35,7 +36,7 @@ _RECIPE = Recipe(
 
 @dataclass(frozen=True, eq=False)
 class Doubles:
-    """Stamps, half of them of two galaxies.
+    """Stamps of one galaxy and of two, half of each.
 
     Attributes
     ----------
@@ -44,12 +45,12 @@ class Doubles:
     blended : numpy.ndarray of bool
         Whether there are two galaxies, shape (n,).
     separation : numpy.ndarray
-        Of the two in stamp pixels, shape (n,); NaN for one alone.
+        Of the two galaxies in stamp pixels, shape (n,); NaN for single galaxies.
     flux_ratio : numpy.ndarray
-        Of the fainter to the brighter one, shape (n,); NaN for one alone.
+        Flux of the fainter galaxy over that of the brighter, shape (n,); NaN for single galaxies.
     plain : numpy.ndarray of bool
-        Whether it is as the survey showed it, but for its zoom: neither re-rendered nor made
-        coarse, shape (n,).
+        Whether the stamp was only zoomed, neither re-rendered nor resampled to coarser pixels,
+        shape (n,).
     """
 
     picture: torch.Tensor
@@ -63,12 +64,12 @@ class Doubles:
 
     @classmethod
     def join(cls, parts):
-        """Put several together.
+        """Concatenate sets of stamps.
 
         Parameters
         ----------
         parts : iterable of Doubles
-            In the order in which they are to be.
+            The sets, in order.
         """
         parts = list(parts)
         arrays = (
@@ -79,29 +80,28 @@ class Doubles:
 
 
 def make_doubles(images, number, *, rng):
-    """Make stamps of two galaxies, and as many of one, so that only the second galaxy differs.
+    """Make stamps of two galaxies, and as many of one that differ in the second galaxy only.
 
-    A galaxy and a companion become a blend, by their maximum or their sum: separations from 0 to
-    17 stamp pixels, all as frequent, in any direction; companions turned, mirrored and scaled as
-    in the recipe ``reiman2019``; both re-rendered as in ``varied``, and zoomed. For a stamp of
-    one galaxy the companion's picture is replaced by a corner of it without bright sources,
-    mirrored to fill the frame, so that noise, interpolation, and the companion's frame are the
-    same. Three in ten stamps are then taken to coarser pixels and back, as happens to
-    sources of few pixels.
+    A galaxy and a companion are blended by maximum or sum. Separations are uniform from 0 to 17
+    stamp pixels, in any direction; companions are rotated, mirrored and scaled as in the recipe
+    ``reiman2019``; both are re-rendered as in ``varied``, and zoomed. For a stamp of one galaxy the
+    companion's picture is replaced by one of its corners without bright sources, mirrored to fill
+    the frame, so that noise, interpolation and frame stay the same. Three in ten stamps are then
+    resampled to coarser pixels and back, like sources of few pixels.
 
-    Then stamps are centred as those of detected sources are: on the brightest pixel, on
-    the centroid of the light around it, or where the galaxy truly is, a third each; with an error
-    of 0.4 pixels along each axis, rounded to whole pixels.
+    A third of the stamps each is centred on the brightest pixel, on the centroid of the light
+    around it, and on the true position, with an error of 0.4 pixels along each axis, rounded to
+    whole pixels.
 
-    Pairs are left out in which the fainter galaxy has less than a tenth of the flux of the
-    brighter one (`astrodeblend.metrics.isophote`), with a stamp of one galaxy each.
+    A pair is dropped, with its stamp of one galaxy, if the flux ratio is below 0.1
+    (`astrodeblend.metrics.isophote`).
 
     Parameters
     ----------
     images : numpy.ndarray
         Isolated galaxies, (n, bands, y, x), y = x, uint8 (0 to 255) or float (0 to 1); at least 2.
     number : int
-        How many stamps, made in batches of 64; a little fewer come back.
+        Number of stamps before pairs are dropped, made in batches of 64.
     rng : numpy.random.Generator
         Where the randomness comes from.
 
@@ -115,7 +115,7 @@ def make_doubles(images, number, *, rng):
 
 
 def _make(images, number, rng):
-    """Make an even number of stamps, less the pairs that are left out."""
+    """Make an even number of stamps, less the pairs that are dropped."""
     recipe = _RECIPE if images.shape[1] == 3 else replace(_RECIPE, rendering=None)
     draw = recipe.draw(rng, number, len(images))
     separation = rng.uniform(0, FARTHEST, number)
@@ -125,7 +125,7 @@ def _make(images, number, rng):
         [np.cos(angle), np.sin(angle)], axis=1
     )
     blended = np.arange(number) % 2 == 0
-    # Zero where pictures are narrower than what is cut out; a pixel's bands side by side in memory.
+    # Zero where pictures are narrower than the cut-out; a pixel's bands are adjacent in memory.
     bands, size = images.shape[1:3]
     width = max(size, recipe.crop)
     frame = slice((width - size) // 2, (width - size) // 2 + size)
@@ -164,25 +164,25 @@ def _empty(image):
     width = size // 4
     ends = slice(0, width), slice(size - width, size)
     corners = [image[:, rows, columns] for rows in ends for columns in ends]
-    # Not the brightest pixel, which may be a fluke.
+    # A quantile instead of the brightest pixel, which may be an outlier.
     corner = min(corners, key=lambda part: np.quantile(part.max(axis=0)[::3, ::3], 0.99))
     return np.pad(corner, ((0, 0), *2 * [(0, size - width)]), mode="symmetric")
 
 
 def _light(picture):
-    """Return pictures (n, bands, y, x) above their sky, as an array."""
+    """Return sky-subtracted pictures (n, bands, y, x) as an array."""
     return (picture - picture.flatten(2).median(dim=2).values[..., None, None]).numpy()
 
 
 def _coarse(picture, factor):
-    """Take a picture (bands, y, x) to pixels that are larger by a factor, and back."""
+    """Resample a picture (bands, y, x) to pixels larger by a factor, and back."""
     size = picture.shape[-1]
     few = F.interpolate(picture[None], size=round(size / factor), mode="bilinear")
     return F.interpolate(few, size=(size, size), mode="bicubic")[0].clamp(0, 1)
 
 
 def _centres(picture, rng):
-    """Return by how many pixels (n, 2), y and x, stamps are to be moved."""
+    """Return the shifts that centre stamps, in pixels (n, 2), y and x."""
     number, _, size, _ = picture.shape
     margin = size // 2 - _NEAR
     light = _light(picture)[..., margin:-margin, margin:-margin]
@@ -194,6 +194,6 @@ def _centres(picture, rng):
     kind = rng.integers(3, size=number)[:, None]
     centre = np.select([kind == 0, kind == 1], [peak, centroid], middle)
     moved = centre - middle + rng.normal(0, _MISCENTRED, (number, 2))
-    # Galaxies further apart are two sources, the stamp on one of them.
+    # Galaxies farther apart are detected as two sources, and the stamp is centred on one of them.
     moved = np.where((np.abs(moved) <= _MARGIN).all(axis=1, keepdims=True), moved, 0)
     return np.rint(moved).astype(int)

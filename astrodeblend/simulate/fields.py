@@ -1,7 +1,7 @@
-"""Fields of galaxies with known truth, by the batch: what finding and splitting is learned on.
+"""Batches of simulated fields of galaxies with known truth, to train networks for fields.
 
-Light adds. Whatever a source is, its light is drawn in Fourier space on a stamp that ends where it
-falls under a twentieth of the sky noise, and stamps are added to the field.
+Each source is drawn in Fourier space on a stamp that ends where its light falls below 0.05 of the
+sky noise; the stamps are added.
 """
 
 import math
@@ -17,52 +17,52 @@ from .surveys import AB_NANOJANSKY, get_survey
 
 __all__ = ["FieldDraw", "FieldStream", "Fields", "Light", "simulate_fields"]
 
-#: Widths of stamps, in pixels.
+#: Pixels: widths of stamps.
 STAMPS = (32, 64, 128, 256, 512)
 
-_FAINT = 0.05  # of the sky noise: a stamp ends where the light falls under it
-_MARGIN = 16  # pixels beyond the edges in which there are sources, too
-_SAMPLING = 2.4  # narrower PSFs, in pixels at half maximum, are drawn on finer pixels
-_ELEMENTS = 2**22  # of a spectrum, drawn at a time
-_STRIPS = 3  # without data, at most
-_COUNTS = (-1.2, 2.5)  # decimal logarithms of photons of the sky in a pixel
+_FAINT = 0.05  # in units of the sky noise: light at which a stamp ends
+_MARGIN = 16  # pixels: sources are drawn up to so far beyond the edges
+_SAMPLING = 2.4  # pixels: PSFs of smaller FWHM are drawn on finer pixels
+_ELEMENTS = 2**22  # elements of spectra computed at a time
+_STRIPS = 3  # largest number of strips without data
+_COUNTS = (-1.2, 2.5)  # log10 of the sky's photons per pixel: range of fields of counted photons
 _EVERYWHERE = 1e6
 
 
 @dataclass(frozen=True, eq=False)
 class FieldDraw:
-    """The random part of n fields of up to s sources in b bands, but for the noise.
+    """Random numbers of n fields of up to s sources in b bands, without those of the noise.
 
     Attributes
     ----------
     seen : SurveyDraw
         Survey, bands, PSF and noise of each field, and its sources.
     large : numpy.ndarray
-        Shape (n s,): whether the image of a source is one of the large ones.
+        Shape (n s,): whether a source takes its image from ``large_images``.
     star : numpy.ndarray
-        Shape (n,): which source is the bright star; -1 for none.
+        Shape (n,): index of the bright star; -1 for none.
     halo, spikes : numpy.ndarray
-        Shape (n, b): share of the bright star's light in its halo and its spikes.
+        Shape (n, b): fraction of the bright star's light in its halo and its diffraction spikes.
     halo_radius, angle : numpy.ndarray
         Shape (n,): core radius of the halo in pixels, angle of the spikes in radians.
     spike_length, spike_width : numpy.ndarray
-        Shape (n, b): scale length and standard deviation in pixels.
+        Shape (n, b): scale length and standard deviation of the spikes in pixels.
     full : numpy.ndarray
         Shape (n,): light in a pixel, in units of the sky noise, at which it saturates.
     full_masked : numpy.ndarray
-        Shape (n,): whether what saturates is masked; clipped if not.
+        Shape (n,): whether saturated pixels are masked; else they are clipped.
     kernel : numpy.ndarray
-        Shape (n,): width of the Gaussian that white noise is convolved with, in pixels.
+        Shape (n,): standard deviation in pixels of the Gaussian that correlates the noise.
     sky : numpy.ndarray
-        Shape (n, b, 2, 2): residual sky in the corners, in units of the sky noise.
+        Shape (n, b, 2, 2): residual sky at the corners, in units of the sky noise.
     strips : numpy.ndarray
         Shape (n, 3, 3): angle, offset from the middle and half width of strips without data.
     strip_bands : numpy.ndarray
-        Shape (n, 3, b): in which bands there are none.
+        Shape (n, 3, b): bands without data in each strip.
     stated : numpy.ndarray
         Shape (n, b): whether the width of the PSF is stated.
     counts : numpy.ndarray
-        Shape (n, b): photons of the sky in a pixel, where single ones are told; infinite else.
+        Shape (n, b): photons of the sky in a pixel, with counted photons; else infinite.
     """
 
     seen: SurveyDraw
@@ -86,28 +86,28 @@ class FieldDraw:
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """The light of every source alone, on stamps.
+    """The noiseless light of every source alone, on stamps.
 
     Attributes
     ----------
     shape : tuple of int
         (n, s, bands, y, x): fields, sources per field, bands, and pixels of a field.
     groups : tuple of (source, corner, stamps)
-        Sources with stamps of one size: (m,), which, counted through all fields, field s + source;
-        (m, 2), x and y of the stamp's first pixel in the field, which may be outside of it; and
-        (m, bands, h, h).
+        One entry for each width h of stamps: index of the sources, (m,), s times that of the field
+        plus source; x and y of the stamp's first pixel in the field, (m, 2), which may lie outside
+        of it; the stamps, (m, bands, h, h).
     """
 
     shape: tuple
     groups: tuple
 
     def paint(self, chosen=None):
-        """Return the light of some sources together, on whole fields.
+        """Return the summed light of sources on whole fields.
 
         Parameters
         ----------
         chosen : array_like, optional
-            Shape (n, s): which sources, or with which weights. Default: all.
+            Shape (n, s): which sources, or their weights. Default: all.
 
         Returns
         -------
@@ -120,14 +120,14 @@ class Light:
         return self._paint(torch.arange(n).repeat_interleave(s), weights, n)
 
     def alone(self, field, sources=None):
-        """Return the light of each source of one field, on the whole field.
+        """Return the light of each source of one field on the whole field.
 
         Parameters
         ----------
         field : int
-            Which field.
+            Index of the field.
         sources : sequence of int, optional
-            Which sources. Default: all.
+            Indices of the sources. Default: all.
 
         Returns
         -------
@@ -143,16 +143,16 @@ class Light:
         return self._paint(at.flatten(), weights.flatten(), len(sources))
 
     def windows(self, sources, corners, side):
-        """Return the light of some sources alone, each in a window of its own.
+        """Return the light of each of some sources in a window.
 
         Parameters
         ----------
         sources : torch.Tensor
-            Shape (m,): which, counted through all fields; -1 for none.
+            Shape (m,): indices, counted through all fields; -1 for none.
         corners : torch.Tensor
             Shape (m, 2): x and y of the window's first pixel.
         side : int
-            Width of the windows, in pixels.
+            Width of the windows in pixels.
 
         Returns
         -------
@@ -187,7 +187,7 @@ class Light:
 
 
 def _index(at, corner, stamps, size):
-    """Return where pixels of stamps are in flat fields; those outside are at the end."""
+    """Return flat indices of stamps' pixels in the fields; pixels outside map to the end."""
     (_, bands, *width), (_, _, ny, nx) = stamps, size
     column, row = (
         corner[:, k, None] + torch.arange(width[1 - k], device=corner.device) for k in (0, 1)
@@ -203,46 +203,45 @@ def _index(at, corner, stamps, size):
 class Fields:
     """Fields with known truth: n fields of up to s sources in b bands.
 
-    The image is the light, the residual sky and noise where nothing is masked or saturated.
+    Where it is neither masked nor saturated, the image is light plus residual sky plus noise.
 
     Attributes
     ----------
     image : torch.Tensor or numpy.ndarray
-        Shape (n, b, y, x), float32, in units of the band's sky noise, or in nJy where `unit` says
-        so; 0 where masked.
+        Shape (n, b, y, x), float32, in ``unit``; 0 where masked.
     mask : torch.Tensor or numpy.ndarray
         Shape (n, b, y, x): True where there are no data.
     saturated : torch.Tensor or numpy.ndarray
-        Shape (n, b, y, x): True where there was more light than a pixel holds; some are masked.
+        Shape (n, b, y, x): True where the light exceeds a pixel's capacity; it may be masked.
     variance : torch.Tensor or numpy.ndarray
-        Shape (n, b, y, x): of the noise, the sky's and the sources'.
+        Shape (n, b, y, x): variance of the noise, from sky and sources.
     sky : torch.Tensor or numpy.ndarray
-        Shape (n, b, y, x): what is left of it in the image.
+        Shape (n, b, y, x): residual sky in the image.
     light : Light
-        Of every source alone, through the PSF, without noise.
+        Every source alone, convolved with the PSF, without noise.
     present : torch.Tensor or numpy.ndarray
-        Shape (n, s): whether there is such a source; those beyond the edges are there, too.
+        Shape (n, s): whether the source exists; it may lie beyond the edges.
     position : torch.Tensor or numpy.ndarray
         Shape (n, s, 2): x and y in pixels.
     flux : torch.Tensor or numpy.ndarray
-        Shape (n, s, b): all of it, on the stamp and beyond.
+        Shape (n, s, b): total flux, on the stamp and beyond.
     limit : torch.Tensor or numpy.ndarray
         Shape (n, s, b): noise limit 1 / sqrt(sum p^2 / variance) over the pixels with data, p =
-        light / flux; as if noise of pixels were independent. Infinite if none of it is seen.
+        light / flux, for independent noise of pixels. Infinite for a source outside the data.
     size : torch.Tensor or numpy.ndarray
-        Shape (n, s): half-light radius in pixels as seen, through the PSF, of all bands together.
+        Shape (n, s): half-light radius in pixels, convolved with the PSF, of all bands together.
     kind : torch.Tensor or numpy.ndarray
         Shape (n, s): 0 galaxy, 1 star, 2 galaxy of an image; -1 for none.
     psf : torch.Tensor or numpy.ndarray
         Shape (n, b): full width at half maximum in pixels.
     stated : torch.Tensor or numpy.ndarray
-        Shape (n, b): whether one may tell a network.
+        Shape (n, b): whether the width of the PSF is an input of the network.
     noise : torch.Tensor or numpy.ndarray
         Shape (n, b): standard deviation of the sky in a pixel, in nJy.
     unit : {'noise', 'nJy'}
-        Of image, light, sky, flux and limit; of the variance its square.
+        Unit of image, light, sky, flux and limit: each band's sky noise, or nJy.
     draw : FieldDraw
-        All else that was drawn.
+        All random numbers of the fields.
     """
 
     image: object
@@ -273,67 +272,66 @@ class Fields:
 
     @property
     def inside(self):
-        """Whether a source is there, and its position on the field, shape (n, s)."""
+        """Whether a source exists and its position is on the field, shape (n, s)."""
         x, y = self.position[..., 0], self.position[..., 1]
         ny, nx = self.image.shape[-2:]
         return self.present & (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
 
 
 class FieldStream:
-    """Fields as surveys would show them, the same whenever batch ``k`` is asked for.
+    """Stream of simulated fields; batch ``k`` is the same whenever it is read.
 
-    Every field has a survey, bands, PSFs, noise and density of its own; the number of bands is
-    that of the batch.
+    Survey, bands, PSFs, noise and density are drawn for each field, the number of bands for each
+    batch.
 
     Parameters
     ----------
     surveys : sequence of (str or Survey)
-        Drawn from with equal chances, as far as they have enough bands.
+        Surveys to draw from, with equal probability among those with enough bands.
     images : Morphologies, optional
         Real galaxies.
     large_images : Morphologies, optional
-        Real galaxies with detail enough to be large, as `cut_large_galaxies` returns them.
+        Well-resolved real galaxies, as `cut_large_galaxies` returns them.
     batch : int
         Fields per batch.
     seed : int
-        Where the randomness starts from.
+        Seed of the random numbers.
     size : int or (int, int), optional
-        Of the fields in pixels, y and x.
+        Size of the fields in pixels, y and x.
     bands : int, mapping of int to float, or sequence of str, optional
-        As `SurveyStream` takes them: how many, or the chances of numbers of them, or which.
+        Number of bands, probabilities of numbers, or names; as in `SurveyStream`.
     density : float or (float, float), optional
-        Sources per square arcminute, or the range from which each field draws its own.
+        Sources per square arcminute, or the range to draw from for each field.
     wider : sequence of int, optional
-        How many times as wide as the survey's its pixels are, drawn from with equal chances: an
-        image is looked at on coarser pixels, too. Where they are k times as wide, the density is
-        divided by k: what is faint is not told from noise there.
+        Widths of a pixel in pixels of the survey, drawn with equal probability: models also search
+        images on coarser pixels. At width k the density is divided by k, since faint sources
+        drown in noise there.
     magnitudes : (float, float), optional
-        Range of magnitudes less the depth of a point source at 5 sigma, in the reference band.
+        Range of magnitudes in the reference band, relative to the 5 sigma point-source depth.
     slope : float, optional
-        Of the number counts, per magnitude.
+        Slope of log10 of the number counts per magnitude.
     close : float, optional
-        Share of sources that have a neighbour within two widths of the PSF at half maximum, or
-        more where so many are so near by chance.
+        Least share of sources with a neighbour within two FWHM of the PSF.
     psf : (float, float), optional
-        Range of widths of the PSF, in pixels; half of the fields draw theirs from it, the others
-        have their survey's. None: all have their survey's.
+        Range of FWHM of the PSF in pixels, for half of the fields; the others have the survey's.
+        None: all have the survey's.
     vary : float, optional
-        Scatter of ln of the PSF's width from band to band; the depth scatters by twice that.
+        Scatter of ln FWHM between bands; the depth scatters by twice that, in magnitudes.
     stars : float, optional
-        Share of stars.
+        Share of stars among the sources.
     large, bright, gaps, edges, correlated, counted : float, optional
         Share of fields with a large galaxy, with a bright star, with gaps, with an edge of the
-        data, with noise that is correlated between pixels, and with so few photons, 0.06 to 300
-        of the sky in a pixel, that their numbers are drawn.
+        data, with noise correlated between pixels, and with Poisson noise of few photons (0.06 to
+        300 of the sky per pixel).
     residual : float, optional
         Largest residual sky, in units of the sky noise.
     device : str or torch.device, optional
-        Where the fields are made and stay.
+        Device of the fields.
 
     Raises
     ------
     ValueError
-        If a range or a share cannot be.
+        If a range is not in order, or a share not from 0 to 1.
     """
 
     def __init__(
@@ -383,12 +381,12 @@ class FieldStream:
         self.renderers = {}
 
     def draw(self, number):
-        """Draw the random part of batch ``number``.
+        """Draw the random numbers of batch ``number``.
 
         Parameters
         ----------
         number : int
-            Which batch.
+            Index of the batch.
 
         Returns
         -------
@@ -422,7 +420,7 @@ class FieldStream:
         large, star = rng.random((2, n)) < [[shares["large"]], [shares["bright"]]]
         large_at, star_at = number_of, number_of + large
         radius = np.exp(rng.uniform(math.log(10), math.log(60), n))
-        brightness = 10 ** rng.uniform(-0.3, 2.3, n)  # within that radius, in units of the noise
+        brightness = 10 ** rng.uniform(-0.3, 2.3, n)  # mean within the radius, over the noise
         flux = 2 * np.pi * radius**2 * brightness * noise
         is_large = np.zeros(n * most, bool)
         for k in np.flatnonzero(large):
@@ -432,7 +430,7 @@ class FieldStream:
                 population="images" if real else "parametric", images=self.images[1],
             )  # fmt: skip
             if not real:
-                # a knot of a large galaxy is not one point
+                # a knot of a large galaxy is no point source
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
             to = radius[k] * scale[k] / (1 if real else 1.678)
             row = k * most + large_at[k]
@@ -479,15 +477,15 @@ class FieldStream:
         )  # fmt: skip
 
     def _layout(self, rng, area, fwhm):
-        """Draw how many sources there are, and where; two places of each field are to be filled."""
+        """Draw number and positions of sources; two places of each field are filled later."""
         n, (ny, nx) = len(area), self.size
         density = rng.uniform(*self.density, n) * area / 60**2  # per pixel
         number = rng.poisson(density * (ny + 2 * _MARGIN) * (nx + 2 * _MARGIN))
         most = number.max() + 2
         low = -0.5 - _MARGIN
         position = rng.uniform(low, np.array([nx, ny]) - low - 1, (n, most, 2))
-        # Of sources, a share c are put near one of the others: (1 - c) exp(-c / (1 - c)) have no
-        # such pair, and exp(-area x density) of these no neighbour by chance.
+        # A share c of the sources is put near another one: (1 - c) exp(-c / (1 - c)) are in no such
+        # pair, and exp(-area x density) of these have no neighbour by chance.
         c = np.linspace(0, 0.6, 601)
         chance = np.exp(-np.pi * (2 * fwhm) ** 2 * density)
         alone = (1 - self.shares["close"]) / chance
@@ -532,9 +530,9 @@ class FieldStream:
         Parameters
         ----------
         draw : FieldDraw
-            Of n fields.
+            Random numbers of n fields.
         light : Light, optional
-            Of them, if it was drawn before.
+            Their light, if drawn before.
 
         Returns
         -------
@@ -583,12 +581,12 @@ class FieldStream:
         )
 
     def light(self, draw):
-        """Draw every source alone.
+        """Return every source alone.
 
         Parameters
         ----------
         draw : FieldDraw
-            Of n fields.
+            Random numbers of n fields.
 
         Returns
         -------
@@ -608,7 +606,7 @@ class FieldStream:
         corner_of = np.floor(position).astype(int)
         width = np.array(STAMPS)[np.minimum(np.searchsorted(STAMPS, 2 * reach), len(STAMPS) - 1)]
         fine = np.ceil(_SAMPLING / seen.fwhm.min(axis=1)).astype(int)[field]
-        fine[star] += 1  # what aliases is small, but not beside what is so bright
+        fine[star] += 1  # aliasing is a small share of the light, but not small for a bright star
         halo = np.where(star, (STAMPS[-1] - width) // 2, 0)[:, None]  # around the stamp
         corner = corner_of[rows] - width[:, None] // 2
         ny, nx = self.size
@@ -656,7 +654,7 @@ class FieldStream:
         return self.renderers[key]
 
     def _offsets(self, draw, rows):
-        """Return where images are brightest, from the middle of their maps, in pixels."""
+        """Return the brightest positions of images, from the middle of their maps, in pixels."""
         sources, offset = draw.seen.sources[rows], np.zeros((len(rows), 2))
         scale = draw.seen.scale[rows // draw.seen.present.shape[1]]
         for large, images in enumerate(self.images):
@@ -671,7 +669,7 @@ class FieldStream:
         return offset
 
     def _reach(self, draw, rows, field, fluxes):
-        """Return how far from its middle a source is brighter than `_FAINT`, in pixels."""
+        """Return the radius in pixels beyond which a source is fainter than `_FAINT`."""
         seen = draw.seen
         sources = seen.sources[rows]
         flux = fluxes[rows].max(axis=-1)
@@ -679,7 +677,7 @@ class FieldStream:
         radius = sources.radius / seen.scale[field, None]
         squeezed = (1 - sources.ellipticity) / (1 + sources.ellipticity)
         area = radius**2 * squeezed * _FAINT
-        # What wings a PSF has that is no Moffat profile is between these.
+        # The wings of Gaussian and Kolmogorov PSFs are fainter than those of a Moffat of beta = 3.
         beta = np.array([p[1] if p[0] == "moffat" else 3.0 for p in self.seen.profiles])
         beta, fwhm = beta[seen.profile[field]].min(axis=1), seen.fwhm[field].max(axis=1)
         core = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
@@ -697,7 +695,7 @@ class FieldStream:
         return np.maximum(reach, inner + 2 * fwhm) + 1
 
     def _glare(self, draw, field, flux, position, width):
-        """Return halo and spikes of a bright star, shape (bands, width, width)."""
+        """Return halo and diffraction spikes of a bright star, shape (bands, width, width)."""
         x, y = (torch.arange(width, device=self.device) - float(p) for p in position)
         x, y = x[None], y[:, None]
         core = float(draw.halo_radius[field])
@@ -740,7 +738,7 @@ class FieldStream:
         return noise.view(n, bands, ny, nx)
 
     def _counted(self, draw, field, light):
-        """Return one field with the noise of its photons alone."""
+        """Return one field with Poisson noise of its photons."""
         sky = self._tensor(draw.counts[field])[:, None, None]
         generator = torch.Generator(self.device).manual_seed(int(draw.seen.noise_seed[field]))
         photons = torch.poisson((sky + light * sky.sqrt()).clamp(min=0), generator=generator)
@@ -793,26 +791,26 @@ def _put(sources, row, one):
 
 
 def simulate_fields(survey, number, seed, *, images=None, large_images=None, **options):
-    """Simulate fields to judge by: as the survey has its PSF, depth and bands.
+    """Simulate fields with a survey's PSF, depth and bands, for benchmarks.
 
     Parameters
     ----------
     survey : str, path-like or Survey
         As `get_survey` takes it.
     number : int
-        How many fields.
+        Number of fields.
     seed : int
-        Where the randomness comes from.
+        Seed of the random numbers.
     images, large_images : Morphologies, optional
-        Real galaxies, as `FieldStream` takes them.
+        Real galaxies, as in `FieldStream`.
     **options
-        Of `FieldStream`; by default all bands in order, the survey's own PSFs (``psf=None``,
-        ``vary=0``), 300 x 300 pixels and 60 sources per square arcminute.
+        Parameters of `FieldStream`; by default all bands in order, the survey's PSFs
+        (``psf=None``, ``vary=0``), 300 x 300 pixels and 60 sources per square arcminute.
 
     Returns
     -------
     Fields
-        Of numpy arrays, in nJy.
+        In numpy arrays, in nJy.
     """
     survey = get_survey(survey)
     given = {

@@ -1,8 +1,8 @@
 """Sources drawn in Fourier space, many at once, in torch.
 
-Every shape is a formula there, or a small matrix product for those of real images; PSF, pixel and
-position are factors; one inverse transform per source and band gives the image. Conventions:
-F(k) = integral of f(x) exp(-i k x), lengths in pixels of the grid.
+Each shape has an analytic transform, or a small matrix product for a real image; PSF, pixel and
+position are factors; one inverse transform per source and band gives the image. Convention: F(k) =
+integral of f(x) exp(-i k x), lengths in pixels of the grid.
 """
 
 import math
@@ -16,8 +16,8 @@ from .surveys import KOLMOGOROV_K0
 
 __all__ = ["FourierRenderer", "transfer_function"]
 
-_TABLE = torch.linspace(0, 100, 8192)  # of k x FWHM
-_BULGE = (math.log(1e-3), math.log(1e4), 4096)  # of ln(k x half-light radius)
+_TABLE = torch.linspace(0, 100, 8192)  # k x FWHM of the tabulated PSFs
+_BULGE = (math.log(1e-3), math.log(1e4), 4096)  # ln(k x half-light radius): low, high, number
 
 
 def transfer_function(x, psf, beta):
@@ -49,7 +49,7 @@ def transfer_function(x, psf, beta):
 
 
 def _bulge_table():
-    """Fourier transform of a de Vaucouleurs profile of half-light radius 1, by ln k."""
+    """Tabulate the transform of a de Vaucouleurs profile of half-light radius 1, by ln k."""
     n = 8192
     step = (math.log(1e5) - math.log(1e-7)) / n
     radius = np.exp(math.log(1e-7) + step * (np.arange(n) + 0.5))
@@ -57,30 +57,30 @@ def _bulge_table():
     offset = fft.fhtoffset(step, mu=0)
     wave = np.exp(offset) / radius[::-1]
     transform = fft.fht(radius * profile, step, mu=0, offset=offset) / wave
-    transform /= 4 * math.gamma(8) / 7.66924944**8  # the integral of r profile
+    transform /= 4 * math.gamma(8) / 7.66924944**8  # integral of r times the profile
     return np.interp(np.linspace(*_BULGE), np.log(wave), transform)
 
 
 class FourierRenderer:
-    """Draws sources as a survey shows them, without noise.
+    """Draws sources convolved with PSF and pixel, without noise.
 
     Parameters
     ----------
     stamp : int
         Width of the stamps in pixels.
     profiles : sequence of (str, float)
-        PSFs to choose from: profile and beta, as `transfer_function` takes them.
+        PSFs by index: profile and beta, as `transfer_function` takes them.
     images : Morphologies, optional
-        The galaxies that sources of real images refer to.
+        The real galaxies that sources refer to.
     fine : int, optional
         Grid pixels per pixel, for PSFs too narrow for their pixels.
     device : str or torch.device, optional
-        Where to draw.
+        Device of the images.
     """
 
     def __init__(self, stamp, profiles, images=None, *, fine=1, device="cpu"):
         self.stamp, self.fine, self.device = stamp, fine, torch.device(device)
-        # Half as wide again: what leaves on one side comes in on the other, far from the stamp.
+        # Half as wide again: light that leaves at one side re-enters at the other, off the stamp.
         self.grid = 16 * math.ceil(1.5 * stamp / 16) * fine
         self.ky = 2 * torch.pi * torch.fft.fftfreq(self.grid, device=self.device)
         self.kx = 2 * torch.pi * torch.fft.rfftfreq(self.grid, device=self.device)
@@ -103,7 +103,7 @@ class FourierRenderer:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
     def transfer(self, fwhm, profile):
-        """Return PSF and pixel in Fourier space.
+        """Return the transfer function of PSF and pixel.
 
         Parameters
         ----------
@@ -132,9 +132,9 @@ class FourierRenderer:
         Parameters
         ----------
         sources : Sources
-            m of them.
+            The m sources.
         fluxes : array_like
-            Shape (m, 3, bands): of the components.
+            Shape (m, 3, bands): fluxes of the components.
         scale : array_like
             Shape (m,): width of a pixel in arcsec.
         position : array_like

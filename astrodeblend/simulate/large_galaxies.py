@@ -1,8 +1,8 @@
-"""Large galaxies out of colour pictures: with all their detail, and without their noise.
+"""Well-resolved galaxies cut out of colour pictures, with their noise removed.
 
-`cut_galaxies` makes galaxies small, and noise with them. Here pixels stay what they are, so noise
-has to go, and the light has to end as a galaxy does: a picture that is cut where its own noise
-begins has an edge that a deeper survey shows.
+`cut_galaxies` shrinks galaxies, which averages the noise. Here the pixels are kept, so noise is
+removed, and the outskirts are continued: a galaxy cut at its picture's noise would have an edge
+that a deeper survey shows.
 """
 
 import numpy as np
@@ -21,30 +21,30 @@ from .morphology import (
 
 __all__ = ["cut_large_galaxies"]
 
-#: Width of the maps, in pixels of the pictures.
+#: Pixels of the pictures: width of the maps.
 WIDTH = 288
 
-_SCALES = 3  # of the wavelets: 1, 2 and 4 pixels
-_SIGNIFICANT = 5.0  # detail below so many standard deviations of the noise is none
-_SHARP = 1.4  # noise at 1 over that at 4 pixels, of pictures with detail enough
-_SMALLEST = 11  # half-light radius in pixels, for a galaxy to be large
-_BORDER = 36  # of the picture, in pixels, shows the sky
+_SCALES = 3  # number of wavelet scales: 1, 2 and 4 pixels
+_SIGNIFICANT = 5.0  # standard deviations of the noise: fainter wavelet coefficients are dropped
+_SHARP = 1.4  # least noise at 1 over that at 4 pixels; enlarged pictures have less
+_SMALLEST = 11  # pixels: least half-light radius
+_BORDER = 36  # pixels: width of the picture's border that shows the sky
 
 
 def cut_large_galaxies(pictures, *, progress=False):
-    """Cut the middle galaxy out of each picture of SDSS, with all its detail and no noise.
+    """Cut the middle galaxy out of each picture of SDSS, at full resolution and without noise.
 
-    Wavelets (the starlet transform, Starck & Murtagh 1994, A&A 288, 342) keep what is significant,
-    pixel by pixel and scale by scale. Beyond where the galaxy is above the noise goes on an
-    exponential disk of the galaxy's shape, fitted to its outer light. What neighbours cover is
-    taken from the opposite side. Left out are galaxies of which neighbours cover a tenth, those
-    that are small or off the middle of their picture, and pictures without detail: noise that is
-    nearly as strong over four pixels tells that they were blown up.
+    Of the wavelet coefficients (starlet transform, Starck & Murtagh 1994, A&A 288, 342) the
+    significant ones are kept. Where the galaxy falls below the noise, an exponential disk of its
+    shape, fitted to its outer light, continues it. Pixels that neighbours cover are replaced by
+    those on the opposite side. Galaxies are dropped if neighbours cover a tenth of their light,
+    if they are small or off centre, or if the picture was enlarged: its noise is then nearly as
+    strong over four pixels as over one.
 
     Parameters
     ----------
     pictures : iterable of array_like or path-like
-        As `cut_galaxies` takes them.
+        As for `cut_galaxies`.
     progress : bool, optional
         Show a progress bar.
 
@@ -63,7 +63,7 @@ def cut_large_galaxies(pictures, *, progress=False):
 
 def _cut(picture):
     picture = read_picture(picture)
-    side = picture.shape[1] // 2 // SHRINK * SHRINK * 2  # in the middle, in whole blocks
+    side = picture.shape[1] // 2 // SHRINK * SHRINK * 2  # whole blocks on each side of the middle
     start = (picture.shape[1] - side) // 2
     picture = picture[:, start : start + side, start : start + side]
     border = np.ones(picture.shape[1:], bool)
@@ -85,7 +85,7 @@ def _cut(picture):
     flux = np.where(covered, flux[:, ::-1, ::-1], flux)
     smooth = np.where(covered, smooth[::-1, ::-1], smooth)
     mine = (mine & ~others) | covered
-    # Brightest elsewhere, or cut off at the picture's full scale: a star is in front of it.
+    # Brightest off centre, or saturated at full scale: a star is in front of the galaxy.
     peak = np.unravel_index(np.where(mine, smooth, 0).argmax(), smooth.shape)
     off = np.hypot(*(np.array(peak) - (len(smooth) - 1) / 2))
     if off > OFF_CENTRE or ((picture >= 254).any(axis=0) & mine).sum() > SHRINK**2:
@@ -106,7 +106,7 @@ def _cut(picture):
 
 
 def _denoise(flux, bright):
-    """Return the significant part of a galaxy: what is smooth, and detail where it is bright."""
+    """Return the significant part of a galaxy: its smooth light, and detail where it is bright."""
     kept, kernel = np.zeros_like(flux), np.array([1, 4, 6, 4, 1], flux.dtype) / 16
     noises, outskirts = [], (bright > 0) & (bright < 0.7)
     if not outskirts.any():
@@ -119,9 +119,9 @@ def _denoise(flux, bright):
             smooth = ndimage.convolve1d(smooth, taps, axis=axis, mode="nearest")
         detail = flux - smooth
         together = detail.mean(axis=0)
-        # of a galaxy's own outskirts: in the sky, pictures cut noise off at 0
+        # noise in the outskirts of the galaxy: in the sky, pictures clip it at 0
         noises.append(1.4826 * np.median(np.abs(together[outskirts])))
-        # 256 values and compression: noise that goes with the light
+        # quantisation and compression add noise in proportion to the light
         noise = np.hypot(noises[-1], 0.03 / 2**scale * np.clip(smooth.mean(axis=0), 0, None))
         part = np.clip(np.abs(together) / noise - _SIGNIFICANT + 1, 0, 1)
         kept += detail * part * bright
@@ -132,7 +132,7 @@ def _denoise(flux, bright):
 
 
 def _with_envelope(light, flux, mine, others, seen, threshold):
-    """Continue light by an elliptical exponential disk where it is faint."""
+    """Continue faint light by an elliptical exponential disk."""
     total = np.where(mine, np.clip(flux.mean(axis=0), 0, None), 0)
     y, x = np.indices(total.shape) - np.array(ndimage.center_of_mass(total))[:, None, None]
     weight = total / total.sum()
@@ -155,6 +155,6 @@ def _with_envelope(light, flux, mine, others, seen, threshold):
     colour = np.clip(profile[:, outer].mean(axis=1), 0, None)
     height = -slope * (np.mean(outer) + 0.5)
     envelope = np.exp(height + slope * radius)
-    # from the galaxy itself to the disk, where it is hardly above the noise
+    # weight of the galaxy against the disk, from 0 to 1 just above the noise
     share = np.clip(np.log2(np.maximum(seen, 1e-9)), 0, 1)
     return np.clip(share * light + (1 - share) * envelope * colour[:, None, None], 0, None)

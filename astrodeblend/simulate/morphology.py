@@ -1,21 +1,21 @@
-"""Real galaxies out of colour pictures: back to linear light, cut out, and made small.
+"""Real galaxies from colour pictures: converted to linear light, cut out, and shrunk.
 
 The JPEGs of SDSS show i, r, g as red, green, blue after Lupton et al. (2004, PASP 116, 133): the
-bands, each times a factor, x_i, x_r, x_g with mean I, become x asinh(q I) / (q' I), so that
-colours stay what they are at any brightness. Undone by `linear_light`:
+bands times a factor, x_i, x_r, x_g with mean I, become x asinh(q I) / (q' I), which keeps colours
+at any brightness. `linear_light` inverts this with
 
-- factors 4.9, 5.7, 7.8 of i, r, g: those of ``nw_scale_rgb`` in the SDSS's idlutils. With them the
-  median colours of Galaxy Zoo galaxies within their Petrosian radii come out as g - r = 0.64 and
-  r - i = 0.36, those of SDSS's main sample;
-- mean value V of a pixel (0 to 1) = asinh(I sinh(Q)) / Q, Q = 7.6. What was used is not
-  published; with this Q the median 90 % radius of the galaxies of Galaxy Zoo 2 comes out as the
-  50 pixels that their pictures were scaled to (0.02 Petrosian 90 % radii a pixel).
+- factors 4.9, 5.7, 7.8 of i, r, g: those of ``nw_scale_rgb`` in the SDSS's idlutils. They give
+  Galaxy Zoo galaxies within their Petrosian radii the median colours of SDSS's main sample,
+  g - r = 0.64 and r - i = 0.36;
+- mean value V of a pixel (0 to 1) = asinh(I sinh(Q)) / Q, Q = 7.6. The Q of SDSS is not published;
+  this one gives the galaxies of Galaxy Zoo 2 the median 90 % radius to which their pictures were
+  scaled, 50 pixels (0.02 Petrosian 90 % radii a pixel).
 
-Nothing needs deconvolution. In the pictures half-light radii are some 16 pixels, and stars some 5
-pixels wide at half maximum. Shrunk to a half-light radius of 0.5 arcsec that PSF is 0.15 arcsec
-wide, which adds 2 % to LSST's 0.79. Where less shrinking leaves more of it, it makes the galaxy
-itself a little smoother than it was, and the blend and its truth alike. Noise: a pixel of a survey
-holds tens of the picture's, and what lies outside the galaxy is cut off.
+Deconvolution is not needed. Half-light radii in the pictures are about 16 pixels, the FWHM of stars
+about 5 pixels. Shrunk to a half-light radius of 0.5 arcsec that PSF is 0.15 arcsec wide, which adds
+2 % to LSST's 0.79. With less shrinking the galaxy is a little smoother than in the sky, in blend
+and truth alike. Noise averages out over the tens of picture pixels in a survey's pixel; outside the
+galaxy there is none.
 """
 
 from dataclasses import dataclass
@@ -32,29 +32,29 @@ from ..files import atomic_path
 
 __all__ = ["Morphologies", "composite", "cut_galaxies", "linear_light"]
 
-#: Factors of g, r, i in the pictures.
+#: Factors of g, r, i in the pictures (idlutils).
 SCALES = np.array([7.8, 5.7, 4.9])
-#: Softening of the pictures.
+#: Softening Q of the pictures (measured; see above).
 SOFTENING = 7.6
 
-#: Width of a map, and how many picture pixels become one of its pixels.
+#: Width of a map in its pixels, and width of such a pixel in pixels of the picture.
 WIDTH = 96
 SHRINK = 3
 
-# A galaxy is left out if in more of its pixels of the map than this the picture was cut off.
+# Map pixels saturated in the picture: a galaxy with more is dropped.
 CUT_OFF = 1
-# Peaks that are closer than this, in pixels of the map, belong to one galaxy.
+# Map pixels: closer peaks belong to one galaxy.
 APART = 7
-# A galaxy is left out if neighbours cover as much of its light as this.
+# Share of a galaxy's light that neighbours cover: with more it is dropped.
 COVERED = 0.1
-# Or if its brightest pixel is this far, in pixels of the map, from the middle.
+# Map pixels: a galaxy whose brightest pixel is farther from the middle is dropped.
 OFF_CENTRE = 10
-# Width of the picture's border that shows the sky, in pixels of the map.
+# Map pixels: width of the picture's border that shows the sky.
 SKY = 12
 
 
 def linear_light(picture):
-    """Take a colour picture of SDSS back to linear light.
+    """Return the linear flux of a colour picture of SDSS.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def linear_light(picture):
     Returns
     -------
     numpy.ndarray
-        The same shape: flux in g, r, i; the unit is arbitrary but the same for all bands. Pixels
-        that were cut off at 1 hold less than they had.
+        Flux in g, r, i, of the same shape, in one arbitrary unit. It is too low in pixels that are
+        saturated at 1.
     """
     picture = np.asarray(picture)
     if picture.dtype != np.float32:
@@ -78,7 +78,7 @@ def linear_light(picture):
 
 
 def composite(flux):
-    """Draw linear light as a colour picture of SDSS, the inverse of `linear_light`.
+    """Return the colour picture of SDSS that shows linear flux, the inverse of `linear_light`.
 
     Parameters
     ----------
@@ -88,8 +88,8 @@ def composite(flux):
     Returns
     -------
     numpy.ndarray
-        The same shape: red, green, blue. What is brighter than 1 is scaled down to 1 in the
-        brightest of its colours; negative values are 0.
+        Red, green, blue, of the same shape. A pixel above 1 is scaled so that its brightest colour
+        is 1; negative values are 0.
     """
     scaled = np.clip(np.asarray(flux, float) * SCALES[:, None, None], 0, None)[..., ::-1, :, :]
     brightness = scaled.mean(axis=-3, keepdims=True)
@@ -101,17 +101,17 @@ def composite(flux):
 
 @dataclass(frozen=True)
 class Morphologies:
-    """Galaxies of real images, each the sum of two maps of light, redder and bluer.
+    """Real galaxies, each the sum of two maps of light, redder and bluer.
 
     Parameters
     ----------
     maps : numpy.ndarray
-        Shape (n, 2, 96, 96), or wider, float16: where the redder and the bluer light is; each map
-        sums up to the number of its pixels. The galaxy is in the middle.
+        Shape (n, 2, 96, 96), or wider, float16: the redder and the bluer light, each map of mean
+        1, with the galaxy in the middle.
     spectra : numpy.ndarray
         Shape (n, 2, 3): flux of each map in g, r, i, relative to i.
     shares : numpy.ndarray
-        Shape (n, 2): of the maps in the galaxy's flux in i.
+        Shape (n, 2): share of each map in the galaxy's flux in i.
     radius : numpy.ndarray
         Shape (n,): half-light radius in pixels of the map.
     """
@@ -126,9 +126,9 @@ class Morphologies:
 
     @cached_property
     def centres(self):
-        """Where galaxies are brightest, x and y from the middle of their maps, shape (n, 2).
+        """Positions of galaxies, x and y from the middle of their maps in pixels, shape (n, 2).
 
-        Windowed centroids, as SExtractor has them, in a window that goes with the galaxy's size.
+        Windowed centroids as in SExtractor; the window scales with the galaxy's size.
         """
         found = []
         for maps, radius in zip(self.maps, self.radius, strict=True):
@@ -151,17 +151,17 @@ class Morphologies:
         Parameters
         ----------
         index : int
-            Which galaxy.
+            Index of the galaxy.
         fluxes : array_like
             Shape (2,): flux of the redder and of the bluer light.
         symmetry : int, optional
-            One of the eight symmetries of the square: 1 is added for mirrored along x, then 2
-            along y; and 4 for x and y exchanged before.
+            One of the eight symmetries of the square: the sum of 4 to exchange x and y first, 1 to
+            mirror along x, 2 to mirror along y.
 
         Returns
         -------
         numpy.ndarray
-            As large as the maps.
+            An image of the size of the maps.
         """
         light = (
             np.einsum("c,cyx->yx", fluxes, self.maps[index].astype(float))
@@ -171,14 +171,14 @@ class Morphologies:
         return light[:: -1 if symmetry & 2 else 1, :: -1 if symmetry & 1 else 1].copy()
 
     def write(self, path, *, overwrite=False):
-        """Write the galaxies to an ``.npz`` file, whole or not at all.
+        """Write the galaxies to an ``.npz`` file; after an error no file is left.
 
         Parameters
         ----------
         path : str or path-like
-            Where to.
+            The file.
         overwrite : bool, optional
-            Replace a file that is there already.
+            Replace a file that exists.
         """
         with atomic_path(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
             np.savez(
@@ -210,10 +210,10 @@ class Morphologies:
 def cut_galaxies(pictures, *, progress=False):
     """Cut the middle galaxy out of each picture of SDSS.
 
-    The light that hangs together with the middle is kept, up to the watershed towards neighbours;
-    what these cover is taken from the opposite side of the galaxy. Left out are galaxies of which
-    neighbours cover a tenth, that run out of the map, or that were cut off at the picture's full
-    scale in more than one pixel of the map.
+    The light connected with the middle is kept, up to the watershed towards neighbours; pixels
+    that these cover are replaced by those on the opposite side of the galaxy. Galaxies are dropped
+    if neighbours cover a tenth of their light, if they extend beyond the map, or if more than one
+    pixel of the map is saturated.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def cut_galaxies(pictures, *, progress=False):
     Returns
     -------
     Morphologies
-        Of the galaxies that could be used, in order.
+        The usable galaxies, in order.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def cut_galaxies(pictures, *, progress=False):
 
 
 def _cut_all(cut, pictures, progress):
-    """Cut a galaxy out of each picture, and keep those that can be used."""
+    """Cut a galaxy out of each picture, and keep the usable ones."""
     bar = tqdm(pictures, "cutting galaxies", disable=not progress, unit="picture")
     found = [galaxy for galaxy in map(cut, bar) if galaxy is not None]
     if not found:
@@ -245,7 +245,7 @@ def _cut_all(cut, pictures, progress):
 
 
 def read_picture(picture):
-    """Return a picture, shape (3, y, x), uint8, from an array or a file, or refuse it."""
+    """Return a picture from an array or a file, uint8, (3, y, x); raise for any other."""
     if isinstance(picture, str | Path):
         with Image.open(picture) as image:
             picture = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
@@ -274,24 +274,24 @@ def _cut(picture):
     flux -= np.median(flux[:, border], axis=1)[:, None, None]
     smooth = ndimage.gaussian_filter(flux.mean(axis=0), 1)
     noise = 1.4826 * np.median(np.abs(smooth[border]))
-    # a picture without noise, or with its sky cut off, has galaxies without end
+    # The floor ends galaxies in pictures without noise, or with a sky clipped at 0.
     threshold = max(1.5 * noise, 1e-3 * smooth.max())
     mine, others = _middle_and_others(smooth, threshold)
-    # What a neighbour covers is taken from the opposite side of the galaxy.
+    # Pixels that a neighbour covers are replaced by those on the opposite side of the galaxy.
     covered = others & mine[::-1, ::-1]
     if smooth[::-1, ::-1][covered].sum() >= COVERED * smooth[mine].sum():
         return None
     if (cut_off & mine).sum() > CUT_OFF:
         return None
     flux = np.where(covered, flux[:, ::-1, ::-1], flux)
-    # It ends softly: an edge in the light would be a shape that no galaxy has.
+    # Smooth edges: galaxies have no sharp ones.
     mask = np.clip(2 * ndimage.gaussian_filter((mine | covered).astype(float), 1.5) - 1, 0, 1)
     outside = (blocks - WIDTH) // 2
     kept = slice(outside, outside + WIDTH)
     if np.count_nonzero(mask) > np.count_nonzero(mask[kept, kept]):
         return None
     light = np.clip(flux * mask, 0, None)[:, kept, kept]
-    # Brightest elsewhere: it is not the galaxy in the middle that one sees.
+    # Brightest off centre: another source dominates.
     peak = np.unravel_index(light.sum(axis=0).argmax(), (WIDTH, WIDTH))
     if _rings(WIDTH)[peak] > OFF_CENTRE:
         return None
@@ -317,7 +317,7 @@ def _two_maps(light):
     if (total <= 0).any():
         return None
     smooth = ndimage.gaussian_filter(light, (0, 1.5, 1.5)) + 1e-6 * light.max()
-    # the colour from some pixels around, the brightness from all bands: less noise in both
+    # colour from smoothed light, brightness from all bands: less noise in both
     i = light.sum(axis=0) * smooth[2] / smooth.sum(axis=0)
     colour = smooth[0] / smooth[2]
     order = np.argsort(colour, axis=None)

@@ -1,4 +1,4 @@
-"""The plain path of the simulator: one blend at a time, for reading and for checking."""
+"""The reference simulator of pictures: one blend at a time, step by step."""
 
 import io
 
@@ -18,13 +18,12 @@ def blend_images(central, companion, *, mode="max", sky=0.0):
     With light L = image - sky, per pixel and band:
 
     - ``max``: the brighter of the two (Reiman & Goehre 2019);
-    - ``sum``: sky + L1 + L2, as light adds that nothing stands in front of;
+    - ``sum``: sky + L1 + L2, for transparent galaxies;
     - ``max_sum``: sky + the brighter L + (1 - opacity) times the fainter L. The opacity
-      depends on how bright the brighter galaxy is at this pixel (mean over the bands): 0 below
-      0.2 of full scale, where it is diffuse, 1 above 0.6, where it is dense, a smooth step
-      (3 t^2 - 2 t^3) between.
+      follows from the brighter galaxy's light in this pixel (mean over the bands): 0 below
+      0.2 of full scale, 1 above 0.6, a smooth step (3 t^2 - 2 t^3) between.
 
-    The fainter light never counts as negative, and full scale (1) saturates. So no galaxy is
+    Negative fainter light counts as 0, and values saturate at full scale (1). So no galaxy is
     brighter than the blend in any mode.
 
     Parameters
@@ -34,7 +33,7 @@ def blend_images(central, companion, *, mode="max", sky=0.0):
     mode : {'max', 'sum', 'max_sum'}, optional
         The blending mode.
     sky : float or array_like, optional
-        Level of the sky in both images; broadcast against them.
+        Sky level in both images; broadcast against them.
 
     Returns
     -------
@@ -63,16 +62,16 @@ def blend_images(central, companion, *, mode="max", sky=0.0):
 
 
 def reduce_image(image, *, crop=240, factor=3):
-    """Crop the middle and keep the middle pixel of each cell.
+    """Crop the middle of an image and keep the middle pixel of each cell.
 
     Parameters
     ----------
     image : array_like
         Shape (bands, y, x).
     crop : int, optional
-        Width of the middle that is kept.
+        Width of the crop in pixels.
     factor : int, optional
-        Width of a cell; every third pixel by default.
+        Width of a cell in pixels.
 
     Returns
     -------
@@ -91,16 +90,16 @@ def blend_pair(images, draw, recipe="reiman2019"):
     images : array_like
         Shape (n, bands, y, x), y = x, uint8 (0 to 255) or float (0 to 1).
     draw : Draw
-        The random part of one blend (length 1), from ``recipe.draw``.
+        Random numbers of one blend (length 1), from ``recipe.draw``.
     recipe : str or Recipe, optional
-        The recipe it was drawn from.
+        The recipe that ``draw`` is from.
 
     Returns
     -------
     blend, isolated : numpy.ndarray
         Shapes (bands, s, s) and (2, bands, s, s), from 0 to 1; ``isolated`` holds the truth: the
-        target, which is the central galaxy if none is drawn, then all others together; where there
-        are none, the sky.
+        target (the central galaxy, unless ``draw`` names another), then the blend of all others;
+        the sky if there are none.
     """
     recipe, images = get_recipe(recipe), np.asarray(images)
     full_scale = 255.0 if images.dtype == np.uint8 else 1.0
@@ -129,7 +128,7 @@ def blend_pair(images, draw, recipe="reiman2019"):
 
 
 def _render(image, draw, gain, rng):
-    """Show a galaxy as another survey would."""
+    """Re-render a galaxy as from another survey."""
     sigma, saturation, exponent, pedestal, noise, quality = (
         float(values[0])
         for values in (

@@ -1,31 +1,31 @@
-"""Populations of sources: what there is in the sky, before any survey looks at it.
+"""Populations of sources: their shapes and spectra, independent of any survey.
 
-Every source is a sum of components, each with one shape and one spectrum, so that its image in
-any band is the sum of the same shapes with other weights.
+Every source is a sum of components, each with one shape and one spectrum; its image in a band is
+the sum of these shapes, weighted by their flux.
 
 Parametric galaxies have a bulge (de Vaucouleurs), a disk (exponential) and knots of star
 formation in the disk:
 
 - half-light radii, ellipticities and bulge fractions after Miller et al. (2013, MNRAS 429, 2858,
   appendix B): the median scale length of disks is ln(r / arcsec) = -1.145 - 0.269 (i - 23), its
-  distribution r exp(-(r / a)^(4/3)); one in ten is a bulge alone, the others' bulges hold a share
-  of normal distribution of width 0.1; half-light radius of the bulge = scale length of the disk;
-- redshifts after the LSST Science Book (2009, arXiv:0912.0201, section 3.7.2), of the galaxies of
-  a magnitude: p(z) proportional to z^2 exp(-z / z0), z0 = 0.0417 i - 0.744, at least 0.03;
+  distribution r exp(-(r / a)^(4/3)); one galaxy in ten is a pure bulge, the bulge fractions of
+  others are normal, of width 0.1; half-light radius of the bulge = scale length of the disk;
+- redshifts by magnitude after the LSST Science Book (2009, arXiv:0912.0201, section 3.7.2):
+  p(z) proportional to z^2 exp(-z / z0), z0 = 0.0417 i - 0.744, at least 0.03;
 - spectra of Coleman, Wu & Weedman (1980, ApJS 43, 393), redshifted: E for bulges, from Sbc to Im
   for disks, Im for knots, with slopes scattered by 0.2 in d ln f / d ln wavelength for dust;
-- knots in half of the disks, 3 to 20, with up to 0.3 of the disk's light. That share has no
-  published distribution; COSMOS galaxies are about that clumpy (Sheldon et al. 2020, ApJ 902,
-  138, use knots for the same purpose).
+- 3 to 20 knots in half of the disks, with up to 0.3 of the disk's light. No distribution of that
+  share is published; COSMOS galaxies are about as clumpy (Sheldon et al. 2020, ApJ 902, 138, also
+  use knots).
 
 Stars follow the stellar locus of Juric et al. (2008, ApJ 673, 864, equation 4) in g - r against
 r - i, that of Covey et al. (2007, AJ 134, 2398) elsewhere, with r - i uniform from 0 to 1.6.
 
-Galaxies of real images have two components, the redder and the bluer light of each pixel; see
-`astrodeblend.simulate.morphology`. They keep their images' colours in g, r, i; in between the
-spectrum of each component is interpolated (straight lines in log flux and log wavelength), beyond
-it goes on with 1.3 (blueward) or 0.7 times (redward) the slope between the nearest two bands,
-scattered by 0.5 and bounded. The factors are those of the templates above near redshift 0.1.
+Real galaxies have two components, the redder and the bluer light of each pixel; see
+`astrodeblend.simulate.morphology`. They keep their colours in g, r, i; between these the spectrum
+of each component is interpolated (linear in log flux and log wavelength); beyond, its slope is 1.3
+(blueward) or 0.7 times (redward) that between the nearest two bands, scattered by 0.5 and bounded.
+The factors are those of the templates above near redshift 0.1.
 """
 
 from dataclasses import dataclass, fields
@@ -43,7 +43,7 @@ __all__ = [
     "get_chances",
 ]
 
-#: What sources to draw.
+#: Names of populations; see `draw_sources`.
 POPULATIONS = ("mixed", "parametric", "images")
 
 #: Kinds of sources.
@@ -79,57 +79,57 @@ _CWW = {
 _LOG_WAVELENGTH = np.log(np.array(_CWW_WAVELENGTH.split(), float))
 _TEMPLATES = np.array([text.split() for text in _CWW.values()], float)  # E, Sbc, Scd, Im
 
-# Stellar locus: u - g against g - r; i - z and z - y go with r - i.
+# Stellar locus: u - g as a function of g - r; i - z and z - y as functions of r - i.
 _LOCUS_GR = (0.0, 0.2, 0.4, 0.8, 1.1, 1.4)
 _LOCUS_UG = (0.9, 0.85, 1.05, 1.85, 2.35, 2.55)
 _LOCUS_WAVELENGTH = np.log([361, 475, 621, 753, 895, 980])
 
-# The SDSS bands g, r, i of the images.
+# ln(wavelength / nm) of SDSS's g, r, i, the bands of the pictures.
 IMAGE_WAVELENGTH = np.log([475, 621, 753])
 
-# Slope beyond those bands over the slope inside, and its bounds (blueward, redward).
+# Slope beyond those bands over the slope inside (blueward, redward), and bounds of the slope.
 BEYOND = (1.3, 0.7)
 BEYOND_LIMITS = ((-2.0, -2.0), (6.0, 3.0))
 
-KNOTS = 20  # at most
+KNOTS = 20  # largest number per galaxy
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Sources, in arrays of length n.
+    """Parameters of n sources, in arrays of length n.
 
-    Components of a galaxy are bulge, disk, knots; of an image, redder and bluer light; a star
-    is the first of them.
+    The components are bulge, disk and knots for a parametric galaxy, redder and bluer light for a
+    real one; a star has the first component only.
 
     Parameters
     ----------
     kind : numpy.ndarray
-        0: parametric galaxy, 1: star, 2: galaxy of an image.
+        0: parametric galaxy, 1: star, 2: real galaxy.
     magnitude : numpy.ndarray
         AB magnitude at the reference wavelength.
     reference : numpy.ndarray
         Reference wavelength in nm.
     redshift : numpy.ndarray
-        Of parametric galaxies; NaN for others.
+        Redshift of parametric galaxies; NaN for others.
     share : numpy.ndarray
-        Shape (n, 3): of the components in the flux at the reference wavelength.
+        Shape (n, 3): share of each component in the flux at the reference wavelength.
     radius : numpy.ndarray
-        Shape (n, 2): half-light radius of the bulge and scale length of the disk, in arcsec; of
-        images their half-light radius, twice.
+        Shape (n, 2): half-light radius of the bulge and scale length of the disk, in arcsec; for
+        real galaxies both are the half-light radius.
     ellipticity : numpy.ndarray
         Shape (n, 2): (a - b) / (a + b) of bulge and disk.
     angle : numpy.ndarray
-        Of the major axis, from x to y, in radians.
+        Position angle of the major axis, from x to y, in radians.
     knots : numpy.ndarray
-        Shape (n, 20, 3): position in scale lengths, in a disk seen face on, and share.
+        Shape (n, 20, 3): x and y in scale lengths in the face-on disk, and share.
     spectrum : numpy.ndarray
-        Shape (n, 3, 5): what the spectrum of each component follows from. Galaxies: template
-        (0 to 3: E, Sbc, Scd, Im; in between, between them), slope. Images: ln flux in g, r, i,
+        Shape (n, 3, 5): parameters of each component's spectrum. Parametric galaxies: template
+        (0 to 3: E, Sbc, Scd, Im, interpolated between), slope. Real galaxies: ln flux in g, r, i,
         and d ln f / d ln wavelength beyond g and beyond i. Stars: r - i.
     image : numpy.ndarray
-        Index of the image; -1 for others.
+        Index of the real galaxy; -1 for other sources.
     symmetry : numpy.ndarray
-        Which of the eight symmetries of the square an image undergoes.
+        Symmetry of the square applied to a real galaxy, as in `Morphologies.light`.
     """
 
     kind: np.ndarray
@@ -213,7 +213,7 @@ def _image(spectrum, redshift, x):
 
 
 def _inverse(density, low, high):
-    """Return a function that takes uniform numbers to numbers of this density."""
+    """Return the inverse of the cumulative distribution of a density."""
     x = np.linspace(low, high, 2001)
     cumulative = np.concatenate([[0], np.cumsum(density((x[1:] + x[:-1]) / 2))])
     return lambda uniform: np.interp(uniform, cumulative / cumulative[-1], x)
@@ -227,7 +227,7 @@ _bulge_ellipticity = _inverse(lambda e: e * np.exp(-2.368 * e - 6.691 * e**2), 0
 
 
 def _draw_knots(rng, n):
-    """Draw knots in face-on disks of scale length 1: x, y, and share, which sum to 1."""
+    """Draw knots in face-on disks of scale length 1: x, y and share; the shares sum to 1."""
     radius = rng.gamma(2.0, size=(n, KNOTS))
     angle = rng.uniform(0, 2 * np.pi, (n, KNOTS))
     number = rng.integers(3, KNOTS + 1, size=(n, 1))
@@ -242,15 +242,15 @@ def draw_sources(rng, magnitude, *, reference, population="mixed", images=None, 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Where the randomness comes from.
+        Generator of random numbers.
     magnitude : array_like
         Shape (n,): AB magnitudes at the reference wavelength.
     reference : array_like
         Reference wavelength in nm; broadcast against the magnitudes.
     population : {'mixed', 'parametric', 'images'}, optional
-        Galaxies by formula, of real images, or half and half.
+        Parametric galaxies, real ones (``images``), or half of each.
     images : Morphologies, optional
-        The real images; ``mixed`` means ``parametric`` without them.
+        The real galaxies; without them ``mixed`` means ``parametric``.
     stars : float, optional
         Share of stars among the sources.
 
@@ -261,7 +261,7 @@ def draw_sources(rng, magnitude, *, reference, population="mixed", images=None, 
     Raises
     ------
     ValueError
-        If there is no such population, or it takes images and there are none.
+        If the population is not known, or needs ``images`` that are not given.
     """
     if population not in POPULATIONS:
         raise ValueError(
@@ -281,7 +281,7 @@ def draw_sources(rng, magnitude, *, reference, population="mixed", images=None, 
     kind = np.where(rng.random(n) < real, IMAGE, GALAXY)
     kind[chosen < stars] = STAR
 
-    a = np.exp(-1.145 - 0.269 * (magnitude - 23)) / 1.1337  # so that the median is as published
+    a = np.exp(-1.145 - 0.269 * (magnitude - 23)) / 1.1337  # the median is 1.1337 a
     disk = np.maximum(a * rng.gamma(1.5, size=n) ** 0.75, 0.02)
     alone = rng.random(n) < 0.1
     bulge = np.abs(0.1 * rng.standard_normal(n)).clip(max=1)
@@ -318,7 +318,7 @@ def draw_sources(rng, magnitude, *, reference, population="mixed", images=None, 
         spectrum[of, :2] = np.concatenate([log, beyond], axis=-1)
         share[of] = 0
         share[of, :2] = images.shares[index[of]]
-        # an image's shares are those in i
+        # the shares of a real galaxy are those in i
         x = np.stack([np.full(of.sum(), IMAGE_WAVELENGTH[2]), np.log(reference[of])], axis=1)
         log = _image(spectrum[of], None, x)
         share[of] *= np.exp(log[..., 1] - log[..., 0])
@@ -342,19 +342,19 @@ def draw_sources(rng, magnitude, *, reference, population="mixed", images=None, 
 
 
 def get_chances(values, name):
-    """Return numbers and their chances.
+    """Return numbers and their probabilities.
 
     Parameters
     ----------
     values : int, sequence of int, or mapping of int to float
-        One number, some with equal chances, or their chances up to a factor.
+        One number, several of equal probability, or their relative probabilities.
     name : str
-        What to call them in an error.
+        Name of the parameter in errors.
 
     Returns
     -------
     numbers, chances : numpy.ndarray
-        The chances sum up to 1.
+        The probabilities sum to 1.
 
     Raises
     ------
@@ -373,18 +373,18 @@ def get_chances(values, name):
 
 
 def draw_brightest(rng, number, limits, slope):
-    """Draw magnitudes by number counts.
+    """Draw magnitudes from number counts.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Where the randomness comes from.
+        Generator of random numbers.
     number : int
-        How many.
+        Number of magnitudes.
     limits : tuple of float
-        The brightest and the faintest.
+        The brightest and the faintest magnitude.
     slope : float
-        Of the logarithm of the counts per magnitude; 0 is uniform.
+        Slope of log10 of the counts per magnitude; 0 is uniform.
 
     Returns
     -------
@@ -399,25 +399,25 @@ def draw_brightest(rng, number, limits, slope):
 
 
 def draw_layout(rng, present, brightest, faintest, contrast, separations, stamp, offset):
-    """Draw how bright the sources of blends are, and where.
+    """Draw magnitudes and positions of the sources of blends.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Where the randomness comes from.
+        Generator of random numbers.
     present : numpy.ndarray
-        Shape (n, s): whether there is such a source.
+        Shape (n, s): whether the source exists.
     brightest, faintest : numpy.ndarray
-        Shape (n,): magnitude of the brightest source of each blend, which is any of them, and
-        what no source is fainter than.
+        Shape (n,): magnitude of the brightest source of each blend (any of its sources), and the
+        faintest magnitude allowed.
     contrast : float
-        How many magnitudes fainter than the brightest the others are at most; uniform.
+        Largest difference in magnitude between the brightest source and the others; uniform.
     separations : tuple of array_like
-        The least and the largest distance from the first source, in pixels; uniform.
+        Smallest and largest distance from the first source in pixels; uniform.
     stamp : int
         Width of the stamp in pixels.
     offset : float
-        How far the first source is at most from the middle, in x and y; uniform.
+        Largest offset of the first source from the middle in pixels, in x and y; uniform.
 
     Returns
     -------

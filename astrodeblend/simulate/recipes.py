@@ -1,4 +1,4 @@
-"""Recipes: what a simulated blend is, completely and by name."""
+"""Recipes: named, complete descriptions of simulated blends."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -7,16 +7,16 @@ import numpy as np
 
 __all__ = ["BLENDING_MODES", "DENSE", "RECIPES", "Draw", "Recipe", "get_recipe"]
 
-#: How the isolated images of a pair become a blend; `astrodeblend.simulate.blend_images`
-#: states the rule of each.
+#: Names of the rules by which isolated images become a blend; see
+#: `astrodeblend.simulate.blend_images`.
 BLENDING_MODES = ("max", "sum", "max_sum")
 
-#: Mode ``max_sum``: brightness at which a galaxy begins to cover what lies behind it, and at
-#: which it covers it wholly, as fractions of full scale.
+#: Mode ``max_sum``: light, in fractions of full scale, up to which a galaxy is transparent, and
+#: from which on it is opaque.
 DENSE = (0.2, 0.6)
 
 
-# What of a draw is about the whole blend, and the same for all its companions.
+# Fields of a draw that describe the whole blend, the same for all its companions.
 _SHARED = (
     "central",
     "mode",
@@ -27,31 +27,31 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class Rendering:
-    """How far a picture may be re-rendered: the same galaxies as another survey shows them.
+    """Ranges for re-rendering pictures as from another survey.
 
-    Every range is (low, high) and drawn uniformly (gains and the exponent log-uniformly),
-    once per blend, the same for both galaxies. Levels are fractions of full scale.
+    Every range (low, high) is drawn from uniformly (gains and the exponent log-uniformly), once
+    per blend, for both galaxies alike. Levels are fractions of full scale.
 
     Parameters
     ----------
     fraction : float
-        Share of the blends that are re-rendered; the rest stay as the survey made them.
+        Share of the blends that are re-rendered.
     seeing : tuple of float
-        Standard deviation of a Gaussian blur, in stamp pixels; half of the blends are spared.
+        Standard deviation of a Gaussian blur, in stamp pixels, in half of these blends.
     zoom : tuple of float
-        Pixel scale: the factor by which both galaxies are enlarged.
+        Factor by which both galaxies are enlarged.
     gain, band_gain : tuple of float
         Brightness, of all bands and of each on its own (colour balance).
     saturation : tuple of float
-        Colour saturation: 0 is grey, 1 as it was.
+        Colour saturation: 0 is grey, 1 unchanged.
     exponent : tuple of float
-        Stretch: light to this power.
+        Stretch: the power that light is raised to.
     pedestal : tuple of float
         Level of the sky, the same in all bands up to the colour balance.
     noise : tuple of float
         Standard deviation of Gaussian noise.
     quality : tuple of float
-        JPEG quality; half of the blends are spared.
+        JPEG quality, in half of these blends.
     """
 
     fraction: float = 0.5
@@ -75,26 +75,26 @@ class Recipe:
     Parameters
     ----------
     name : str
-        What it is called.
+        Name of the recipe.
     description : str
-        One line that says what it is.
+        Description in one line.
     modes : tuple of str
-        Blending modes, out of ``BLENDING_MODES``; one is drawn for every blend.
+        Blending modes, of ``BLENDING_MODES``; one is drawn for every blend.
     crop : int
-        The middle of the image, in image pixels, that becomes the stamp.
+        Width in image pixels of the middle of the image that becomes the stamp.
     factor : int
         Reduction from image to stamp: the middle pixel of each factor x factor cell is taken.
     displacement : tuple of float
-        Range of the companion's shift, in image pixels, in x and in y, of either sign.
+        Range of the companion's shift in x and in y, in image pixels, of either sign.
     scale : tuple of float
         Range of the companion's enlargement, drawn log-uniformly.
     symmetries : bool
-        Turn and flip both galaxies together by one of the eight symmetries of the square.
+        Rotate and mirror both galaxies together by one of the eight symmetries of the square.
     rendering : Rendering or None
-        Re-render the pictures, so as to learn what other surveys look like.
+        Ranges for re-rendering the pictures as from other surveys.
     companions : tuple of float
-        Chances of no, one, two, ... companions, each displaced from one of the galaxies before
-        it. All of them together, blended as the blend is, are the second component.
+        Probabilities of 0, 1, 2, ... companions, each displaced from one of the galaxies before
+        it. The second component is the blend of all of them.
     """
 
     name: str = "reiman2019"
@@ -126,21 +126,21 @@ class Recipe:
         return self.crop // self.factor
 
     def draw(self, rng, number, sources):
-        """Draw the random part of a number of blends.
+        """Draw the random numbers of blends.
 
         Parameters
         ----------
         rng : numpy.random.Generator
-            Where the randomness comes from.
+            Generator of random numbers.
         number : int
-            How many blends.
+            Number of blends.
         sources : int
-            How many galaxies there are to choose from; at least 2.
+            Number of galaxies to choose from, at least 2.
 
         Returns
         -------
         Draw
-            Everything that is random about the blends but the noise.
+            Random numbers of the blends, without those of the noise.
         """
         if sources < 2:
             raise ValueError(f"sources={sources}: a blend takes two galaxies, give at least 2")
@@ -160,22 +160,22 @@ class Recipe:
         return replace(drawn, companion=companion, further=tuple(further))
 
     def positions(self, draw, size):
-        """Return where the galaxies of blends are.
+        """Return the positions of the galaxies of blends.
 
         Parameters
         ----------
         draw : Draw
-            Of n blends, from `draw`.
+            Random numbers of n blends, from `draw`.
         size : int
-            Width of the images.
+            Width of the images in pixels.
 
         Returns
         -------
         positions : numpy.ndarray
-            Shape (n, s, 2), x and y in pixels of the stamp: of the middles of their images, the
+            Shape (n, s, 2): x and y of the middle of each galaxy's image, in stamp pixels, the
             target first.
         present : numpy.ndarray
-            Shape (n, s): whether there is such a galaxy.
+            Shape (n, s): whether the galaxy exists.
         """
         index, matrices = draw.galaxies(size)
         middle = np.array([(size - 1) / 2, (size - 1) / 2, 1])
@@ -186,7 +186,7 @@ class Recipe:
         return np.take_along_axis(positions, order[..., None], 1), present
 
     def _draw_pairs(self, rng, number, sources):
-        """Draw the random part of blends of two."""
+        """Draw the random numbers of blends of two galaxies."""
         central = rng.integers(sources, size=number)
         companion = (central + rng.integers(1, sources, size=number)) % sources
         signs = rng.choice([-1.0, 1.0], size=(number, 2))
@@ -209,36 +209,36 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random part of n blends, in arrays of length n.
+    """Random numbers of n blends, in arrays of length n.
 
     Parameters
     ----------
     central, companion : numpy.ndarray
-        Which of the galaxies, as indices; -1 for no companion.
+        Indices of the galaxies; -1 for no companion.
     flip_x, flip_y : numpy.ndarray
-        Whether the companion is mirrored along x, along y.
+        Whether the companion is mirrored along x and along y.
     angle : numpy.ndarray
-        By which angle it is turned, in radians.
+        Angle in radians by which it is rotated.
     scale : numpy.ndarray
-        By which factor it is enlarged.
+        Factor by which it is enlarged.
     shift : numpy.ndarray
-        Shape (n, 2): by how much it is then displaced in x and y, in image pixels.
+        Shape (n, 2): its displacement in x and y, in image pixels.
     mode : numpy.ndarray
-        Index of the blending mode among the recipe's.
+        Index of the blending mode in the recipe's ``modes``.
     symmetry : numpy.ndarray
-        Which of the eight symmetries both galaxies undergo: quarter turns, plus 4 if mirrored.
+        Symmetry applied to both galaxies: number of quarter turns, plus 4 if mirrored.
     noise_seed : numpy.ndarray
         Seed of the noise.
     seeing, zoom, gain, saturation, exponent, pedestal, noise, quality : numpy.ndarray or None
-        Re-rendering (see `Rendering`); ``gain`` has the shape (n, 3), one per band. Seeing 0,
-        zoom 1, quality 100, ... leave a picture as it is. None: nothing is re-rendered.
+        Re-rendering (see `Rendering`); ``gain`` has the shape (n, 3), one per band. Seeing 0, zoom
+        1, quality 100, ... leave a picture unchanged. None: no re-rendering.
     further : tuple of Draw
-        Of the same blends with further companions, a draw for each.
+        Draws of the second, third, ... companions of the same blends.
     target : numpy.ndarray or None
-        Which galaxy is the first component, and all others the second: 0 for the central one, 1
-        for the companion, then further ones. None: the central one.
+        Index of the galaxy that is the first component: 0 for the central one, 1 for the
+        companion, then further ones. None: the central one.
     origin : numpy.ndarray or None
-        Shape (n, 2): by how much everything is displaced in the end, in image pixels.
+        Shape (n, 2): final displacement of all galaxies, in image pixels.
     """
 
     central: np.ndarray
@@ -275,7 +275,7 @@ class Draw:
 
     @property
     def sky(self):
-        """Level of the sky in the images of a blend, shape (n, bands) or (n, 1)."""
+        """Sky level of the images of a blend, shape (n, bands) or (n, 1)."""
         if self.pedestal is None:
             return np.zeros((len(self), 1))
         return np.minimum(self.gain * self.pedestal[:, None], 1)
@@ -286,14 +286,14 @@ class Draw:
         Parameters
         ----------
         rng : numpy.random.Generator
-            Where the randomness comes from.
+            Generator of random numbers.
         rendering : Rendering
             The ranges to draw from.
 
         Returns
         -------
         Draw
-            A copy; what was drawn before stays as it is.
+            A copy with the fields of re-rendering filled in.
         """
         n = len(self)
         chosen = rng.random(n) < rendering.fraction
@@ -317,17 +317,17 @@ class Draw:
         )
 
     def galaxies(self, size):
-        """Return which galaxies blends are of, and where each pixel of theirs comes from.
+        """Return the galaxies of blends, and the maps from their pixels to the original images.
 
         Parameters
         ----------
         size : int
-            Width of the square images.
+            Width of the square images in pixels.
 
         Returns
         -------
         index : numpy.ndarray
-            Shape (n, s): the central one, then all others; -1 where there is none.
+            Shape (n, s): indices of the central galaxy, then all others; -1 for none.
         matrices : numpy.ndarray
             Shape (n, s, 3, 3), as `matrices` returns them.
         """
@@ -341,19 +341,19 @@ class Draw:
         return index, matrices
 
     def order(self):
-        """Return the galaxies of each blend, the target first, shape (n, s)."""
+        """Return the slots of each blend's galaxies, the target first, shape (n, s)."""
         order = np.tile(np.arange(2 + len(self.further)), (len(self), 1))
         if self.target is None:
             return order
         return np.argsort(np.where(order == self.target[:, None], -1, order), axis=1)
 
     def matrices(self, size):
-        """Return where each pixel of the perturbed images comes from.
+        """Return the maps from pixels of the perturbed images to the original ones.
 
         Parameters
         ----------
         size : int
-            Width of the square images, whose middle stays in place under flip, turn and zoom.
+            Width of the square images in pixels; mirroring, rotation and zoom keep their middle.
 
         Returns
         -------
@@ -373,7 +373,7 @@ class Draw:
         flip = _diagonal(1 - 2.0 * self.flip_x, 1 - 2.0 * self.flip_y)
         unscale = _diagonal(1 / self.scale, 1 / self.scale)
         unshift = _translation(n, -self.shift)
-        # Forward: flip, turn, scale, shift; so backward the inverses in the other order.
+        # Forward: mirror, rotate, scale, shift; backward: the inverses in reverse order.
         perturb = flip @ turn @ unscale @ unshift
         zoom = np.ones(n) if self.zoom is None else self.zoom
         common = _symmetry(self.symmetry) @ _diagonal(1 / zoom, 1 / zoom)
@@ -399,7 +399,7 @@ def _symmetry(code):
     return np.array([*table, *(mirror @ m for m in table)])[code]
 
 
-# Chances of none to seven companions.
+# Probabilities of 0 to 7 companions.
 _CROWDED = (0.08, 0.3, 0.2, 0.14, 0.1, 0.08, 0.06, 0.04)
 
 #: The recipes by name.
@@ -464,12 +464,12 @@ RECIPES = {
 
 
 def get_recipe(name):
-    """Return a recipe by name.
+    """Return a recipe by its name.
 
     Parameters
     ----------
     name : str or Recipe
-        One of ``RECIPES``; a `Recipe` is returned as it is.
+        One of ``RECIPES``; a `Recipe` is returned unchanged.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Scenes with known truth: several galaxies that overlap, each drawn from a picture of its own."""
+"""Simulated scenes of several overlapping galaxies from pictures, with known truth."""
 
 from dataclasses import dataclass, replace
 
@@ -10,31 +10,31 @@ from .recipes import Draw, get_recipe
 
 __all__ = ["SCENE_MODES", "SimulatedScene", "simulate_scene"]
 
-#: How the galaxies of a scene become one image; `simulate_scene` states the rule of each.
+#: Names of the rules by which galaxies become one image; see `simulate_scene`.
 SCENE_MODES = ("max", "sum")
 
-_FRAME = 0.1  # of a picture's width along its edges is sky
-_FADE = 0.05  # of its width, over which the light of a picture fades to nothing at its edges
-_MARGIN = 0.125  # of the scene's width, in which no galaxy has its middle
+_FRAME = 0.1  # of a picture's width: border that shows the sky
+_FADE = 0.05  # of a picture's width: border in which its light fades out
+_MARGIN = 0.125  # of the scene's width: border without centres of galaxies
 _TRIES = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedScene:
-    """A scene with known truth; levels and light are fractions of full scale.
+    """A simulated scene with known truth; levels and light are fractions of full scale.
 
     Attributes
     ----------
     blend : numpy.ndarray, shape (bands, y, x)
-        Float32 from 0 to 1: what is seen.
+        The observed image, float32 from 0 to 1.
     isolated : numpy.ndarray, shape (n, bands, y, x)
-        Float32: every galaxy alone on the scene's sky; noise may take it a little below 0.
+        Every galaxy alone on the scene's sky, float32; noise may make it slightly negative.
     positions : numpy.ndarray, shape (n, 2)
-        Where the middle of each picture is, (x, y) in pixels of the scene.
+        The middle of each picture, (x, y) in pixels of the scene.
     sky : numpy.ndarray, shape (bands,)
-        Level of the sky.
+        Sky level.
     draw : Draw
-        How the galaxies were perturbed, as ``companion`` of a recipe's draw; ``shift`` is from
+        The perturbation of the galaxies, as ``companion`` of a recipe's draw; ``shift`` is from
         the middle of the scene, in pixels of the pictures.
     """
 
@@ -46,48 +46,45 @@ class SimulatedScene:
 
     @property
     def light(self):
-        """Light of every galaxy above the sky, shape (n, bands, y, x)."""
+        """Sky-subtracted light of every galaxy, shape (n, bands, y, x)."""
         return self.isolated - self.sky[:, None, None]
 
 
 def simulate_scene(images, *, mode="max", size=160, recipe="reiman2019", rng=None):
-    """Make a scene of galaxies that overlap.
+    """Simulate a scene of overlapping galaxies.
 
-    The first galaxy is in the middle, as its picture shows it. Each of the others is perturbed
-    as the companion of a recipe is (flip, turn, scale), and displaced as far as that is, but
-    from one of the galaxies before it, chosen at random. No two are nearer to each other than
-    a companion can be to its central galaxy, and none has its middle in the outermost eighth
-    of the scene. So a scene of two is a blend of the recipe with more of its surroundings.
+    The first galaxy is in the middle, unchanged. Each other one is perturbed like the companion of
+    a recipe (mirrored, rotated, scaled) and displaced by the recipe's distance from one of the
+    galaxies before it, chosen at random. No two are nearer than the recipe's least distance, and
+    none has its middle in the outermost eighth of the scene. So a scene of two is a blend of the
+    recipe with more of its surroundings.
 
-    Of every picture its own sky is taken off, the median in the tenth of its width along its
-    edges; what is left is L. Over the outermost twentieth of its width L fades into noise, which
-    is all there is beyond it: pixels drawn at random from its own sky. So there is no step at
-    the edge of a picture, and no patch without noise. The scene has one sky, the mean of theirs,
-    per band. With L the light of all galaxies, per pixel and band, it is
+    The sky of every picture, the median in a border of a tenth of its width, is subtracted; L is
+    the rest. Over the outermost twentieth of the picture L fades into noise, drawn from pixels of
+    its sky, which continues beyond the picture; so there are neither edges nor patches without
+    noise. The scene's sky is the mean of theirs, per band. Per pixel and band it is
 
     - ``max``: sky + the largest L;
-    - ``sum``: sky + the sum of all L, as light adds that nothing stands in front of.
+    - ``sum``: sky + the sum of all L, for transparent galaxies.
 
-    Where that would be brighter than full scale, as most sums are, all L are dimmed by one
-    factor, so that no light is lost to saturation; what noise takes below 0 is clipped, as in
-    pictures. So the pedestals of the pictures do not add up in a ``sum``, but their noise does,
-    all n of them; and light may be negative, which `blend_images` never takes it for. In a
-    ``max`` the brightest noise wins: where there are no galaxies the scene is brighter than
-    ``sky``, by about the standard deviation of the noise.
+    If that exceeds full scale, as most sums do, all L are dimmed by one factor, so that nothing
+    saturates; negative values are clipped, as in pictures. In a ``sum`` the noise of all n pictures
+    adds, the skies do not; L may be negative, unlike in `blend_images`. In a ``max`` the brightest
+    noise is taken: without galaxies the scene is brighter than ``sky`` by about the standard
+    deviation of the noise.
 
     Parameters
     ----------
     images : sequence of array_like
-        The galaxies' pictures, shape (bands, y, x) each, y = x, uint8 (0 to 255) or float (0
-        to 1).
+        Pictures of galaxies, shape (bands, y, x) each, y = x, uint8 (0 to 255) or float (0 to 1).
     mode : {'max', 'sum'}, optional
-        How galaxies become one image.
+        The blending mode.
     size : int, optional
-        Width of the scene in pixels, which are as large as the recipe's stamp's.
+        Width of the scene, in the recipe's stamp pixels.
     recipe : str or Recipe, optional
-        Whose perturbation and reduction.
+        The recipe of perturbation and reduction.
     rng : int or numpy.random.Generator, optional
-        Where the randomness comes from.
+        Seed or generator of random numbers.
 
     Returns
     -------
@@ -101,10 +98,10 @@ def simulate_scene(images, *, mode="max", size=160, recipe="reiman2019", rng=Non
     """
     recipe = get_recipe(recipe)
     if mode not in SCENE_MODES:
-        raise ValueError(f"mode={mode!r} is none of scenes; choose {' or '.join(SCENE_MODES)}")
+        raise ValueError(f"mode={mode!r} is not known; choose {' or '.join(SCENE_MODES)}")
     images = [np.asarray(image) for image in images]
     if len(images) < 2:
-        raise ValueError(f"images has {len(images)}; a scene takes at least two galaxies")
+        raise ValueError(f"images holds {len(images)}; a scene takes at least two galaxies")
     shapes = {image.shape for image in images}
     for image in images:
         if image.ndim != 3 or image.shape[1] != image.shape[2] or image.shape[0] != len(images[0]):
@@ -120,7 +117,7 @@ def simulate_scene(images, *, mode="max", size=160, recipe="reiman2019", rng=Non
         depth = np.minimum.outer(edge, edge)
         sky, noise = _sky(image[:, depth < _FRAME * width])
         seen = np.clip((depth + 0.5) / (_FADE * width), 0, 1)
-        # as reduce_image cuts the middle out, here of more than there is
+        # as reduce_image crops the middle, but here the crop may exceed the picture
         start = (width - recipe.factor * size) // 2 + recipe.factor // 2
         to_image = np.diag([recipe.factor, recipe.factor, 1.0])
         to_image[:2, 2] = start
@@ -153,7 +150,7 @@ def simulate_scene(images, *, mode="max", size=160, recipe="reiman2019", rng=Non
 
 
 def _sky(pixels):
-    """Return the level of the sky, and its noise (n, bands), in pixels (bands, n) without stars."""
+    """Return sky level and noise samples (n, bands) of pixels (bands, n), stars left out."""
     level = np.median(pixels, axis=1)
     noise = pixels - level[:, None]
     spread = median_abs_deviation(pixels, axis=1, scale="normal")
@@ -161,7 +158,7 @@ def _sky(pixels):
 
 
 def _draw(rng, number, size, recipe):
-    """Draw how the galaxies of a scene are perturbed, until all have a place."""
+    """Draw the perturbations of a scene's galaxies, until all have a place."""
     nearest = np.sqrt(2) * recipe.displacement[0]
     farthest = (0.5 - _MARGIN) * size * recipe.factor
     for _ in range(_TRIES):
@@ -171,7 +168,7 @@ def _draw(rng, number, size, recipe):
             shift[k] = shift[rng.integers(k)] + draw.shift[k]
         apart = np.hypot(*(shift[:, None] - shift).T)[np.triu_indices(number, 1)]
         if apart.min() >= nearest and np.abs(shift).max() <= farthest:
-            first = np.arange(number) == 0  # as it is
+            first = np.arange(number) == 0  # not perturbed
             return replace(
                 draw,
                 central=np.zeros(number, int),

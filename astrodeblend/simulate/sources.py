@@ -1,4 +1,4 @@
-"""Galaxy images from a folder, for the simulator."""
+"""Galaxy images for the simulator, from a folder."""
 
 import csv
 import os
@@ -20,13 +20,12 @@ def find_images(folder, *, split=None, isolated=False):
     Parameters
     ----------
     folder : str or path-like
-        A folder with JPEG or PNG images, in folders below it too.
+        A folder with JPEG or PNG images, also in subfolders.
     split : str, optional
-        Only this part of the images, by the table ``splits.csv`` of the folder with the
-        columns ``file`` (relative to the folder) and ``split`` (``train``, ``val``, ``test``).
-        Default: all images.
+        Only images of this split, by the folder's table ``splits.csv`` with the columns ``file``
+        (relative to the folder) and ``split`` (``train``, ``val``, ``test``). Default: all.
     isolated : bool, optional
-        Leave out those with 0 in a column ``isolated`` of that table, if it has one.
+        Leave out images with 0 in the column ``isolated`` of that table, if it has one.
 
     Returns
     -------
@@ -38,8 +37,7 @@ def find_images(folder, *, split=None, isolated=False):
     FileNotFoundError
         If the folder does not exist, or has no ``splits.csv`` though ``split`` is given.
     ValueError
-        If there are no images in it, or none of the split or isolated, or ``splits.csv`` lacks a
-        column.
+        If no image remains, or ``splits.csv`` lacks a column.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,24 +66,24 @@ def find_images(folder, *, split=None, isolated=False):
 
 
 def share_out(images, split=None, validation_images=None, validation_split=None):
-    """List the galaxy images to learn from, and those to judge by.
+    """List the galaxy images for training and those for validation.
 
     Parameters
     ----------
     images : str or path-like
-        Folder, as `find_images` takes it.
+        Folder, as in `find_images`.
     split : str, optional
-        Part to learn from. Default: ``train`` if there is a table ``splits.csv``, else all.
+        Split for training. Default: ``train`` if there is a table ``splits.csv``, else all.
     validation_images : str or path-like, optional
-        Folder of those to judge by. Default: the same; without a table every tenth image, which is
-        then not learned from.
+        Folder for validation. Default: the same; without a table every tenth image, which is then
+        left out of training.
     validation_split : str, optional
-        Part to judge by. Default: ``val`` if there is a table, else all.
+        Split for validation. Default: ``val`` if there is a table, else all.
 
     Returns
     -------
     learn, judge : list of pathlib.Path
-        There may be none to judge by.
+        Images for training and for validation; the latter may be empty.
     """
     has_table = (Path(images) / "splits.csv").is_file()
     if split is None and has_table:
@@ -118,7 +116,7 @@ def _read_splits(folder):
 
 
 def _isolated(paths, folder):
-    """Leave out pictures that the folder's table says are not isolated."""
+    """Leave out images with 0 in the column ``isolated`` of the folder's table."""
     blended = blended_images(folder)
     alone = [path for path in paths if path not in blended]
     if not alone:
@@ -129,8 +127,8 @@ def _isolated(paths, folder):
 def read_images(paths, *, width=None, progress=False):
     """Read galaxy images into one array.
 
-    All are put on one grid, so that the middle crop of each stays its middle crop; what an
-    image lacks is zero.
+    Images are centred on one grid, so that the middle crop of each is unchanged; pixels beyond an
+    image are 0.
 
     Parameters
     ----------
@@ -144,7 +142,7 @@ def read_images(paths, *, width=None, progress=False):
     Returns
     -------
     numpy.ndarray
-        uint8, shape (n, 3, y, x). In memory the bands of a pixel lie side by side.
+        uint8, shape (n, 3, y, x). The bands of a pixel are adjacent in memory.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Blends as surveys would show them: linear flux that adds, PSF, photon and sky noise.
+"""Simulated blends of surveys: linear flux, PSF, photon and sky noise.
 
-The plain path, in GalSim, for reading, checking and benchmarks. `SurveyStream` draws the same
-sources by the batch, to train on.
+The reference implementation, in GalSim, for tests and benchmarks. `SurveyStream` draws the same
+sources in batches, for training.
 """
 
 import math
@@ -27,31 +27,31 @@ __all__ = ["SurveyBlends", "draw_profile", "draw_psfs", "simulate_blends"]
 
 @dataclass(frozen=True, eq=False)
 class SurveyBlends:
-    """Simulated blends of a survey, with the truth; made by `simulate_blends`.
+    """Simulated blends of a survey with known truth; made by `simulate_blends`.
 
-    n blends of up to s sources in b bands; fluxes in nJy.
+    There are n blends of up to s sources in b bands; fluxes are in nJy.
 
     Attributes
     ----------
     survey : Survey
-        With the bands of the images.
+        The survey, with the bands of the images.
     blend : numpy.ndarray
-        Shape (n, b, y, x), float32: the sum of the isolated sources, and noise.
+        Shape (n, b, y, x), float32: the sum of the isolated sources plus noise.
     isolated : numpy.ndarray
-        Shape (n, s, b, y, x), float32: each source alone, through the same PSF, without noise;
+        Shape (n, s, b, y, x), float32: each source alone, convolved with the PSF, without noise;
         the one in the middle first.
     noise : numpy.ndarray
-        Shape (n, b): standard deviation of the sky.
+        Shape (n, b): standard deviation of the sky in a pixel.
     variance : numpy.ndarray
-        Shape (n, b, y, x), float32: of the blend; that of the sky and of the sources' photons.
+        Shape (n, b, y, x), float32: variance of the blend, from sky and photons of the sources.
     present : numpy.ndarray
-        Shape (n, s): whether there is such a source.
+        Shape (n, s): whether the source exists.
     position : numpy.ndarray
-        Shape (n, s, 2): where the sources are put, x and y in pixels.
+        Shape (n, s, 2): x and y of the sources in pixels.
     sources : Sources
-        What they are: n s of them, those of a blend in sequence.
+        Parameters of the n s sources, those of a blend in sequence.
     flux : numpy.ndarray
-        Shape (n, s, b): of each source, all of it, in the stamp and beyond.
+        Shape (n, s, b): total flux of each source, in the stamp and beyond.
     """
 
     survey: Survey
@@ -74,15 +74,15 @@ class SurveyBlends:
         return f"{len(self)} blends of {number} sources as {self.survey.name} sees them in {bands}"
 
     def truth(self):
-        """Return the true parameters of every source, a row each, those of a blend in sequence.
+        """Return the true parameters of all sources, one row each, those of a blend in sequence.
 
         Returns
         -------
         dict of str to numpy.ndarray
-            ``blend`` and ``source``: which; ``kind``: galaxy, star or image; ``image``: which
-            one, or -1; ``redshift``; ``magnitude`` in the reference band; ``x``, ``y``: where it
-            was put, in pixels; ``flux``: in nJy, per band. Measured in the reference band of
-            the isolated source, within its isophote at a tenth of the peak
+            ``blend`` and ``source``: indices; ``kind``: galaxy, star or image; ``image``: index of
+            the real galaxy, or -1; ``redshift``; ``magnitude`` in the reference band; ``x``, ``y``:
+            position in pixels; ``flux``: in nJy, per band. Measured on the isolated source in the
+            reference band, within its isophote at a tenth of the peak
             (`astrodeblend.metrics.moments`): ``x_centroid``, ``y_centroid``, and the distortion
             ``chi_1``, ``chi_2``, (a^2 - b^2) / (a^2 + b^2) times cosine and sine of twice the
             angle.
@@ -127,42 +127,42 @@ def simulate_blends(
     rng=None,
     progress=False,
 ):
-    """Simulate blends with known truth, as a survey would show them.
+    """Simulate blends with known truth, as a survey observes them.
 
     Parameters
     ----------
     survey : str, path-like or Survey
         As `get_survey` takes it.
     number : int
-        How many blends.
+        Number of blends.
     sources : int, sequence of int, or mapping of int to float, optional
-        How many sources a blend has: a number, some with equal chances, or their chances.
+        Sources per blend: a number, several of equal probability, or their probabilities.
     magnitudes : tuple of float, optional
-        Range of AB magnitudes in the reference band, the one nearest to i; all sources of a blend
-        are in it. Default: 6.8 to 1.8 magnitudes brighter than the depth of point sources at 5
-        sigma, for LSST i from 20 to 25.
+        Range of AB magnitudes of all sources in the reference band, the one nearest to i.
+        Default: 6.8 to 1.8 magnitudes brighter than the 5 sigma point-source depth, for LSST i
+        from 20 to 25.
     slope : float, optional
-        Number counts: log10 of the number of sources per magnitude rises by this, 0.31 for
-        galaxies at i = 20 to 25 (LSST Science Book 2009, section 3.7.2). 0: all magnitudes alike.
+        Slope of log10 of the number counts per magnitude, 0.31 for galaxies at i = 20 to 25 (LSST
+        Science Book 2009, section 3.7.2). 0: uniform.
     contrast : float, optional
-        How many magnitudes fainter than the brightest the other sources are at most; uniform.
+        Largest difference in magnitude between the brightest source and the others; uniform.
     separations : tuple of float, optional
-        Range of the other sources' distance from the first, in arcsec; uniform. Default: from
-        0.63 to 3.8 widths of the PSF in the reference band, for LSST from 0.5 to 3 arcsec.
+        Range of the other sources' distance from the first, in arcsec; uniform. Default: 0.63 to
+        3.8 FWHM of the PSF in the reference band, for LSST from 0.5 to 3 arcsec.
     population : {'mixed', 'parametric', 'images'}, optional
-        Galaxies by formula, of real images, or half and half.
+        Parametric galaxies, real ones (``images``), or half of each.
     images : Morphologies, optional
-        The real images; ``mixed`` means ``parametric`` without them.
+        The real galaxies; without them ``mixed`` means ``parametric``.
     stars : float, optional
         Share of stars among the sources.
     bands : sequence of str, optional
-        Which of the survey's bands, in which order. Default: all.
+        Bands of the survey, in this order. Default: all.
     stamp : int, optional
         Width of the stamps in pixels.
     offset : float, optional
-        How far the first source is at most from the middle of the stamp, in pixels, in x and y.
+        Largest offset of the first source from the middle of the stamp in pixels, in x and y.
     rng : int or numpy.random.Generator, optional
-        Where the randomness comes from; the same seed gives the same blends.
+        Seed or generator of random numbers; the same seed gives the same blends.
     progress : bool, optional
         Show a progress bar.
 
@@ -244,16 +244,16 @@ def simulate_blends(
 
 
 def draw_profile(source, flux, images=None):
-    """Make the GalSim object of a source, before the PSF.
+    """Return a source as a GalSim object, before the PSF.
 
     Parameters
     ----------
     source : Sources
-        One of them.
+        One source.
     flux : array_like
-        Shape (3,): of its components.
+        Shape (3,): fluxes of its components.
     images : Morphologies, optional
-        Those it refers to.
+        The real galaxies that it refers to.
 
     Returns
     -------
@@ -279,7 +279,7 @@ def draw_profile(source, flux, images=None):
         (1 - source.ellipticity[0]) / (1 + source.ellipticity[0]),
     )
     shears = [galsim.Shear(q=q, beta=source.angle[0] * galsim.radians) for q in ratio]
-    # A shear keeps the area; the radii are those along the major axis.
+    # A shear keeps the area; the given radii are along the major axis.
     parts = []
     if flux[0] > 0:
         radius = bulge * math.sqrt(ratio[0])
@@ -298,20 +298,20 @@ def draw_profile(source, flux, images=None):
 
 
 def draw_psfs(survey, width=41):
-    """Draw the PSFs of a survey as images, for methods that take them.
+    """Return images of a survey's PSFs.
 
     Parameters
     ----------
     survey : str, path-like or Survey
         As `get_survey` takes it.
     width : int, optional
-        Of the images in pixels; the PSF is in the middle.
+        Width of the images in pixels; the PSF is in the middle.
 
     Returns
     -------
     numpy.ndarray
-        Shape (bands, width, width), float32, with the pixel. What lies beyond the image is
-        missing from a sum of 1.
+        Shape (bands, width, width), float32, convolved with the pixel. The sum is 1 less the light
+        beyond the image.
 
     Raises
     ------
@@ -348,7 +348,7 @@ def _check_range(limits, name, least=-math.inf):
 
 
 def _expose(rng, isolated, noise, electrons):
-    """Return the blend with the photons' noise and the sky's, and its variance."""
+    """Return the blend with noise of photons and sky, and its variance."""
     total = isolated.sum(axis=1, dtype=float)
     expected = np.clip(total, 0, None)
     photons = rng.poisson(expected * electrons) / electrons - expected

@@ -1,4 +1,4 @@
-"""Survey blends by the batch, fast enough to train on as they are made."""
+"""Batches of simulated blends of surveys, fast enough to be made during training."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -21,41 +21,41 @@ from .surveys import get_survey
 
 __all__ = ["STAMP", "SurveyDraw", "SurveyStream"]
 
-#: Width of a stamp in pixels, if nothing else is said.
+#: Pixels: default width of a stamp.
 STAMP = 64
 
-# Narrower PSFs, in pixels at half maximum, are drawn on finer pixels.
+# Pixels: PSFs of smaller FWHM are drawn on finer pixels.
 _SAMPLING = 2.4
-# Of galaxies that are made large: magnitudes above the depth, and half-light radii in pixels.
+# Galaxies that are enlarged: magnitude relative to the depth, and half-light radii in pixels.
 _BRIGHT, _LARGE = -4.0, (4.0, 15.0)
-# Moffat exponents of varied PSFs.
+# Exponents of the Moffat profiles of varied PSFs.
 _BETAS = (2.5, 3.0, 3.5, 4.0, 4.765)
 
 
 @dataclass(frozen=True)
 class SurveyDraw:
-    """The random part of n blends of up to s sources in b bands, but for the noise.
+    """Random numbers of n blends of up to s sources in b bands, without those of the noise.
 
     Parameters
     ----------
     survey : numpy.ndarray
-        Shape (n,): which survey, as an index.
+        Shape (n,): index of the survey.
     band : numpy.ndarray
-        Shape (n, b): which of its bands.
+        Shape (n, b): indices of its bands.
     scale : numpy.ndarray
         Shape (n,): width of a pixel in arcsec.
     fwhm, profile : numpy.ndarray
-        Shape (n, b): of the PSF; width in pixels, and index of the profile.
+        Shape (n, b): FWHM of the PSF in pixels, and index of its profile.
     noise, electrons : numpy.ndarray
-        Shape (n, b): standard deviation of the sky in nJy, electrons per nJy.
+        Shape (n, b): standard deviation of the sky in a pixel in nJy, and electrons per nJy.
     present : numpy.ndarray
-        Shape (n, s): whether there is such a source.
+        Shape (n, s): whether the source exists.
     position : numpy.ndarray
         Shape (n, s, 2): x and y in pixels.
     sources : Sources
-        What they are: n s of them, those of a blend in sequence.
+        Parameters of the n s sources, those of a blend in sequence.
     fluxes : numpy.ndarray
-        Shape (n, s, 3, b): of their components, in nJy; 0 where there is no source.
+        Shape (n, s, 3, b): fluxes of their components in nJy; 0 where there is no source.
     noise_seed : numpy.ndarray
         Shape (n,).
     """
@@ -84,16 +84,16 @@ class SurveyDraw:
         return SurveyDraw(**values)
 
     def aimed(self, target, middle, stamp):
-        """Return the same blends, all moved alike, with one source first.
+        """Return the same blends, shifted so that one source is at ``middle``, and is the first.
 
         Parameters
         ----------
         target : numpy.ndarray
-            Shape (n,): which of the sources.
+            Shape (n,): index of that source.
         middle : numpy.ndarray
-            Shape (n, 2): where it goes, x and y in pixels.
+            Shape (n, 2): its new position, x and y in pixels.
         stamp : int
-            Width of the stamps; sources that leave them are left out.
+            Width of the stamps in pixels; sources that leave them are dropped.
         """
         n, most = self.present.shape
         order = np.argsort(np.arange(most) != target[:, None], axis=1, kind="stable")
@@ -112,63 +112,62 @@ class SurveyDraw:
 
 
 class SurveyStream:
-    """Blends as surveys would show them, the same whenever batch ``k`` is asked for.
+    """Stream of simulated blends of surveys; batch ``k`` is the same whenever it is read.
 
-    Every blend has a survey, bands and an order of bands of its own; the number of bands is
-    that of the batch. Light adds; see `astrodeblend.simulate.simulate_blends`.
+    Survey, bands and their order are drawn for each blend, the number of bands for each batch.
+    `astrodeblend.simulate.simulate_blends` is the reference.
 
     Parameters
     ----------
     surveys : sequence of (str or Survey)
-        Drawn from with equal chances, as far as they have enough bands.
+        Surveys to draw from, with equal probability among those with enough bands.
     images : Morphologies, optional
         Real galaxies.
     batch : int
         Blends per batch, over all processes.
     seed : int
-        Where the randomness starts from.
+        Seed of the random numbers.
     stamp : int, optional
         Width of a stamp in pixels.
     sources : int, sequence of int, or mapping of int to float, optional
-        How many sources a blend has: a number, some with equal chances, or their chances.
+        Sources per blend: a number, several of equal probability, or their probabilities.
     bands : int, mapping of int to float, or sequence of str, optional
-        How many bands, or the chances of numbers of them; they are drawn without replacement, in
-        random order. Or names of bands, which all surveys need to have, in the order given.
-        Default: any number, with equal chances.
+        Number of bands, or probabilities of numbers; bands are drawn without replacement, in
+        random order. Or names of bands that all surveys have, in this order. Default: any number,
+        with equal probability.
     magnitudes : tuple of float, optional
-        Range of the magnitude of a blend's brightest source less the depth of a point source at 5
-        sigma, in the survey's reference band.
+        Range of the magnitude of a blend's brightest source in the survey's reference band,
+        relative to the 5 sigma point-source depth.
     slope : float, optional
-        Draw it by number counts of this slope, and no source fainter than the limit, as
-        `astrodeblend.simulate.simulate_blends` does. Default: uniformly, others as faint as may be.
+        Draw it from number counts of this slope, with no source fainter than the range, as in
+        `astrodeblend.simulate.simulate_blends`. Default: uniform, and no limit for the others.
     contrast : float, optional
-        How many magnitudes fainter the others are at most; drawn uniformly.
+        Largest difference in magnitude between the brightest source and the others; uniform.
     separations : tuple of float, optional
-        Range of the distance from the first source, in widths (FWHM) of the reference band's
-        PSF; drawn uniformly.
+        Range of the distance from the first source, in FWHM of the reference band's PSF; uniform.
     offset : float, optional
-        How far the first source is at most from the middle of the stamp, in pixels, in x and y.
+        Largest offset of the first source from the middle of the stamp in pixels, in x and y.
     chain : float, optional
-        Chance that a source is at such a distance from another one than the first.
+        Probability that a source has this distance from a source other than the first.
     large : float, optional
-        Share of the bright galaxies that are made as large as 4 to 15 pixels, half-light radius.
+        Share of the bright galaxies that are enlarged to half-light radii of 4 to 15 pixels.
     vary : float, optional
-        Scatter of ln FWHM. The depth then scatters by twice that, in magnitudes, and half of the
-        PSFs are Moffat profiles of any exponent. 0: all as the survey has it.
+        Scatter of ln FWHM. The depth scatters by twice that, in magnitudes, and half of the PSFs
+        are Moffat profiles of a random exponent. 0: the survey's values.
     population : {'mixed', 'parametric', 'images'}, optional
-        What sources; ``mixed`` without ``images`` is parametric.
+        Galaxies, as in `astrodeblend.simulate.simulate_blends`.
     stars : float, optional
-        Share of stars among them.
+        Share of stars among the sources.
     device : str or torch.device, optional
-        Where the blends are made and stay.
+        Device of the blends.
     rank, world : int, optional
-        Which process this is, out of how many; each makes its part of the batch.
+        Index of this process and number of processes; each makes its part of the batch.
 
     Raises
     ------
     ValueError
-        If there are no surveys, or bands or numbers that they do not have, or the batch cannot be
-        shared out evenly.
+        If there are no surveys, they lack the bands or numbers of bands, or ``batch`` is no
+        multiple of ``world``.
     """
 
     def __init__(
@@ -233,17 +232,17 @@ class SurveyStream:
         return np.array([row + [0.0] * (most - len(row)) for row in rows])
 
     def draw(self, number):
-        """Draw the random part of batch ``number``.
+        """Draw the random numbers of batch ``number``.
 
         Parameters
         ----------
         number : int
-            Which batch.
+            Index of the batch.
 
         Returns
         -------
         SurveyDraw
-            Of the whole batch, all processes'.
+            The whole batch, of all processes.
         """
         rng = np.random.default_rng([self.seed, number])
         n = self.batch
@@ -315,7 +314,7 @@ class SurveyStream:
         )
 
     def __getitem__(self, number):
-        """Return batch ``number`` as `render` does."""
+        """Return batch ``number``, as `render` does."""
         return self.render(self.draw(number)[self.share])
 
     def render(self, draw):
@@ -324,17 +323,16 @@ class SurveyStream:
         Parameters
         ----------
         draw : SurveyDraw
-            Of n blends of up to s sources in b bands.
+            Random numbers of n blends of up to s sources in b bands.
 
         Returns
         -------
         blend, isolated : torch.Tensor
-            Shapes (n, b, y, x) and (n, s, b, y, x), in nJy per pixel, float32. The blend is
-            the sum of the isolated sources, and noise, that of the photons Gaussian as well;
-            isolated sources are without noise, the one in the middle first, zero where there is
-            none.
+            Shapes (n, b, y, x) and (n, s, b, y, x), in nJy per pixel, float32. The blend is the
+            sum of the isolated sources plus Gaussian noise, of the sky and of photons; isolated
+            sources are without noise, the one in the middle first, 0 where there is none.
         noise : torch.Tensor
-            Shape (n, b): standard deviation of the sky.
+            Shape (n, b): standard deviation of the sky in a pixel.
         """
         n, most = draw.present.shape
         flat = draw.present.ravel()

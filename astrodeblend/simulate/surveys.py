@@ -1,4 +1,4 @@
-"""Surveys: pixels, bands, depth and seeing, and from these the noise."""
+"""Surveys: pixel scale, bands, depth and seeing, and the noise that follows."""
 
 import math
 import numbers
@@ -7,8 +7,7 @@ from pathlib import Path
 
 __all__ = ["AB_NANOJANSKY", "SURVEYS", "Band", "Survey", "get_survey"]
 
-#: AB magnitude of 1 nJy, the unit of flux of everything simulated (Oke & Gunn 1983: 0 mag is
-#: 3631 Jy).
+#: AB magnitude of 1 nJy, the unit of simulated fluxes (Oke & Gunn 1983: 0 mag is 3631 Jy).
 AB_NANOJANSKY = 2.5 * math.log10(3631e9)
 
 #: Effective wavelengths in nm of bands known by name: LSST's (Ivezic et al. 2019, ApJ 873, 111).
@@ -24,7 +23,7 @@ class Band:
     Parameters
     ----------
     name : str
-        What it is called.
+        Name of the band.
     psf_fwhm : float
         Full width at half maximum of the PSF, without the pixel, in arcsec.
     depth : float
@@ -95,10 +94,10 @@ class Band:
 
     @property
     def psf_area(self):
-        """Area in arcsec^2 whose sky noise a point source competes with.
+        """Effective area of the PSF in arcsec^2: its sky noise is that of a point source's flux.
 
-        With the PSF p as weights it is 1 / integral of p^2. Gaussian: 4 pi sigma^2; Moffat of core
-        radius a: pi a^2 (2 beta - 1) / (beta - 1)^2; Kolmogorov: 3.07 FWHM^2 (numerically).
+        It is 1 / integral of p^2 for a PSF p. Gaussian: 4 pi sigma^2; Moffat of core radius a:
+        pi a^2 (2 beta - 1) / (beta - 1)^2; Kolmogorov: 3.07 FWHM^2 (numerically).
         """
         if self.psf == "gaussian":
             return math.pi * self.psf_fwhm**2 / (2 * math.log(2))
@@ -139,18 +138,18 @@ class Survey:
     Parameters
     ----------
     name : str
-        What it is called.
+        Name of the survey.
     pixel_scale : float
         Width of a pixel in arcsec.
     bands : sequence of Band
-        In the order of the images; mappings with the parameters of `Band` will do.
+        Bands in the order of the images, each a `Band` or a mapping of its parameters.
     description : str, optional
-        One line that says what it is.
+        Description in one line.
 
     Raises
     ------
     ValueError
-        If the pixel scale is not positive, or there are no bands, or two of one name.
+        If the pixel scale is not positive, or there are no bands or two of one name.
     """
 
     name: str
@@ -186,12 +185,12 @@ class Survey:
         return "\n".join(lines)
 
     def select(self, names):
-        """Return the same survey with some of its bands, in the order given.
+        """Return the survey with these bands, in this order.
 
         Parameters
         ----------
         names : sequence of str
-            Names of bands; a string of one-letter names will do.
+            Names of bands, or a string of one-letter names.
 
         Raises
         ------
@@ -221,7 +220,7 @@ KOLMOGOROV_AREA = 2 * math.pi / (0.6 * math.gamma(1.2) * 2**-1.2) / KOLMOGOROV_K
 
 
 def _make(kind, values, what):
-    """Make a Band or Survey out of a mapping, and refuse what it does not know."""
+    """Make a Band or Survey from a mapping of its parameters; refuse other keys."""
     if isinstance(values, kind):
         return values
     if not isinstance(values, dict):
@@ -243,13 +242,13 @@ def _make(kind, values, what):
 
 
 def get_survey(name):
-    """Return a survey by name or from a file.
+    """Return a survey by its name or from a file.
 
     Parameters
     ----------
     name : str, path-like or Survey
         One of ``SURVEYS``, or a YAML file with the parameters of `Survey` and, under ``bands``,
-        those of each `Band`; a `Survey` is returned as it is.
+        those of each `Band`; a `Survey` is returned unchanged.
 
     Raises
     ------
@@ -285,7 +284,7 @@ def get_survey(name):
 
 
 def _survey(name, pixel_scale, description, names, **columns):
-    """Make a preset from one tuple per parameter, or one value for all bands."""
+    """Make a survey from one tuple per parameter, or one value for all bands."""
     bands = []
     for k, band in enumerate(names):
         values = {key: v[k] if isinstance(v, tuple) else v for key, v in columns.items()}
