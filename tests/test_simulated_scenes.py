@@ -151,10 +151,10 @@ class TestSimulateScene:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"images": DISCS[:1]}, "images has 1"),
+            ({"images": DISCS[:1]}, "images holds 1"),
             ({"images": [DISCS[0], DISCS[1][:, 1:]]}, r"\(3, 423, 424\), \(3, 424, 424\)"),
             ({"images": [DISCS[0], DISCS[1][:2]]}, r"\(2, 424, 424\)"),
-            ({"mode": "max_sum"}, "mode='max_sum' is none of scenes; choose max or sum"),
+            ({"mode": "max_sum"}, "mode='max_sum' is not known; choose max or sum"),
             ({"size": 12}, "size=12: 5 galaxies found no place"),
         ],
     )
@@ -243,7 +243,7 @@ class TestDrawScenes:
         assert "6 pictures; split 'val'" in str(many)
 
     def test_what_cannot_be_is_refused(self, folder, tmp_path):
-        with pytest.raises(ValueError, match="mode='soup' is none of scenes; choose max or sum"):
+        with pytest.raises(ValueError, match="mode='soup' is not known; choose max or sum"):
             draw_scenes(folder, mode="soup")
         with pytest.raises(ValueError, match="number=0: give at least 1"):
             draw_scenes(folder, number=0)

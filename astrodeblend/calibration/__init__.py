@@ -1,4 +1,4 @@
-"""Error bars: from the deviations that a network expects to intervals that hold the truth."""
+"""Calibration of error bars: factors for a network's standard deviations, and their coverage."""
 
 from .coverage import Coverage
 from .factors import Calibration, log_peaks, pixel_features

@@ -1,4 +1,4 @@
-"""Coverage: how many truths lie within the error bars of pixels and of fluxes."""
+"""Coverage: the share of truths within the error bars of pixels and of fluxes."""
 
 from dataclasses import dataclass
 
@@ -10,42 +10,40 @@ from .fluxes import measure_segment
 
 __all__ = ["Coverage"]
 
-#: Numbers of standard deviations within which truths are counted.
+#: Multiples of the standard deviation within which truths are counted.
 MULTIPLES = np.round(np.arange(0.1, 5.01, 0.1), 1)
-#: Shares of a normal distribution within one and two standard deviations.
+#: Share of a normal distribution within one and two standard deviations.
 SHARES = {"68": float(erf(np.sqrt(0.5))), "95": float(erf(np.sqrt(2)))}
-#: What error bars are of.
+#: Quantities with error bars: plural (of columns) and singular.
 KINDS = {"pixels": "pixel", "fluxes": "flux"}
-_EDGES = np.geomspace(1e-3, 1, 13)  # bins of the standard deviation of pixels, full scale being 1
+_EDGES = np.geomspace(1e-3, 1, 13)  # full scale = 1: bins of the standard deviation of pixels
 _FLUX_BINS = 8
 _ONE = int(np.searchsorted(MULTIPLES, 1.0))
-_FEWEST = 300  # values in a bin that is listed
+_FEWEST = 300  # values: bins with fewer are not listed
 _TINY = np.finfo(np.float32).tiny
-_RESAMPLES = 200  # of the bootstrap: errors to 5 %
+_RESAMPLES = 200  # bootstrap samples: errors to 5 %
 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """How many truths error bars hold, blend by blend.
-
-    Made by `of` and `join`.
+    """Counts of truths within error bars, by blend; made by `of` and `join`.
 
     Attributes
     ----------
     pixels : numpy.ndarray of int, shape (n, branches)
-        Pixels in the footprint of the galaxy (`astrodeblend.metrics.isophote` of the truth),
-        times bands.
+        Number of pixels in the footprint of the galaxy (`astrodeblend.metrics.isophote` of the
+        truth), times bands.
     within : numpy.ndarray of int, shape (n, branches, multiples + 1)
-        How many of them have their truth within 0.1, 0.2 ... 5 standard deviations, and last
-        within the interval that is to hold 95.4 %.
+        Number of these whose truth is within 0.1, 0.2 ... 5 standard deviations, and last within
+        the nominal 95.4 % interval.
     bins : numpy.ndarray, shape (bins, multiples + 2)
-        Of all those pixels by standard deviation: how many there are, the sum of their
-        deviations, and how many truths are within the multiples.
+        In bins of the standard deviation: number of these pixels, sum of their deviations, and
+        numbers of truths within the multiples.
     flux_error, flux_std : numpy.ndarray, shape (n, branches, bands)
-        How far a flux is off in the segment that is detected in the component, and its standard
-        deviation; NaN where nothing is detected.
+        Error and standard deviation of the flux in the segment detected in the component; NaN
+        where nothing is detected.
     interval_95 : dict of float
-        Of the calibration: how many standard deviations are to hold 95.4 %.
+        Half width of the nominal 95.4 % interval of the calibration, in standard deviations.
     """
 
     pixels: np.ndarray
@@ -57,16 +55,16 @@ class Coverage:
 
     @classmethod
     def of(cls, components, std, isolated, calibration, *, sky=0.0):
-        """Compare components with their truth.
+        """Count the truths within the error bars of components.
 
         Parameters
         ----------
         components, std, isolated : numpy.ndarray, shape (n, branches, bands, y, x)
-            What the network makes of blends, calibrated deviations, and the truth.
+            Components, their calibrated standard deviations, and the truth.
         calibration : Calibration
-            From which errors of fluxes follow.
+            The calibration, for the errors of fluxes.
         sky : float or numpy.ndarray, shape (n, bands), optional
-            Level of the sky in the truth.
+            Sky level of the truth.
 
         Returns
         -------
@@ -100,12 +98,12 @@ class Coverage:
 
     @classmethod
     def join(cls, parts):
-        """Put several together.
+        """Concatenate coverages.
 
         Parameters
         ----------
         parts : sequence of Coverage
-            Of one calibration.
+            Coverages of the same calibration.
 
         Returns
         -------
@@ -119,16 +117,16 @@ class Coverage:
         return len(self.pixels)
 
     def rows(self):
-        """Say how many truths are within one standard deviation and the wider interval.
+        """Return the shares of truths within one standard deviation and within the 95.4 % interval.
 
         Returns
         -------
         list of dict
-            A row for ``pixels`` and ``fluxes`` and what they are ``of`` (both components
-            together, each branch): their ``number``; ``within_68``, the share of truths within
-            one standard deviation, and ``within_95``, within the interval that is to hold
-            95.4 %, with their errors ``within_68_error`` and ``within_95_error``, by bootstrap
-            over blends; and ``interval_95``, that interval in standard deviations.
+            A row for ``pixels`` and for ``fluxes`` ``of`` both components together and of each
+            branch: their ``number``; ``within_68``, the share of truths within one standard
+            deviation, and ``within_95``, within the nominal 95.4 % interval, with their bootstrap
+            errors over blends, ``within_68_error`` and ``within_95_error``; and ``interval_95``,
+            the half width of that interval in standard deviations.
         """
         rows = []
         parts = {"components": slice(None), "central": slice(0, 1), "companion": slice(1, 2)}
@@ -149,13 +147,13 @@ class Coverage:
         return rows
 
     def curve(self):
-        """Return the share of truths within so many standard deviations.
+        """Return the share of truths as a function of the multiple of the standard deviation.
 
         Returns
         -------
         dict of numpy.ndarray
-            The ``multiple`` of the standard deviation, the share that a ``normal`` distribution
-            has within it, and those of ``pixels`` and ``fluxes``.
+            The ``multiple`` of the standard deviation, and the shares within it of a ``normal``
+            distribution, of ``pixels`` and of ``fluxes``.
         """
         curve = {"multiple": MULTIPLES, "normal": erf(MULTIPLES / np.sqrt(2))}
         for kind in KINDS:
@@ -165,20 +163,20 @@ class Coverage:
         return curve
 
     def binned(self):
-        """Compare errors with standard deviations, from small ones to large ones.
+        """Return errors in bins of the standard deviation.
 
         Returns
         -------
         dict of dict of numpy.ndarray
-            For ``pixels`` and ``fluxes`` the mean ``std`` in each bin, the ``error`` that 68.3 %
-            of the errors there are below, and the ``number``. Bins with few values are left out.
+            For ``pixels`` and ``fluxes`` the mean ``std`` in each bin, the 68.3 % quantile of the
+            ``error``, and the ``number``. Bins with few values are left out.
         """
         number, total, *within = self.bins.T
         within = np.stack(within, axis=1)
         chosen = number >= _FEWEST
         number, std = number[chosen], total[chosen] / number[chosen]
         shares = within[chosen] / number[:, None]
-        # between multiples; beyond the last one it is not known
+        # interpolated between multiples; unknown beyond the last one
         off = [np.interp(SHARES["68"], s, MULTIPLES, right=np.nan) for s in shares]
         pixels = {"std": std, "error": std * off, "number": number}
         known = np.isfinite(self.flux_std)
@@ -192,18 +190,18 @@ class Coverage:
         return {"pixels": pixels, "fluxes": dict(zip(names, columns, strict=True))}
 
     def _counts(self, kind):
-        """Return how many there are (n, branches), and how many within (..., multiples + 1)."""
+        """Return the number of values (n, branches) and of those within (..., multiples + 1)."""
         if kind == "pixels":
             return self.pixels, self.within
         off = np.abs(self.flux_error) / self.flux_std
         limits = np.append(MULTIPLES, self.interval_95["flux"])
-        # what is not known is within nothing
+        # NaN is within no interval
         within = (off[..., None] <= limits).sum(axis=-2)
         return np.isfinite(self.flux_std).sum(axis=-1), within
 
 
 def _count(values, limits):
-    """Return how many values are up to each limit."""
+    """Return the number of values up to each limit."""
     order = np.argsort(limits, kind="stable")
     counts = np.empty(len(limits), int)
     counts[order] = np.searchsorted(np.sort(values), np.asarray(limits)[order], side="right")
@@ -211,6 +209,6 @@ def _count(values, limits):
 
 
 def _ratio(sums):
-    """Return the share of all, of rows of (part, total)."""
+    """Return sum of parts over sum of totals, of rows of (part, total)."""
     part, total = sums.sum(axis=0)
     return float(part / total) if total else np.nan

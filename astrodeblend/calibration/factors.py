@@ -1,8 +1,8 @@
-"""What makes the deviations that a network expects into intervals that hold the truth.
+"""Factors that calibrate a network's standard deviations.
 
-An error bar is about the difference between a component and the picture that the galaxy alone
-would have given, noise and all: within one standard deviation lie 68.3 % of the truths. Errors
-of deblending have longer tails than Gaussian ones, so a factor for 95.4 % goes with it.
+The error of a component is its difference from the image of the galaxy alone, with its noise: 68.3
+% of the truths lie within one standard deviation. Errors of deblending have longer tails than a
+Gaussian, so the half width of the 95.4 % interval is fitted, too.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -12,53 +12,51 @@ from scipy import ndimage
 
 __all__ = ["Calibration", "log_peaks", "pixel_features"]
 
-_HALF = 0.5  # of a galaxy's peak: where light is that bright, half of the deviation is coherent
-_DARK = 1e-4  # network values up to this do not tell whose light it is
+_HALF = 0.5  # of a galaxy's peak: light at which half of the deviation is coherent
+_DARK = 1e-4  # network values: light of the blend below which its fraction is undefined
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model's deviations have to be multiplied with, as a model's card holds it.
+    """Factors for a model's standard deviations, from its card.
 
-    The defaults take deviations as they come, for those of independent Gaussian errors.
+    The defaults leave deviations unchanged, as for independent Gaussian errors.
 
     Parameters
     ----------
     log_ratio, fraction : tuple of float
         Nodes, ascending: the logarithm of a pixel's deviation over its light in the blend, and
-        the part of that light that the component has. Neither changes if the blend is scaled.
+        the component's fraction of that light. Neither depends on the scale of the blend.
     log_factor : tuple of tuple of float
-        The logarithm of the factor at each node of ``log_ratio`` and ``fraction``; bilinear
-        between them, constant beyond.
+        Logarithm of the factor at each node of ``log_ratio`` and ``fraction``; bilinear between
+        them, constant beyond.
     log_peak, log_peak_factor : tuple of float
-        Nodes, ascending: the logarithm of a component's peak in a band, in units of the noise; and
-        of one more factor there, linear between them, for the errors of bright galaxies are other
-        than their pixels tell. Empty if there is none.
+        Nodes, ascending: the logarithm of a component's peak in a band, in units of the noise;
+        and the logarithm of a second factor there, linear between them, for the errors of bright
+        galaxies. Empty if there is none.
     coherent, independent, level : float
-        Factors of the three parts of a flux's error: of the deviations of its pixels that add
-        up, because errors of deblending go together (`coherent_std`); of those that add in
-        quadrature over the stamp's pixels; and of the noise of the sky times the area, because
-        the sky's level is known to so much only. The parts add in quadrature.
+        Factors of the three parts of a flux's error, which add in quadrature: the sum of the
+        correlated deviations of its pixels (`coherent_std`); the quadratic sum of deviations over
+        the stamp's pixels; and the sky noise times the area, for the error of the sky level.
     noise : float
-        Factor of the noise of the image in a flux: a network that knows how galaxies look is less
-        off than the sum of noisy pixels.
+        Factor of the image's noise in a flux; below 1, as a network suppresses noise.
     kron : float
-        Factor for fluxes in Kron's aperture, which reaches farther than a segment.
+        Factor for fluxes in the Kron aperture, which is larger than a segment.
     interval_95 : dict of float
-        How many standard deviations to either side hold 95.4 % of the truths, of a ``pixel`` and
-        of a ``flux``.
+        Half width, in standard deviations, of the interval with 95.4 % of the truths, for a
+        ``pixel`` and for a ``flux``.
     fit : dict
-        What it was fitted to.
+        The data of the fit.
     in_noise : bool
-        Whether values are in units of the sky's noise, so that they are what they are: then
-        ``log_ratio`` is of the deviation itself.
+        Whether values are in units of the sky noise: then ``log_ratio`` is the logarithm of the
+        deviation itself.
     in_scenes : dict
-        The same, in plain values, of components of whole scenes, asked for one by one and made to
-        agree: in linear flux they are better than those of one stamp; among many galaxies of a
-        picture more goes wrong. Empty if that makes no difference.
+        The same fields for components of scenes, which are deblended one by one and reconciled:
+        in linear flux their errors are smaller than those of one stamp, among many galaxies of a
+        picture larger. Empty if there is no difference.
     apportioned : dict
-        What is different of fluxes of the image's light, shared out: some of ``coherent``,
-        ``independent``, ``level``, ``noise``, ``kron`` and ``interval_95``.
+        The fields that differ for fluxes of apportioned light, of ``coherent``, ``independent``,
+        ``level``, ``noise``, ``kron`` and ``interval_95``.
     """
 
     log_ratio: tuple[float, ...] = (0.0,)
@@ -91,25 +89,25 @@ class Calibration:
             )
 
     def to_dict(self):
-        """Return plain values for a card."""
+        """Return the fields as plain values, for a card."""
         return asdict(self)
 
     def of_scenes(self):
-        """Return the calibration of components that were asked for one by one."""
+        """Return the calibration of components of scenes."""
         return Calibration(**self.in_scenes) if self.in_scenes else self
 
     def of_fluxes(self):
-        """Return what of it is about fluxes and intervals, as plain values."""
+        """Return the fields for fluxes and intervals as plain values."""
         names = ("coherent", "independent", "level", "noise", "kron", "interval_95", "apportioned")
         return {name: getattr(self, name) for name in names}
 
     def of_light(self, light):
-        """Return the calibration of fluxes of a kind of light.
+        """Return the calibration of fluxes of one kind of light.
 
         Parameters
         ----------
         light : {'apportioned', 'network'}
-            As `astrodeblend.Scene.with_light` takes it.
+            As in `astrodeblend.Scene.with_light`.
 
         Returns
         -------
@@ -123,13 +121,13 @@ class Calibration:
         Parameters
         ----------
         std, components, blend : numpy.ndarray
-            What the network expects, its components, and the blend, in its own units; shapes
-            (..., y, x) that broadcast to that of ``std``.
+            The network's standard deviations and components, and the blend, in the network's
+            units; shapes (..., y, x) that broadcast to that of ``std``.
 
         Returns
         -------
         numpy.ndarray
-            As ``std``.
+            The shape of ``std``.
         """
         if len(self.log_ratio) == len(self.fraction) == 1:
             return std * std.dtype.type(np.exp(self.log_factor[0][0]))
@@ -145,22 +143,22 @@ class Calibration:
         return (std * np.exp(log_factor)).astype(std.dtype)
 
     def coherent_std(self, light, std, footprint):
-        """Return the part of the deviations that adds up in a flux.
+        """Return the correlated part of the deviations, which adds linearly in a flux.
 
-        Where a galaxy is bright the errors of its pixels have the same sign, as light went to
-        the wrong galaxy or came from it; in its faint parts they are noise.
+        In the bright parts of a galaxy the errors of pixels have one sign, since light was assigned
+        to or taken from another galaxy; in its faint parts they are noise.
 
         Parameters
         ----------
         light, std : numpy.ndarray, shape (..., y, x)
-            Of a component above its sky, and its deviation by deblending.
+            A component's sky-subtracted light, and its standard deviation.
         footprint : numpy.ndarray of bool
-            Where the galaxy is, of a shape that broadcasts to ``light``; its peak there counts.
+            Pixels of the galaxy, in which its peak is taken; the shape broadcasts to ``light``.
 
         Returns
         -------
         numpy.ndarray
-            As ``light``, to be summed over the pixels of a flux.
+            The shape of ``light``, to be summed over the pixels of a flux.
         """
         light = np.maximum(light, 0)
         peak = np.max(np.where(footprint, light, 0), axis=(-2, -1), keepdims=True)
@@ -168,16 +166,16 @@ class Calibration:
         return self.coherent * std * light / (light + half)
 
     def flux_std(self, light, std, footprint, noise, *, scale=1.0):
-        """Return the standard deviation of the flux in a footprint that deblending makes.
+        """Return the standard deviation by deblending of the flux in a footprint.
 
         Parameters
         ----------
         light, std, footprint : numpy.ndarray
             As in `coherent_std`.
         noise : numpy.ndarray, shape (...)
-            Of the sky, per pixel.
+            Sky noise of a pixel.
         scale : float, optional
-            Width of a pixel of the network's stamp in the pixels of ``light``.
+            Width of a pixel of the network's stamp in pixels of ``light``.
 
         Returns
         -------
@@ -192,41 +190,41 @@ class Calibration:
         return self.combined(sums[0], sums[1], area, noise, scale=scale)
 
     def combined(self, coherent, variance, area, noise, *, scale=1.0):
-        """Put the parts of a flux's error together.
+        """Return the quadratic sum of the parts of a flux's error.
 
         Parameters
         ----------
         coherent, variance, area : numpy.ndarray
-            Sums over the pixels of a flux: of `coherent_std`, of the squared deviations, of 1.
+            Sums over the pixels of a flux of `coherent_std`, of squared deviations, and of 1.
         noise : numpy.ndarray
-            Of the sky, per pixel.
+            Sky noise of a pixel.
         scale : float, optional
-            Width of a pixel of the network's stamp in these pixels: so far errors are the same.
+            Width of a pixel of the network's stamp in these pixels, within which errors are equal.
 
         Returns
         -------
         numpy.ndarray
-            The flux's standard deviation by deblending.
+            The standard deviation by deblending of the flux.
         """
         independent = (self.independent * scale) ** 2 * variance
         return np.sqrt(coherent**2 + independent + (self.level * noise * area) ** 2)
 
 
 def pixel_features(std, components, blend, *, in_noise=False):
-    """Return what the factor of a pixel depends on.
+    """Return the two quantities on which the factor of a pixel depends.
 
     Parameters
     ----------
     std, components, blend : numpy.ndarray
         As in `Calibration.std`.
     in_noise : bool, optional
-        As for `Calibration`.
+        As in `Calibration`.
 
     Returns
     -------
     log_ratio, fraction : numpy.ndarray
-        The logarithm of the deviation over the light of the blend (or itself), and the part of
-        that light that the component has.
+        Logarithm of the deviation over the light of the blend (or of the deviation itself), and
+        the component's fraction of that light.
     """
     light = np.maximum(blend, _DARK)
     ratio = np.maximum(std, np.finfo(np.float32).tiny) / (1 if in_noise else light)

@@ -1,4 +1,4 @@
-"""Fluxes of components with known truth, measured as tables of results measure them."""
+"""Fluxes of components with known truth, measured as in catalogues."""
 
 from dataclasses import dataclass, replace
 
@@ -9,8 +9,8 @@ from ..sky import sky_of
 
 __all__ = ["Fluxes", "measure_segment"]
 
-# Segments as `astrodeblend.detect.find_sources` detects them.
-_SMOOTHING = 2 / np.sqrt(8 * np.log(2))  # pixels
+# Segments are detected as in `astrodeblend.detect.find_sources`.
+_SMOOTHING = 2 / np.sqrt(8 * np.log(2))  # pixels: standard deviation of a kernel of FWHM 2
 _THRESHOLD = 5.0
 _SMALLEST = 10
 _LEAST_NOISE = 1e-5
@@ -18,18 +18,16 @@ _LEAST_NOISE = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Fluxes:
-    """A component in a segment, and the truth there.
-
-    Made by `measure_segment`.
+    """A component and its truth in a segment; made by `measure_segment`.
 
     Attributes
     ----------
     light, true_light : numpy.ndarray, shape (bands, y, x)
-        The component and the picture of the galaxy alone, each above its own sky.
+        The component and the image of the galaxy alone, each sky-subtracted.
     noise : numpy.ndarray, shape (bands,)
-        Of the component's sky.
+        Sky noise of the component.
     segment : numpy.ndarray of bool, shape (y, x)
-        Where fluxes are measured.
+        Pixels in which fluxes are measured.
     """
 
     light: np.ndarray
@@ -39,7 +37,7 @@ class Fluxes:
 
     @property
     def error(self):
-        """By how much the flux is off, shape (bands,)."""
+        """Absolute error of the flux, shape (bands,)."""
         return (self.light - self.true_light)[:, self.segment].sum(axis=1)
 
     @property
@@ -48,32 +46,32 @@ class Fluxes:
         return self.light[:, self.segment].sum(axis=1)
 
     def grown(self, part):
-        """Return the same in a segment that is larger by a part of its radius, at least a pixel.
+        """Return the same in a segment dilated by a fraction of its radius, at least a pixel.
 
         Parameters
         ----------
         part : float
-            Of the radius of a circle with the segment's area.
+            Fraction of the radius of a circle with the segment's area.
         """
         steps = 1 + int(part * np.sqrt(np.count_nonzero(self.segment) / np.pi))
         return replace(self, segment=binary_dilation(self.segment, iterations=steps))
 
 
 def measure_segment(component, isolated, *, noise=None):
-    """Measure a component and its truth in the segment that is detected in the component.
+    """Measure a component and its truth in the segment detected in the component.
 
     Parameters
     ----------
     component, isolated : numpy.ndarray, shape (bands, y, x)
-        The component, and the picture of the galaxy alone.
+        The component, and the image of the galaxy alone.
     noise : float, optional
-        Of the sky that was taken away from both, which have no noise of their own. By default
-        there is a sky, and its level and noise are estimated.
+        Noise of the sky, if both are sky-subtracted and noiseless. By default sky level and noise
+        are estimated.
 
     Returns
     -------
     Fluxes or None
-        In the brightest segment; None if nothing is detected.
+        Those in the brightest segment; None if nothing is detected.
     """
     sky = noise is None
     if sky:
@@ -90,7 +88,7 @@ def measure_segment(component, isolated, *, noise=None):
 
 
 def _brightest_segment(significance):
-    """Return the brightest segment that stands out; None if none does."""
+    """Return the brightest segment above the threshold, or None."""
     smooth = gaussian_filter(significance.sum(axis=0) / np.sqrt(len(significance)), _SMOOTHING)
     base, scatter, _ = sky_of(smooth)
     scatter = max(scatter, 1 / (2 * np.sqrt(np.pi) * _SMOOTHING))  # what is left of white noise

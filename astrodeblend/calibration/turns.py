@@ -1,4 +1,4 @@
-"""Every source of a blend asked for in turn, as scenes do."""
+"""Deblending every source of a blend in turn, as in scenes."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,22 +7,22 @@ __all__ = ["ask_in_turn", "recentred"]
 
 
 def ask_in_turn(answer, blend, positions):
-    """Ask a network for every source of blends, each in the middle of a stamp, as scenes do.
+    """Deblend every source of blends in turn, each in the middle of a stamp, as in scenes.
 
     Parameters
     ----------
     answer : callable
-        Takes stamps (n, bands, y, x) and positions (n, sources, 2), and returns components and
-        their standard deviations, (n, 2, bands, y, x) each, the first position's first.
+        Takes stamps (n, bands, y, x) and positions (n, sources, 2); returns components and their
+        standard deviations, (n, 2, bands, y, x) each, those of the first position first.
     blend : numpy.ndarray, shape (n, bands, y, x)
-        As ``answer`` takes it; zeros come in where a stamp reaches beyond it.
+        As ``answer`` takes it; stamps are 0 beyond it.
     positions : numpy.ndarray, shape (n, sources, 2)
-        Of the sources, x and y in pixels; NaN for none.
+        x and y of the sources in pixels; NaN for none.
 
     Returns
     -------
     components, std : numpy.ndarray, shape (n, sources, bands, y, x)
-        Of each source what is in the middle of its stamp, moved back to where it is.
+        The component in the middle of each source's stamp, shifted back to its position.
     """
     sources = positions.shape[1]
     middle = (np.array(blend.shape[:-3:-1]) - 1) / 2
@@ -39,19 +39,19 @@ def ask_in_turn(answer, blend, positions):
 
 
 def recentred(stamps, shifts):
-    """Move images by whole pixels; zeros come in where there was nothing.
+    """Shift images by whole pixels; new pixels are 0.
 
     Parameters
     ----------
     stamps : numpy.ndarray
         Shape (n, ..., y, x).
     shifts : numpy.ndarray of int
-        Shape (n, 2): along x and y.
+        Shape (n, 2): shifts along x and y.
 
     Returns
     -------
     numpy.ndarray
-        As ``stamps``.
+        The shape of ``stamps``.
     """
     still = (stamps.ndim - 3) * (0,)
     moved = [

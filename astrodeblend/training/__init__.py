@@ -1,4 +1,4 @@
-"""Training: configuration, losses, the stream of blends and the one loop."""
+"""Training: configuration, losses, streams of blends, and the training loops."""
 
 from .blend_score import add_blend_score
 from .calibration import add_calibration

@@ -1,4 +1,4 @@
-"""Learning which stamps show more than one galaxy, from what a trained network makes of them."""
+"""Fitting a trained network's `BlendScore` to simulated stamps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,9 @@ from ..weights import load_model, save_model, stored_dtype
 
 __all__ = ["FALSE_ALARMS", "add_blend_score", "fit_blend_score"]
 
-#: Share of single galaxies whose score may lie above the threshold.
+#: Share of single galaxies with a score above the threshold.
 FALSE_ALARMS = 0.01
-_FEWEST = 2 * round(1 / FALSE_ALARMS)  # so few stamps show no false alarm to set the threshold by
+_FEWEST = 2 * round(1 / FALSE_ALARMS)  # smallest number of stamps: one is above the threshold
 _FOLDS = 4
 _BATCH = 16
 _EPOCHS, _FEWEST_STEPS = 20, 500
@@ -24,24 +24,24 @@ _LEARN_BATCH, _RATE, _DECAY, _DROPOUT = 128, 2e-3, 0.3, 0.2
 
 
 def add_blend_score(model, images, *, stamps=12288, seed=1, device="cpu", progress=True):
-    """Teach a model that is trained to say how likely a stamp shows more than one galaxy.
+    """Fit the blend score of a trained model: the probability of more than one galaxy in a stamp.
 
-    Its files are written anew, whole or not at all: the same weights, to the bit, and a card
-    with the new hash and the scores it had.
+    Its files are replaced atomically: the weights of the network stay the same, and the card has
+    the new hash and its old scores.
 
     Parameters
     ----------
     model : str or path-like
         A ``.safetensors`` file with its card beside it.
     images : numpy.ndarray
-        Isolated galaxies, (n, bands, y, x), such as it was trained on: pictures in which there
-        are others teach it that two are one.
+        Isolated galaxies, (n, bands, y, x), like those of its training. Pictures with other
+        galaxies would bias the score low.
     stamps : int, optional
-        How many stamps to learn from, at least 200; half of them of two galaxies.
+        Number of stamps for the fit, at least 200; half of them of two galaxies.
     seed : int, optional
-        Where the randomness starts from.
+        Seed of the random numbers.
     device : str or torch.device, optional
-        Where the network runs.
+        Device of the network.
     progress : bool, optional
         Show a progress bar.
 
@@ -55,7 +55,7 @@ def add_blend_score(model, images, *, stamps=12288, seed=1, device="cpu", progre
     FileNotFoundError
         If the file or its card does not exist.
     ValueError
-        If the path does not end in ``.safetensors``, the file is corrupt, the network is none
+        If the path does not end in ``.safetensors``, the file is corrupt, the network is not one
         for pictures, there are too few stamps or images, or they have other bands.
     """
     path = Path(model)
@@ -84,24 +84,23 @@ def add_blend_score(model, images, *, stamps=12288, seed=1, device="cpu", progre
 
 
 def fit_blend_score(network, images, *, stamps, seed=1, progress=False):
-    """Learn the blend score on what a network makes of simulated stamps.
+    """Fit a blend score to a network's features of simulated stamps.
 
-    Stamps are those of `astrodeblend.simulate.doubles.make_doubles`. The galaxies are shared
-    out in four parts, and no stamp has galaxies of two. From logits of each part by a fit to
-    the other three follow the scores' calibration (a factor and an offset; Platt 1999), so that
-    of the stamps with a score of 0.8 four in five are of two galaxies where half of all are,
-    and the threshold. Then one fit learns from all.
+    Stamps are those of `astrodeblend.simulate.doubles.make_doubles`. Calibration and threshold
+    come from four-fold cross-validation over galaxies; the final fit uses all stamps. Calibrated
+    (a factor and an offset of the logit; Platt 1999), four in five of the stamps with a score of
+    0.8 have two galaxies, where half of all stamps have.
 
     Parameters
     ----------
     network : torch.nn.Module
-        A generator with ``blend_features``, trained.
+        A trained generator with ``blend_features``.
     images : numpy.ndarray
         Isolated galaxies, (n, bands, y, x), at least 8.
     stamps : int
-        How many to learn from, at least 200.
+        Number of stamps, at least 200.
     seed : int, optional
-        Where the randomness starts from.
+        Seed of the random numbers.
     progress : bool, optional
         Show a progress bar.
 
@@ -169,7 +168,7 @@ def _features(network, picture, device):
 
 
 def _fit(parts, labels, seed):
-    """Return a score that is fitted, and a function that gives its logits."""
+    """Return a fitted score, and the function of its logits."""
     features, label = torch.cat(parts), torch.cat(labels)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -197,7 +196,7 @@ def _fit(parts, labels, seed):
 
 
 def _calibration(logit, label):
-    """Return the factor and the offset of logits that make them log odds (Platt 1999)."""
+    """Return the factor and the offset that turn logits into log odds (Platt 1999)."""
     line = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     logit, label = logit.double(), label.double()
     optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")

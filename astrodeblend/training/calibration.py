@@ -1,4 +1,4 @@
-"""Error bars that hold: what a trained network's deviations have to be multiplied with."""
+"""Fitting the `Calibration` of a trained network's standard deviations."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -22,59 +22,57 @@ from .stream import FluxStream
 
 __all__ = ["FEWEST_BLENDS", "add_calibration", "fit_calibration"]
 
-#: So few blends say nothing about one truth in twenty.
+#: Smallest number of blends: one truth in twenty is beyond the 95.4 % interval.
 FEWEST_BLENDS = 20
-# Recipes of the blends and how many there are of each; the first one is held to the letter.
+# Recipes of the blends and their relative numbers; the coverage is exact for the first.
 _RECIPES = {"reiman2019": 3, "rerendered": 1, "sum": 1}
-_BANDS = 5  # of blends in linear flux
-# Blends in linear flux as `simulate_blends` draws them.
+_BANDS = 5  # number of bands of blends in linear flux
+# Options of blends in linear flux: the defaults of `simulate_blends`.
 _AS_SEEN = {"vary": 0.0, "slope": 0.31, "magnitudes": (-6.8, -1.8), "separations": (0.63, 3.8)}
-_FAR = 10_000  # from the seeds that people train with
+_FAR = 10_000  # added to seeds, to differ from those of training
 _BATCH = 16
-_68, _95 = 0.6827, 0.9545  # within one and two standard deviations of a Gaussian
-# Nodes of the factors of pixels.
+_68, _95 = 0.6827, 0.9545  # share of a Gaussian within one and two standard deviations
+# Nodes of the factors; `Calibration` says of what.
 _LOG_RATIO = tuple(map(float, range(-6, 3)))
-_LOG_STD = tuple(map(float, range(-4, 6)))  # in units of the noise
+_LOG_STD = tuple(map(float, range(-4, 6)))  # ln(deviation / sky noise)
 _FRACTION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
-_LOG_PEAK = tuple(map(float, range(-1, 7)))  # in units of the noise
-_FEWEST_GALAXIES = 30  # for one of these
-_FEWEST_PIXELS = 300  # for a node; those with fewer take the factor of the nearest one
-_FAINT = 0.04  # of its peak: down to there it looks as if there were a galaxy
-_MANY_PIXELS = 2_000_000  # are as good as more
-_MANY_BLENDS = 2000  # to measure fluxes on
+_LOG_PEAK = tuple(map(float, range(-1, 7)))  # ln(peak / sky noise)
+_FEWEST_GALAXIES = 30  # galaxies per node of ``log_peak``
+_FEWEST_PIXELS = 300  # pixels per node; one with fewer takes the factor of the nearest node
+_FAINT = 0.04  # of a component's peak: isophote of the pixels that enter the fit
+_MANY_PIXELS = 2_000_000  # largest number of pixels in the fit
+_MANY_BLENDS = 2000  # largest number of blends for fluxes
 _TINY = np.finfo(np.float32).tiny
-_GROWN = 0.45  # of a segment's radius: Kron's aperture has twice its area, in the median
+_GROWN = 0.45  # of a segment's radius: dilated to the median area of Kron apertures, about twice
 
 
 def fit_calibration(
     blend, components, std, isolated, *, final=None, sky=0.0, noise=None, main=slice(None)
 ):
-    """Fit error bars to blends with known truth.
+    """Fit the calibration of error bars to blends with known truth.
 
-    A pixel's factor is the one within which 68.3 % of the errors lie of pixels like it, those
-    with the same deviation and the same part of the light; in linear flux one more makes it hold at
-    every brightness of a galaxy; then all are scaled so that it holds in the footprints of the main
-    blends. Fluxes are measured as in tables: above the sky of the
-    component, in the segment that is detected in it, and in a larger one. The factors of their
-    parts are those whose intervals score best (pinball loss of the logarithm of the errors;
-    Koenker & Bassett 1978, Econometrica 46, 33), scaled so that they hold in the segments of the
-    main blends; one more makes them hold in the larger ones.
+    The factor of a pixel is the 68.3 % quantile of |error| / deviation among pixels of the same
+    deviation and fraction of light; in linear flux a second factor depends on the galaxy's peak.
+    All are scaled to the nominal coverage in the footprints of the main blends. Fluxes are measured
+    as in catalogues, sky-subtracted, in the segment detected in the component, and in a larger one.
+    The factors of the parts of their error minimise the pinball loss of the logarithm of the errors
+    (Koenker & Bassett 1978, Econometrica 46, 33), scaled to the nominal coverage in the segments of
+    the main blends; one more factor does so in the larger ones.
 
     Parameters
     ----------
     blend : numpy.ndarray, shape (n, bands, y, x)
         Blends of galaxies that the network was not trained on.
     components, std, isolated : numpy.ndarray, shape (n, branches, bands, y, x)
-        What the network makes of them, the deviations it expects, and the truth.
+        The network's components and standard deviations, and the truth.
     final : numpy.ndarray, shape (n, branches, bands, y, x), optional
-        What becomes of the components, and is measured, if they are changed after their
-        deviations are known.
+        The components that are measured, if they are changed after the network.
     sky : float or numpy.ndarray, shape (n, bands), optional
-        Level of the sky in the truth.
+        Sky level of the truth.
     noise : float, optional
-        Of the blends' sky, for linear flux whose sky is subtracted and whose truth has no noise.
+        Sky noise of the blends, for sky-subtracted linear flux with noiseless truth.
     main : slice or numpy.ndarray, optional
-        Which of the blends are held to the letter, by default all.
+        Blends whose coverage is nominal; by default all.
 
     Returns
     -------
@@ -83,7 +81,7 @@ def fit_calibration(
     Raises
     ------
     ValueError
-        If a value is not finite, or there is no galaxy.
+        If a value is not finite, or no galaxy has light.
     """
     final = components if final is None else final
     error = np.abs(final - isolated)
@@ -93,18 +91,18 @@ def fit_calibration(
     true = isophote(isolated - sky)[:, :, None]
     own = isophote(np.maximum(final - sky, 0), fraction=_FAINT)[:, :, None]
     main = np.isin(np.arange(len(blend)), np.arange(len(blend))[main])
-    every = std > 0  # where a source's stamp does not reach nothing is stated
+    every = std > 0  # beyond a source's stamp there is no deviation
     held = every & true & main[:, None, None, None, None]
     if not held.any():
         raise ValueError("the images have no light; give images of galaxies")
 
-    # truly in a footprint, or so it seems; where a picture is black there is nothing to know
+    # in the footprint of the truth or of the component; black pixels of pictures are left out
     seen = every & (true | own) & ((blend[:, None] > 0) | (noise is not None))
     thin = slice(None, None, 1 + np.count_nonzero(seen) // _MANY_PIXELS)
     pixels = (std, components, np.broadcast_to(blend[:, None], error.shape), error)
     values = (values[seen][thin] for values in pixels)
     calibration = _fit_pixels(*values, in_noise=noise is not None)
-    parts = [slice(k, k + _BATCH) for k in range(0, len(std), _BATCH)]  # which saves memory
+    parts = [slice(k, k + _BATCH) for k in range(0, len(std), _BATCH)]  # to save memory
     std = [calibration.std(std[part], components[part], blend[part, None]) for part in parts]
     std = np.concatenate(std)
     if noise is not None:
@@ -125,7 +123,7 @@ def fit_calibration(
 
 
 def _fit_pixels(std, components, blend, error, *, in_noise):
-    """Return a calibration with the factors that hold 68.3 % of the errors nearest each node."""
+    """Return a calibration of pixels: at each node the 68.3 % quantile of the errors nearest it."""
     nodes = (_LOG_STD if in_noise else _LOG_RATIO), _FRACTION
     shape = tuple(map(len, nodes))
     features = pixel_features(std, components, blend, in_noise=in_noise)
@@ -152,7 +150,7 @@ def _fit_pixels(std, components, blend, error, *, in_noise):
 
 
 def _fit_peaks(calibration, components, error, std, held):
-    """Return a calibration that holds at every brightness, and the factors that make it so."""
+    """Return a calibration with factors by peak, and these factors of the components."""
     peaks = log_peaks(components)
     nearest = np.rint(np.interp(peaks, _LOG_PEAK, range(len(_LOG_PEAK)))).astype(int)
     galaxies = nearest[held.any(axis=(-2, -1))].ravel()
@@ -172,7 +170,7 @@ def _fit_peaks(calibration, components, error, std, held):
 
 
 def _fit_fluxes(components, std, isolated, main, noise):
-    """Return the factors of fluxes, and within how many deviations 95.4 % of the truths are."""
+    """Return the factors of fluxes, and the half width of their 95.4 % interval."""
     rows = []
     unscaled = replace(Calibration(), coherent=1.0)
     for k, branch in np.ndindex(components.shape[:2]):
@@ -210,30 +208,28 @@ def _fit_fluxes(components, std, isolated, main, noise):
 def add_calibration(
     model, images, *, surveys=None, blends=800, seed=1, device="cpu", progress=True
 ):
-    """Make the error bars of a model that is trained hold 68.3 % of the truths.
+    """Calibrate the error bars of a trained model, so that one holds 68.3 % of the truths.
 
-    Its card is written anew; the weights stay as they are.
+    Its card is replaced; the weights stay the same.
 
     Parameters
     ----------
     model : str or path-like
         A ``.safetensors`` file with its card beside it.
     images : numpy.ndarray, astrodeblend.simulate.Morphologies or None
-        Galaxies it was not trained on, a few hundred, (n, bands, y, x). Blends of them are made
-        by the recipes ``reiman2019`` (three in five; these the error bars fit best),
-        ``rerendered`` and ``sum``. For a model of linear flux, real galaxies as
-        `astrodeblend.simulate.cut_galaxies` makes them, or None for parametric ones alone: of
-        them and of parametric ones blends of two are made, as the surveys that the model was
-        trained on see them.
+        A few hundred galaxies it was not trained on, (n, bands, y, x), for blends of the recipes
+        ``reiman2019`` (three in five, for which the coverage is nominal), ``rerendered`` and
+        ``sum``. For a model of linear flux, real galaxies as `astrodeblend.simulate.cut_galaxies`
+        returns, or None for parametric ones only, for blends of two in the surveys of its training.
     surveys : sequence of (str, path-like or Survey), optional
-        As which the blends are seen, for a model of linear flux; those of the first one the
-        error bars of scenes fit best. Default: those it was trained on.
+        Surveys of the blends, for a model of linear flux; in scenes the coverage is nominal for
+        the first. Default: those of its training.
     blends : int, optional
-        How many blends, at least 20.
+        Number of blends, at least 20.
     seed : int, optional
-        Where the randomness starts from.
+        Seed of the random numbers.
     device : str or torch.device, optional
-        Where the network runs.
+        Device of the network.
     progress : bool, optional
         Show a progress bar.
 
@@ -270,7 +266,7 @@ def add_calibration(
 
 
 def _surveys_of(card):
-    """Return the surveys that a model was trained on, if they can be simulated."""
+    """Return the surveys that a model was trained on; raise if they cannot be simulated."""
     surveys = tuple(card.training.get("config", {}).get("surveys", ()))
     with suppress(ValueError, OSError):
         if surveys and all(map(get_survey, surveys)):
@@ -282,7 +278,7 @@ def _surveys_of(card):
 
 
 def _fit_to_pictures(network, images, blends, seed, device, bar):
-    """Fit to blends of pictures; return the calibration and which recipes they are of."""
+    """Fit to blends of pictures; return the calibration and the recipes."""
     rng = np.random.default_rng([seed, blends])
     parts = []
     for recipe, share in _RECIPES.items():
@@ -302,10 +298,10 @@ def _fit_to_pictures(network, images, blends, seed, device, bar):
 
 
 def _fit_to_flux(network, surveys, pixels, images, blends, seed, device, bar):
-    """Fit to blends as surveys see them; return the calibration and what it is of.
+    """Fit to simulated blends of surveys; return the calibration and its data.
 
-    One of stamps with one source or more, of all surveys as they vary; and one of all sources of
-    blends of two, asked for one by one, of which those of the first survey are held to the letter.
+    One calibration is for stamps, from one or more sources in varied conditions of all surveys;
+    one for scenes, from all sources of blends of two, deblended in turn, nominal in the first.
     """
     bands = min(_BANDS, len(get_survey(surveys[0]).bands))
     options = {"batch": _BATCH, "bands": bands, "stamp": pixels, "device": device}
@@ -327,7 +323,7 @@ def _fit_to_flux(network, surveys, pixels, images, blends, seed, device, bar):
         bar.update(min(_BATCH, bar.total - bar.n))
     blend, components, std, isolated = map(np.concatenate, zip(*parts, strict=True))
     final = components * regained(blend, components.sum(axis=1), 1.0)[:, None]
-    # Each source is asked for in the middle of its own stamp: the others are not measured.
+    # Only the source in the middle of its stamp is measured.
     central = (each[:, :1] for each in (components, std, isolated))
     fitted = fit_calibration(blend, *central, final=final[:, :1], noise=1.0)
 
@@ -355,7 +351,7 @@ def _fit_to_flux(network, surveys, pixels, images, blends, seed, device, bar):
 
 
 def _answers(network, blend, isolated):
-    """Return blends, truth, components and their deviations as arrays."""
+    """Return blends, truth, components and their standard deviations as arrays."""
     with torch.inference_mode():
         blend = blend.contiguous(memory_format=torch.channels_last)
         components, std = network(blend)

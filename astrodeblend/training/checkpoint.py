@@ -1,4 +1,4 @@
-"""The state of a training run on disk: one safetensors file, whole or not at all."""
+"""The state of a training run in one safetensors file, written atomically."""
 
 import json
 from pathlib import Path
@@ -18,13 +18,13 @@ def save_checkpoint(path, *, modules, optimizers, **state):
     Parameters
     ----------
     path : str or path-like
-        Of the file; one that is there is replaced.
+        The file; an existing one is replaced.
     modules : dict of str to torch.nn.Module
         By name.
     optimizers : dict of str to torch.optim.Optimizer
         By name.
     **state
-        Whatever JSON can hold.
+        Values that JSON can hold.
     """
     tensors = {}
     for name, module in modules.items():
@@ -34,21 +34,21 @@ def save_checkpoint(path, *, modules, optimizers, **state):
         for index, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 tensors[f"{name}/{index}/{key}"] = value
-    # A file of its own for every tensor's memory: views and layouts do not survive otherwise.
+    # Contiguous copies: safetensors refuses tensors that share memory.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic_path(path, overwrite=True) as temporary:
         temporary.write_bytes(to_bytes(tensors, metadata={"state": json.dumps(state)}))
 
 
 def load_checkpoint(path, *, modules, optimizers):
-    """Load what `save_checkpoint` saved into networks and optimisers.
+    """Load a checkpoint into networks and optimisers.
 
     Parameters
     ----------
     path : str or path-like
-        Of the file.
+        The file that `save_checkpoint` wrote.
     modules, optimizers : dict
-        As they were saved; filled in place.
+        As in `save_checkpoint`; their state is set.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def load_checkpoint(path, *, modules, optimizers):
             index, _, what = key.partition("/")
             parameter = parameters[int(index)]
             if value.shape == parameter.shape:
-                # Laid out in memory as the parameter is: fused optimisers rely on it.
+                # In the memory layout of the parameter, on which fused optimisers rely.
                 value = torch.empty_like(parameter, requires_grad=False).copy_(value)
             values.setdefault(int(index), {})[what] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})
@@ -87,7 +87,7 @@ def load_checkpoint(path, *, modules, optimizers):
 
 
 def read_state(path):
-    """Return the plain values that `save_checkpoint` saved, without any tensor.
+    """Return the plain values of a checkpoint without loading tensors.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a trained network is familiar with: the blends of its own recipes."""
+"""Fitting a trained network's `Familiarity` to blends of its own recipes."""
 
 import copy
 import math
@@ -16,21 +16,21 @@ from .stream import BlendStream
 __all__ = ["FEWEST_BLENDS", "add_familiarity", "familiarity_of", "on_card"]
 
 _BATCH = 16
-#: So few blends show no false alarm to set the threshold by.
+#: Smallest number of blends: one of them is beyond the threshold.
 FEWEST_BLENDS = round(1 / FALSE_ALARMS)
 
 
 def familiarity_of(network, stream, *, blends, progress=False):
-    """Fit what a network is familiar with to new blends, as many of each recipe.
+    """Fit a network's familiarity to new blends, as many of each recipe.
 
     Parameters
     ----------
     network : torch.nn.Module
-        A generator that is trained, on the device of the stream.
+        A trained generator, on the device of the stream.
     stream : BlendStream
-        What blends it was trained on.
+        Stream of its training blends.
     blends : int
-        How many, at least 200.
+        Number of blends, at least 200.
     progress : bool, optional
         Show a progress bar.
 
@@ -49,7 +49,7 @@ def familiarity_of(network, stream, *, blends, progress=False):
     was_training = network.training
     network.eval()
     others = []
-    for final in (math.inf, 0):  # of either recipe, and no batch of training follows from the seed
+    for final in (math.inf, 0):  # each recipe; the seed is none of training
         other = copy.copy(stream)
         other.seed, other.final, other.batch = 2**40 + stream.seed, final, _BATCH
         other.share = slice(None)
@@ -59,7 +59,7 @@ def familiarity_of(network, stream, *, blends, progress=False):
         torch.inference_mode(),
         tqdm(total=blends, desc="familiarity", unit="blend", disable=not progress) as bar,
     ):
-        for k in range(-(-blends // _BATCH)):  # recipes in turn, as the fit leaves out parts
+        for k in range(-(-blends // _BATCH)):  # recipes in turn, as the fit is cross-validated
             blend, _, *marks = others[k % 2][k]
             blend = blend.contiguous(memory_format=torch.channels_last)
             features.append(network(blend, *marks, with_features=True)[2].cpu())
@@ -69,29 +69,29 @@ def familiarity_of(network, stream, *, blends, progress=False):
 
 
 def on_card(blends):
-    """Return what a card says of how the familiarity was fitted."""
+    """Return the card's entry on the fit of the familiarity."""
     return {"blends": blends, "false_alarms": FALSE_ALARMS}
 
 
 def add_familiarity(model, images, *, blends=4096, seed=1, device="cpu", progress=True):
-    """Teach a model that is trained to say what is unlike anything it was trained on.
+    """Fit the familiarity of a trained model, which flags blends that differ from its training.
 
-    Its files are written anew, whole or not at all: the same weights, to the bit, and a card
-    with the new hash and the scores it had. `train` does the same at the end of a run.
+    Its files are replaced atomically: the weights of the network stay the same, and the card has
+    the new hash and its old scores. `train` does the same at the end of a run.
 
     Parameters
     ----------
     model : str or path-like
         A ``.safetensors`` file with its card beside it.
     images : numpy.ndarray
-        Galaxies it was trained on, or many of them, (n, bands, y, x). Blends of them are made
-        by the recipes on the card.
+        Galaxies it was trained on, or many of them, (n, bands, y, x), for blends of the recipes on
+        the card.
     blends : int, optional
-        How many blends, at least 200.
+        Number of blends, at least 200.
     seed : int, optional
-        Where the randomness starts from.
+        Seed of the random numbers.
     device : str or torch.device, optional
-        Where the network runs.
+        Device of the network.
     progress : bool, optional
         Show a progress bar.
 

@@ -1,4 +1,4 @@
-"""What a network for fields is asked, and how far its answers are from the truth."""
+"""Losses of networks for fields, and the positions that these are given in training."""
 
 from dataclasses import dataclass
 
@@ -11,33 +11,33 @@ from .losses import std_loss
 
 __all__ = ["FAINT", "Question", "ask", "field_losses", "match", "shown", "snr"]
 
-#: Signal to noise, of all bands together, below which a source need not be found.
+#: Signal to noise in all bands together below which a source may be missed without loss.
 FAINT = 3.0
 
-_SCATTER = 0.3  # pixels: of positions
-_DROPPED, _DOUBLED = 0.07, 0.05  # chances that a source is left out, or has another beside it
-_GUESS = 0.2  # scatter of the logarithms of sizes
-_FOUND = 0.3  # share of fields in which the sources are what is found there
-_SURE = 0.3  # probability from which on what is found is a source
-_GAIN = 4.0  # of the squared error in noises: less is as good as none
-_DENSE = 4.0  # of the squared error of all light in a pixel, in noises
-_SMALL, _MANY = 2.0, 20.0  # pixels: half-light radius that counts as one; as many at most
-_NOTHING = 6.0  # noise limit of what is no source
-_EXACT = 0.01  # error of light and flux, relative, that is as good as none
+_SCATTER = 0.3  # pixels: standard deviation of positions along each axis
+_DROPPED, _DOUBLED = 0.07, 0.05  # probability to omit a source, or add a false one beside it
+_GUESS = 0.2  # standard deviation of ln size
+_FOUND = 0.3  # share of fields whose positions are those that the network finds
+_SURE = 0.3  # smallest probability of a source found there
+_GAIN = 4.0  # noise variances: tolerance of the squared error of a source's light
+_DENSE = 4.0  # weight of the squared error, in noise variances, of all light in a pixel
+_SMALL, _MANY = 2.0, 20.0  # half-light radius in pixels of weight 1; largest weight
+_NOTHING = 6.0  # units of the sky noise: noise limit of false sources
+_EXACT = 0.01  # relative tolerance of light and flux
 
 
 @dataclass(frozen=True)
 class Question:
-    """Sources as they are told to a network.
+    """Sources as given to a network in training.
 
     Attributes
     ----------
     positions, sizes, present : torch.Tensor
         Shapes (n, s, 2), (n, s) and (n, s).
     truth : torch.Tensor
-        Shape (n, s): which source of the field it is; -1 for none.
+        Shape (n, s): index of the source in the field; -1 for a false source.
     found : torch.Tensor
-        Shape (n,): whether what the network finds itself is to take their place.
+        Shape (n,): whether the network's own detections replace them.
     """
 
     positions: torch.Tensor
@@ -48,25 +48,25 @@ class Question:
 
 
 def snr(fields):
-    """Return signal to noise of sources in all bands together, (n, s)."""
+    """Return the signal to noise of sources in all bands together, (n, s)."""
     return (fields.flux / fields.limit).square().sum(dim=2).sqrt()
 
 
 def shown(fields):
-    """Return what a network sees: blends (n, b, y, x) and widths of PSFs (n, b)."""
+    """Return a network's input: blends (n, b, y, x) and FWHM of PSFs in pixels (n, b)."""
     image = fields.image.masked_fill(fields.mask, torch.nan)
     return image, fields.psf.masked_fill(~fields.stated, torch.nan)
 
 
 def ask(fields, seed):
-    """Scatter, drop and double the positions of sources.
+    """Draw positions and sizes with errors: scattered, omitted and doubled.
 
     Parameters
     ----------
     fields : astrodeblend.simulate.Fields
         The truth, in units of the noise.
     seed : int
-        Where the randomness comes from.
+        Seed of the random numbers.
 
     Returns
     -------
@@ -98,21 +98,21 @@ def ask(fields, seed):
 
 
 def match(fields, field, positions):
-    """Match positions to sources of a field: each is the other's nearest, and near enough.
+    """Match positions to the sources of a field: mutual nearest neighbours within a radius.
 
     Parameters
     ----------
     fields : astrodeblend.simulate.Fields
         The truth.
     field : int
-        Which of them.
+        Index of the field.
     positions : torch.Tensor
         Shape (m, 2).
 
     Returns
     -------
     torch.Tensor
-        Shape (m,): which source; -1 for none.
+        Shape (m,): index of the source; -1 for none.
     """
     there = fields.present[field].nonzero()[:, 0]
     none = torch.full((len(positions),), -1, device=positions.device)
@@ -127,7 +127,7 @@ def match(fields, field, positions):
 
 
 def _with_found(question, fields, maps, calibration):
-    """Ask, in some of the fields, for what the network has found itself."""
+    """Replace the positions in some of the fields by the network's own detections."""
     some = question.found.nonzero()[:, 0].tolist()
     if not some:
         return question
@@ -151,11 +151,11 @@ def field_losses(network, fields, seed, *, autocast):
     Parameters
     ----------
     network : FieldNet
-        Of which the losses are.
+        The network in training.
     fields : astrodeblend.simulate.Fields
         On the device of the network.
     seed : int
-        Where the randomness of the positions comes from.
+        Seed of the errors of positions.
     autocast : callable
         Returns the context in which the network runs.
 
@@ -188,14 +188,14 @@ def _finding_losses(maps, fields):
     target[field, 0, pixel[:, 1], pixel[:, 0]] = 1
     faint = draw_spots(fields.position, fields.inside & ~bright, (height, width), 1.0) > 0.3
     left_out = faint | fields.mask.all(dim=1)[:, None]
-    # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), of what is not left out.
+    # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), without ignored pixels.
     weight = (~left_out).float()
     chance = heat.sigmoid()
     true = (target == 1) * (1 - chance).square() * F.logsigmoid(heat)
     false = (1 - target) ** 4 * chance.square() * F.logsigmoid(-heat)
     number = (weight * (target == 1)).sum().clamp(min=1)
     losses = {"heat": -(weight * (true + false)).sum() / number}
-    # Offsets and sizes from all pixels next to a source, wherever its maximum comes out.
+    # Offsets and sizes at all pixels next to a source: its maximum may be in any of them.
     step = torch.arange(-1, 2, device=at.device)
     near = pixel[:, None] + torch.cartesian_prod(step, step)  # (m, 9, 2)
     inside = ((near >= 0) & (near < torch.tensor([width, height], device=at.device))).all(dim=2)
@@ -217,10 +217,10 @@ def _total_loss(total, fields):
 
 
 def _splitting_losses(windows, fields, question):
-    """Return losses of the light of each source, its flux, and what error was expected."""
+    """Return losses of each source's light, its flux, and its standard deviation."""
     bands, height, width = fields.image.shape[1:]
     slots, most = question.present.shape[1], fields.present.shape[1]
-    good = F.pad(~(fields.mask | fields.saturated), 4 * (1,))  # with a border that is none
+    good = F.pad(~(fields.mask | fields.saturated), 4 * (1,))  # with a border of False
     variance = F.pad(fields.variance, 4 * (1,), value=1)
     sums = {name: fields.image.new_zeros(()) for name in ("pixel", "flux", "std")}
     number = 0
@@ -237,7 +237,7 @@ def _splitting_losses(windows, fields, question):
         use, noise = good[at], variance[at]
         error = (light.float() - truth) * use
         limit = torch.where(known[:, None], fields.limit[field, which], _NOTHING)
-        # A large galaxy counts for as many small ones as it hides.
+        # A large galaxy has the weight of the small ones that it covers.
         large = (question.sizes[field, slot] / _SMALL).clamp(1, _MANY)[:, None]
         here = (use.sum(dim=(2, 3)) > 0) * large
         unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))

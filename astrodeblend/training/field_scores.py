@@ -1,4 +1,4 @@
-"""How complete, how pure and how exact: a network for fields on fields whose truth is known."""
+"""Completeness, purity and flux errors of networks for fields, on simulated fields."""
 
 from itertools import pairwise
 
@@ -10,17 +10,17 @@ from .field_losses import FAINT, match, shown, snr
 
 __all__ = ["calibrate", "score_fields", "table"]
 
-#: Edges of classes of signal to noise.
+#: Edges of bins of signal to noise.
 EDGES = (5, 10, 20, 100, np.inf)
-#: Probability, as it comes, from which on it is made to hold: what is less is no source.
+#: Uncalibrated probability above which detections enter the calibration.
 _DOUBTFUL = 0.15
-#: Pixels to a neighbour, of close pairs.
+#: Pixels: largest distance of the neighbour in close pairs.
 CLOSE = 8.0
 
 
 @torch.no_grad()
 def _detections(network, fields, autocast, least=0.02):
-    """Return for each field what is found, whether it is true, and what it is; -1 for none."""
+    """Return the detections of each field, their matches (-1: none), and which are true."""
     blend, psf = shown(fields)
     with autocast():
         maps = network.find(blend, psf=psf)
@@ -41,14 +41,14 @@ def _detections(network, fields, autocast, least=0.02):
 
 
 def calibrate(network, batches, autocast):
-    """Fit what makes probabilities of the heat map, so that they hold.
+    """Calibrate the probabilities of the heat map, and the thresholds for purities.
 
     Parameters
     ----------
     network : FieldNet
-        Whose ``calibration`` and ``thresholds`` are set.
+        The network; its ``calibration`` and ``thresholds`` are set.
     batches : iterable of astrodeblend.simulate.Fields
-        Fields like those that it learned from.
+        Fields like those of training.
     autocast : callable
         As in `field_losses`.
     """
@@ -60,7 +60,7 @@ def calibrate(network, batches, autocast):
             true.append(right[counts].double().cpu())
     logit, true = torch.cat(logit), torch.cat(true)
     if true.sum() < 20 or (1 - true).sum() < 20:
-        return  # too few to tell
+        return  # too few for a fit
     design = torch.stack([logit, torch.ones_like(logit)], dim=1)
     fit = torch.tensor([1.0, 0.0], dtype=torch.double)
     for _ in range(20):  # Newton's method for logistic regression
@@ -79,21 +79,21 @@ def score_fields(network, batches, autocast, *, purity=0.98, band=None):
     Parameters
     ----------
     network : FieldNet
-        To be judged.
+        The network.
     batches : iterable of astrodeblend.simulate.Fields
-        To judge it by.
+        Fields with known truth.
     autocast : callable
         As in `field_losses`.
     purity : float, optional
-        Of sources found in fields like those of the calibration.
+        Purity of the detections, for fields like those of the calibration.
     band : int, optional
-        In which signal to noise and flux are judged. Default: the middle one.
+        Band in which signal to noise and flux are measured. Default: the middle one.
 
     Returns
     -------
     dict
-        Numbers of sources and found ones, errors of flux over the noise limit, by signal to noise
-        and distance of the nearest neighbour.
+        Numbers of true and of detected sources, errors of flux over the noise limit, by signal to
+        noise and distance of the nearest neighbour.
     """
     columns, false, counted = [], 0, 0
     for fields in batches:
@@ -150,9 +150,9 @@ def score_fields(network, batches, autocast, *, purity=0.98, band=None):
 
 
 def _fluxes(network, fields, told, band, autocast):
-    """Return the flux of sources that a network is told of, (n, s); NaN of all others.
+    """Return the fluxes (n, s) of sources at given positions; NaN for all others.
 
-    ``told`` holds for each field positions, sizes, and which sources they are, -1 for none.
+    ``told`` holds positions, sizes, and indices of sources (-1 for none), for each field.
     """
     positions, sizes, which = (
         torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=fill)

@@ -1,4 +1,4 @@
-"""Train a network for fields: one loop, from simulated fields to a model."""
+"""Training a network for fields: one loop, from simulated fields to a model."""
 
 import copy
 import itertools
@@ -34,11 +34,11 @@ _WEIGHTS = {
 _OPTIONS = {
     "wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4, "bright": 0.12, "counted": 0.08,
 }  # fmt: skip
-_BYTES = 3000  # of activations, to a pixel of a band
-_MOST = 16  # blocks in an update: more updates are worth more than larger ones
+_BYTES = 3000  # bytes of activations per pixel and band
+_MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
 _CHECKPOINT = 120.0  # seconds between checkpoints
-_USES = 2  # updates that learn from the same light, each through other noise
-_AHEAD = 2  # draws that are made into fields meanwhile
+_USES = 2  # updates with the same noiseless light, each with new noise
+_AHEAD = 2  # draws rendered in advance
 
 
 @dataclass(frozen=True)
@@ -48,32 +48,32 @@ class FieldConfig:
     Parameters
     ----------
     network : dict
-        Of kind ``field``, as `astrodeblend.networks.build` takes it.
+        Kind ``field`` and its configuration, as `astrodeblend.networks.build` takes them.
     surveys : tuple of str
-        As `astrodeblend.simulate.FieldStream` takes them.
+        As in `astrodeblend.simulate.FieldStream`.
     sizes : tuple of int
         Widths of blocks in pixels; each update draws one.
     bands : dict of int to float
-        Chances of numbers of bands.
+        Probabilities of numbers of bands.
     options : dict
-        More of `astrodeblend.simulate.FieldStream`.
+        Further parameters of `astrodeblend.simulate.FieldStream`.
     batch : int
-        Blocks per update, of the largest size; of smaller ones as many more as fill the pixels. 0:
-        as many as fit into half of the memory of a GPU; 2 without one.
+        Blocks of the largest size per update; of smaller ones more, with as many pixels in all.
+        0: as many as fit into half of the memory of a GPU; 2 without one.
     blocks : int
-        How many to learn from.
+        Number of blocks in the run.
     learning_rate : float
-        The highest.
+        The largest learning rate.
     warmup : int
         Blocks over which it rises.
     decay : float
-        Share of the run, its last, over which it falls to zero.
+        Share of the run, at its end, over which it falls to zero.
     weight_decay, average, clip : float
-        As `TrainingConfig` has them.
+        As in `TrainingConfig`.
     seed : int
-        As `TrainingConfig` has it.
+        As in `TrainingConfig`.
     bfloat16 : bool or None
-        Arithmetic of the network; None: where the processor multiplies such.
+        Whether the network computes in bfloat16; None: if the processor supports it.
     """
 
     network: dict = field(default_factory=lambda: {"kind": "field"})
@@ -102,28 +102,28 @@ def train_fields(
     Parameters
     ----------
     config : FieldConfig
-        Every choice there is to make.
+        Configuration of the run.
     out : str or path-like
         Folder for ``model.safetensors`` with its card, ``log.txt`` and ``scores.json``; the model
         is written every two minutes, on SIGTERM and at the end.
     galaxies, judged_by : tuple of (Morphologies or None), optional
-        Small and large galaxies to learn from, and to be judged by.
+        Small and large galaxies for training, and for validation.
     start : str or path-like, optional
-        A model to start from: one for fields, or a `astrodeblend.networks.BandUNet`, whose shared
-        layers it then has.
+        A model to start from: one for fields, or a `astrodeblend.networks.BandUNet`, for the
+        shared layers.
     resume : bool, optional
-        Go on from ``state`` as though the run had never stopped.
+        Continue from ``state`` exactly where the run stopped.
     minutes : float, optional
-        Of the run, all in all; the learning rate falls in time, even if there are blocks left.
+        Duration of the whole run; the learning rate falls in time, even if blocks remain.
     state : str or path-like, optional
-        File with all that it takes to go on, in full precision. Default: ``state.safetensors`` in
+        File with the state of the run, in full precision. Default: ``state.safetensors`` in
         ``out``.
     judge : int, optional
-        How many fields it is judged by, at the start and at the end; 0 for none.
+        Number of fields for validation, at the start and at the end; 0 for none.
     device : str or torch.device, optional
-        Default: a GPU if there is one.
+        Device of the network. Default: a GPU if there is one.
     log : callable, optional
-        Takes lines of text.
+        Receives lines of text.
 
     Returns
     -------
@@ -196,19 +196,19 @@ def train_fields(
     if judge and not resume:
         scores["start"] = judged(average)
     workers = {}
-    if device.type == "cuda":  # else there is nothing to be done meanwhile
+    if device.type == "cuda":  # only a GPU works in parallel
         workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
     drawn = DataLoader(
         _Draws(of_size, config.seed), sampler=itertools.count(step // _USES), batch_size=None,
         **workers,
     )  # fmt: skip
     log(f"{batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
-    reserve = 60 * min(minutes, 1) if judge else 2  # seconds, to end with
+    reserve = 60 * min(minutes, 1) if judge else 2  # seconds for the end of the run
     ran = time.monotonic()
     record = (out / "log.txt").open("a")
     sums, last = {}, ran
     rendered = _ahead(drawn, of_size, device)
-    for _ in range(step % _USES):  # had already
+    for _ in range(step % _USES):  # used before the run stopped
         next(rendered)
     with _interruptible() as interrupted, record, closing(rendered):
         for fields in rendered:
@@ -227,8 +227,8 @@ def train_fields(
                 total = sum(_WEIGHTS[name] * value for name, value in losses.items())
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
-            except torch.OutOfMemoryError:  # one crowded batch must not end the run
-                log(f"out of memory at step {step}: left out")
+            except torch.OutOfMemoryError:  # one crowded batch does not end the run
+                log(f"out of memory at step {step}: batch skipped")
                 optimizer.zero_grad(set_to_none=True)
                 fields = total = losses = None
                 torch.cuda.empty_cache()
@@ -266,7 +266,7 @@ def train_fields(
 
 
 class _Draws:
-    """The random part of updates: which size, and what is drawn."""
+    """Random numbers of updates: size of the blocks, and the fields' draws."""
 
     def __init__(self, streams, seed):
         self.streams, self.seed = streams, seed
@@ -278,7 +278,7 @@ class _Draws:
 
 
 def _ahead(drawn, of_size, device):
-    """Yield the fields of each update; a GPU makes them while it learns from those before."""
+    """Yield the fields of each update; a GPU renders them during the updates before."""
     if device.type != "cuda":
         for size, draw in drawn:
             yield from _rendered(of_size[size], draw)
@@ -296,12 +296,12 @@ def _ahead(drawn, of_size, device):
             waiting.append(thread.submit(render, *each))
             if len(waiting) > _AHEAD:
                 yield from waiting.popleft().result()
-                # Nothing may still use their memory when it is given to the next ones.
+                # Their memory must be free before it is given to the next ones.
                 torch.cuda.current_stream(device).synchronize()
 
 
 def _rendered(stream, draw):
-    """Yield the fields of a draw, each time with other noise: the light takes longest to draw."""
+    """Yield the fields of a draw with new noise each time: rendering the light takes longest."""
     light, seen = stream.light(draw), draw.seen
     for k in range(_USES):
         again = replace(draw, seen=replace(seen, noise_seed=seen.noise_seed + k))

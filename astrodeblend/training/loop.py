@@ -1,4 +1,4 @@
-"""The one training loop, from blends to a model."""
+"""The training loop of networks with two outputs, from blends to a model."""
 
 import atexit
 import copy
@@ -40,14 +40,14 @@ from .stream import BlendStream, FluxStream, StampStream
 
 __all__ = ["train"]
 
-#: What may differ when a run is taken up again.
+#: Fields of the configuration that may change when a run is resumed.
 FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_every", "validation_blends",
          "familiarity_blends", "compile")  # fmt: skip
-#: Width of a stamp of linear flux in Petrosian radii: of a galaxy through its PSF.
+#: Width of a stamp of linear flux in Petrosian radii of the galaxy, convolved with its PSF.
 _RADII = 4.0
-#: So many updates in a row without a finite gradient end a run.
+#: Consecutive updates without a finite gradient that end a run.
 _HOPELESS = 100
-#: Seconds after which a run of so many minutes writes its model and checkpoint.
+#: Seconds between models and checkpoints of a run with ``minutes``.
 _KEEP = 120
 _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
             "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
@@ -59,34 +59,33 @@ def train(
 ):  # fmt: skip
     """Train a model.
 
-    Under ``torchrun`` every process calls this and they share the batches.
+    Under ``torchrun`` every process calls this, and they divide the batches.
 
     Parameters
     ----------
     config : TrainingConfig
-        Every choice there is to make.
+        Configuration of the run.
     images : numpy.ndarray or astrodeblend.simulate.Morphologies or None
-        Galaxies to learn from, (n, bands, y, x), as `astrodeblend.simulate.read_images` gives.
-        For surveys: real galaxies, as `astrodeblend.simulate.cut_galaxies` makes them, or None
-        to learn from parametric ones alone; or the light of isolated sources of one's own
-        survey, as ``astrodeblend.training.stream.StampStream`` takes it.
+        Galaxies for training, (n, bands, y, x), as `astrodeblend.simulate.read_images` returns.
+        For surveys: real galaxies, as `astrodeblend.simulate.cut_galaxies` returns, or None for
+        parametric ones only; or the light of isolated sources of your survey, as
+        ``astrodeblend.training.stream.StampStream`` takes it.
     out : str or path-like
         Folder for the checkpoint, the log, pictures and the model; made if it is missing.
     validation : numpy.ndarray or astrodeblend.simulate.Morphologies, optional
-        Other galaxies, to judge the model by. Default: no validation; for surveys: by
-        parametric ones.
+        Galaxies for validation. Default: no validation; for surveys: parametric ones.
     start : str or path-like, optional
-        A model from whose weights to start, as `astrodeblend.weights.load_model` takes it, with
-        the network of the configuration. Default: weights drawn at random.
+        A model to start from, as `astrodeblend.weights.load_model` takes it, with the network of
+        the configuration. Default: random weights.
     resume : bool, optional
-        Go on from the checkpoint in ``out`` as though the run had never stopped, whatever it
-        started from; a ``start`` that is given nevertheless has to be the same.
+        Continue from the checkpoint in ``out`` exactly where the run stopped; if ``start`` is
+        given, it has to be the one of the run.
     state : str or path-like, optional
         File for the checkpoint. Default: ``checkpoint.safetensors`` in ``out``.
     device : str or torch.device, optional
-        Where everything happens. Default: a GPU if there is one.
+        Device of blends and networks. Default: a GPU if there is one.
     card : Card, optional
-        What the model's card is to say; the training is filled in.
+        The model's card; the training is filled in.
     progress : bool, optional
         Show a progress bar.
 
@@ -102,15 +101,15 @@ def train(
     FileNotFoundError
         If ``resume`` is true and there is no checkpoint.
     ValueError
-        If the checkpoint is of a run with other choices or of more updates than ``config`` has,
-        ``start`` is no model or has another network, or torch cannot compile though it should.
+        If the checkpoint is of a run with another configuration or more updates than ``config``
+        has, ``start`` is no model or has another network, or ``compile`` is set and torch cannot.
     """
     with _processes(device) as (rank, world, device):
         out = Path(out)
         checkpoint = Path(state or out / "checkpoint.safetensors")
         if checkpoint.exists() and not resume:
             raise FileExistsError(
-                f"{str(state or out)!r} holds a run already; go on with it by resume (--resume), "
+                f"{str(state or out)!r} holds a run already; continue it by resume (--resume), "
                 "or choose another folder"
             )
 
@@ -158,14 +157,14 @@ def train(
                 )
 
         def place():
-            """Return how far the run is: updates done, or those of the minutes gone if more."""
+            """Return the progress in updates: those done, or those of the time gone, if more."""
             if not config.minutes:
                 return step
             gone = (seconds + time.monotonic() - began) / (60 * config.minutes)
             here = max(step, gone * config.steps)
             if world == 1:
                 return here
-            here = torch.tensor(here, device=device)  # all processes go by the latest clock
+            here = torch.tensor(here, device=device)  # all processes use the latest clock
             dist.all_reduce(here, dist.ReduceOp.MAX)
             return here.item()
 
@@ -187,7 +186,7 @@ def train(
             return _export(out, config, result(), card, done, hours * world, more)
 
         def result():
-            """Return the weights to save: the average, mixed with those at the start."""
+            """Return the weights to save: their average, mixed with those at the start."""
             if not begin:
                 return average
             mixed = copy.deepcopy(average)
@@ -207,7 +206,7 @@ def train(
 
         began = last = time.monotonic()
         if resume and rank == 0 and _plain(config) != saved["config"]:
-            save(step)  # a run made longer stays so, whatever happens to it next
+            save(step)  # the longer run is the one that a later resume continues
         kept, first, lost = began, step, 0
         bar = tqdm(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
@@ -253,7 +252,7 @@ def train(
                 batch = stream[step + 1]  # while a GPU is still busy with this one
                 limit = config.clip or torch.inf
                 losses["gradient"] = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
-                # A batch that went wrong must not ruin what has been learned so far.
+                # A batch without a finite gradient must not change the weights.
                 if torch.isfinite(losses["gradient"]):
                     optimizers["optimizer"].step()
                     lost = 0
@@ -322,7 +321,7 @@ def train(
 
 
 def _stream(config, images, device, rank, world):
-    """Return the blends to learn from."""
+    """Return the stream of training blends."""
     options = {"batch": config.batch, "seed": config.seed, "device": device}
     options |= {"rank": rank, "world": world, "marks": config.network.get("marks", False)}
     if config.surveys and isinstance(images, np.ndarray):
@@ -336,12 +335,12 @@ def _stream(config, images, device, rank, world):
 
 
 def _final(config):
-    """Return the update from which on the final recipe is learned."""
+    """Return the first update with the final recipe."""
     return round((1 - config.decay) * config.steps)
 
 
 def _survey_options(config):
-    """Return the options of blends of surveys, numbers as numbers where JSON made them text."""
+    """Return the options of blends of surveys, with keys as numbers where JSON has text."""
     options = {
         key: tuple(v) if isinstance(v, list) else v for key, v in config.survey_options.items()
     }
@@ -372,7 +371,7 @@ def _optimizer(config, network):
 
 
 def _learning_rate(config, step, place):
-    """Return the learning rate of one update, at a place of the plan, both in updates."""
+    """Return the learning rate of an update, at a place in the schedule, both in updates."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     done = place / config.steps
     if config.plan == "reiman2019":
@@ -386,7 +385,7 @@ def _learning_rate(config, step, place):
 
 @torch.no_grad()
 def _update_average(average, network, decay, step):
-    """Move the running average of the weights, quickly at first."""
+    """Update the running average of the weights, with less memory at first."""
     decay = min(decay, (1 + step) / (10 + step))
     old, new = ([*each.parameters(), *each.buffers()] for each in (average, network))
     pairs = list(zip(old, new, strict=True))
@@ -398,7 +397,7 @@ def _update_average(average, network, decay, step):
 
 
 def _check_same(saved, config):
-    """Refuse to go on with a run under other choices."""
+    """Raise if a run is resumed with another configuration."""
     saved = TrainingConfig(**saved)
     same = replace(config, **{name: getattr(saved, name) for name in FREE})
     if _plain(same) != _plain(saved):
@@ -411,12 +410,12 @@ def _check_same(saved, config):
 
 
 def _plain(config):
-    """Return the configuration as JSON gives it back, tuples as lists."""
+    """Return the configuration as JSON returns it, tuples as lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def _export(out, config, network, card, steps, core_hours, more):
-    """Write the model as it stands."""
+    """Write the model with its card."""
     card = card or Card(
         name=out.resolve().name, description="trained by astrodeblend train", network={}
     )
@@ -432,7 +431,7 @@ def _export(out, config, network, card, steps, core_hours, more):
     }
     if config.surveys:
         recipe, modes = "survey", ("sum",)
-        # Any bands, in units of their noise, on stamps as wide as those it learns from.
+        # Any bands, in units of their noise, on stamps as wide as those of training.
         pixels = min(config.survey_options.get("stamp", STAMP), STAMP)
         size_rule = {"petrosian_radii": _RADII, "pixels": pixels}
         card = replace(card, bands=(), scaling="noise", size_rule=size_rule)
@@ -445,9 +444,9 @@ def _export(out, config, network, card, steps, core_hours, more):
 
 
 class _Validation:
-    """Judge a network on the same blends every time.
+    """Score a network on the same blends every time.
 
-    By the mean PSNR; in linear flux by that relative to the peak of each truth.
+    The score is the mean PSNR; in linear flux relative to the peak of each truth.
     """
 
     def __init__(self, config, images, device):
@@ -489,7 +488,7 @@ class _Validation:
         rows = torch.stack(
             [self.blend[:8], *(t[:8, k] for k in (0, 1) for t in (components, self.isolated))]
         )  # (rows, n, bands, y, x)
-        if self.config.surveys:  # from the sky to a thousand times its noise
+        if self.config.surveys:  # shown from the sky to a thousand times its noise
             rows = torch.asinh(rows) / 7.6
         shown = [min(k, rows.shape[2] - 1) for k in range(3)]  # the last again if there are fewer
         rows = rows[:, :, shown].clamp(0, 1).permute(0, 3, 1, 4, 2)
@@ -541,25 +540,25 @@ class _Log:
 
 @contextmanager
 def _interruptible():
-    """Let Ctrl-C or a request to end wait until the update under way is done."""
+    """Delay Ctrl-C and SIGTERM until the current update is done."""
     asked = []
 
     def note(number, frame):
-        if asked:  # asked twice: at once
+        if asked:  # the second request ends at once
             raise KeyboardInterrupt
         asked.append(number)
 
     def interrupted(world, device):
         if world == 1:
             return bool(asked)
-        # All processes stop after the same update, or they would wait for each other for ever.
+        # All processes stop after the same update, else they would wait for each other for ever.
         vote = torch.tensor(float(bool(asked)), device=device)
         dist.all_reduce(vote)
         return bool(vote)
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread, which alone may handle signals
         before = {}
     try:
         yield interrupted
@@ -585,7 +584,7 @@ def _processes(device):
     if world == 1:
         yield 0, 1, device
         return
-    if not dist.is_initialized():  # once a process: leaving and joining again is a race
+    if not dist.is_initialized():  # once a process: leaving and joining again may hang
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(dist.destroy_process_group)
     yield dist.get_rank(), world, device

@@ -1,4 +1,4 @@
-"""Losses: the paper's, and those that work better."""
+"""Losses of networks with two outputs: the paper's, and the ones used by default."""
 
 import torch
 from torch.nn import functional as F
@@ -23,39 +23,39 @@ def pixel_loss(components, isolated, *, kind="log_mse"):
     kind : {'log_mse', 'mse'}, optional
         ``mse``: mean squared error of images scaled to [-1, 1], averaged over the branches
         (Reiman & Goehre 2019, equation 4). ``log_mse``: mean over all components of the
-        logarithm of the mean squared error of each, which is what the mean PSNR measures, so
-        that a small galaxy counts as much as a large one.
+        logarithm of the mean squared error, as in the mean PSNR, so that small and large
+        galaxies have the same weight.
 
     Returns
     -------
     torch.Tensor
-        A number.
+        A scalar.
     """
     error = (components - isolated).square().mean(dim=(2, 3, 4))
     if kind == "mse":
         return 4 * error.mean()
-    # Below 50 dB there is nothing to gain: without a floor a stamp that is white all over,
-    # whose components are the blend itself, outweighs all others and drives fractions to 1.
+    # The floor is 50 dB: without it a stamp that is white throughout, whose components equal
+    # the blend, outweighs all others and drives fractions to 1.
     return (error + 1e-5).log().mean()
 
 
 def flux_loss(components, isolated):
     """Return the distance of components in linear flux from the truth.
 
-    Of every component and band the logarithm of the mean squared error, so that a faint galaxy
-    counts as much as a bright one and the mean of the flux is without bias; and, a tenth of it,
-    the logarithm of the squared error of the whole flux in units of what is no error: two
-    percent, and the noise in an aperture of 64 pixels.
+    The mean over components and bands of the logarithm of the mean squared error, so that faint and
+    bright galaxies have the same weight and the flux is unbiased in the mean; plus 0.1 times
+    log(1 + e^2), e the error of the total flux over its tolerance: 2 % of the flux and the noise of
+    64 pixels, in quadrature.
 
     Parameters
     ----------
     components, isolated : torch.Tensor
-        Shape (n, branches, bands, y, x), in units of the sky's noise.
+        Shape (n, branches, bands, y, x), in units of the sky noise.
 
     Returns
     -------
     torch.Tensor
-        A number.
+        A scalar.
     """
     error = (components - isolated).square().mean(dim=(3, 4))
     flux, true = components.sum(dim=(3, 4)), isolated.sum(dim=(3, 4))
@@ -67,8 +67,8 @@ def flux_loss(components, isolated):
 def std_loss(components, std, isolated):
     """Return minus the Gaussian log-likelihood of the errors, given the standard deviations.
 
-    Only the standard deviations learn from it: the components are taken as they are (Seitzer
-    et al. 2022 show how the plain likelihood spoils the mean).
+    Its gradient reaches the standard deviations only: with that of the components the mean
+    would get worse (Seitzer et al. 2022).
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def std_loss(components, std, isolated):
         Shape (n, branches, bands, y, x).
     """
     variance = std.square() + 1e-8
-    # Errors beyond ten deviations count as ten, or a single one could turn the whole update.
+    # Errors are clipped at ten deviations, so that a single one cannot dominate an update.
     error = (components.detach() - isolated).square().clamp(max=100 * variance.detach())
     return (0.5 * (error / variance + variance.log())).mean()
 
@@ -93,14 +93,14 @@ def discriminator_loss(real, fake):
 
 
 def adversarial_loss(fake, *, form="nonsaturating"):
-    """Return what the generator gains by deceiving the discriminator, to be made small.
+    """Return the generator's adversarial loss.
 
     Parameters
     ----------
     fake : torch.Tensor
         The discriminator's logits of components.
     form : {'nonsaturating', 'minimax'}, optional
-        -log D, as in the code published with Reiman & Goehre (2019), or log(1 - D), as their
+        -log D, as in the code published with Reiman & Goehre (2019), or log(1 - D), as in their
         equations 1 to 3.
     """
     if form == "minimax":
@@ -114,7 +114,7 @@ def feature_loss(features, components, isolated):
     Parameters
     ----------
     features : callable
-        Images (n, 3, y, x) from 0 to 1 to features, such as `astrodeblend.networks.VGG19Features`.
+        From images (n, 3, y, x) in [0, 1] to features; `astrodeblend.networks.VGG19Features`.
     components, isolated : torch.Tensor
         Shape (n, branches, 3, y, x).
     """

@@ -1,4 +1,4 @@
-"""What a training run starts from, and whether it can."""
+"""The start of a training run: its compiler, and the model whose weights it takes."""
 
 from operator import ge
 
@@ -12,17 +12,17 @@ __all__ = ["check_compiler", "check_parent", "load_parent", "start_from"]
 
 
 def check_compiler(device):
-    """Refuse to compile where torch cannot.
+    """Raise if torch cannot compile on a device.
 
     Parameters
     ----------
     device : str or torch.device
-        Where the networks are to run.
+        Device of the networks.
 
     Raises
     ------
     ValueError
-        If there is no compiler that works.
+        If torch finds no working compiler.
     """
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(2, device=device))
@@ -34,18 +34,18 @@ def check_compiler(device):
 
 
 def load_parent(model, network, *, weights):
-    """Put the weights of a model into a network, which may have more residual blocks, or marks.
+    """Load the weights of a model into a network, which may have more residual blocks, or marks.
 
-    What the model lacks starts as nothing, so that the network starts as the model.
+    The additional weights start at 0, so that the network's output is that of the model.
 
     Parameters
     ----------
     model : str or path-like
         As `astrodeblend.weights.load_model` takes it.
     network : torch.nn.Module
-        Of the run; filled in place.
+        Network of the run; its weights are set.
     weights : bool
-        Whether the weights are wanted, or only the check.
+        Whether to load the weights, or only to check that they fit.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def load_parent(model, network, *, weights):
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such model, or its network is another one, or has more blocks.
+        If there is no such model, or its network is of another kind or has more blocks.
     """
     card = read_card(model)
     theirs, ours = describe(build(**card.network)), describe(network)
@@ -70,19 +70,19 @@ def load_parent(model, network, *, weights):
         )
     if weights:
         parent, _ = load_model(model)
-        # These are of what it has seen, not of what it will see.
+        # They describe the blends of its own training, not those of this run.
         parent.familiarity = parent.blend_score = None
         weights = parent.state_dict()
         for name, ours in network.state_dict().items():
             missing = ours.shape[1] - weights[name].shape[1] if name == "stem.weight" else 0
-            if missing:  # the planes of marks
+            if missing:  # the input planes of marks
                 weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, missing))
         network.load_state_dict(network.state_dict() | weights)
     return {"name": card.name, "sha256": card.sha256}
 
 
 def _holds(ours, theirs):
-    """Whether a network is another one, or that with more residual blocks, or with marks."""
+    """Return whether a network equals another one, up to more residual blocks, or marks."""
     blocks = [tuple(each.get("blocks", ())) for each in (ours, theirs)]
     marks = theirs.get("marks", False), ours.get("marks", False)
     theirs, ours = ({**each, "blocks": (), "marks": None} for each in (theirs, ours))
@@ -95,12 +95,12 @@ def _holds(ours, theirs):
 
 
 def check_parent(saved, given):
-    """Return what a run started from, and refuse to go on with it as if from something else.
+    """Return the model that a run started from; raise if another one is given.
 
     Parameters
     ----------
     saved, given : dict or None
-        As `load_parent` returns it: of the run, and what was asked for now.
+        Models, as `load_parent` returns them: of the run, and the one given now.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def check_parent(saved, given):
     Raises
     ------
     ValueError
-        If something else was asked for.
+        If another model is given.
     """
     if given is not None and given != saved:
         was = "random weights" if saved is None else f"{saved['name']!r} ({saved['sha256'][:12]})"
@@ -121,17 +121,17 @@ def check_parent(saved, given):
 
 
 def start_from(model, network):
-    """Put the weights of a model into a network for fields, as far as they fit.
+    """Load the weights of a model into a network for fields, as far as they fit.
 
-    Of a `BandUNet` these are the shared layers, and of its planes the image. What it lacks stays
-    as it is.
+    Of a `BandUNet` these are the shared layers and the input plane of the image. All other
+    weights stay unchanged.
 
     Parameters
     ----------
     model : str or path-like
         As `astrodeblend.weights.load_model` takes it.
     network : FieldNet
-        Filled in place.
+        The network; its weights are set.
 
     Returns
     -------

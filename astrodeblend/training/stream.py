@@ -1,4 +1,4 @@
-"""The stream of training blends: every batch follows from the seed and its number alone."""
+"""Streams of training blends: every batch depends on the seed and its index only."""
 
 import copy
 from dataclasses import replace
@@ -15,52 +15,51 @@ from ..simulate.survey_batches import SurveyStream
 __all__ = ["BlendStream", "FluxStream", "StampStream", "scatter"]
 
 _SYMMETRIES = 8
-# Widths of pictures with marks, as shares of a stamp, and their chances.
+# Widths of pictures with marks, in widths of the stamp, and their probabilities.
 _WIDTHS, _CHANCES = (1.0, 0.94, 0.83), (0.6, 0.2, 0.2)
-_OFF = 5.0  # pixels, in x and y, by which a target is at most off the middle
-_REACH = 0.3  # widths of a stamp, in x and y, from the middle; no galaxy farther off is a target
-# Chances that no mark is given, in blends of up to two and of more sources.
+_OFF = 5.0  # pixels: largest offset of a target from the middle in x and y
+_REACH = 0.3  # widths of the stamp: largest distance of a target from the middle in x and y
+# Probability of no marks but the target's, in blends of up to two and of more sources.
 _UNMARKED = (0.55, 0.15)
-_SCATTER, _OWN_SCATTER = 0.3, 0.15  # pixels: of the marks of others, and of the target
-_LOST, _ALL_LOST = 0.1, 0.1  # chances that a mark is missing, or all but the target's
-_FALSE = 2 * (0.1,)  # chances of marks where no source is
+_SCATTER, _OWN_SCATTER = 0.3, 0.15  # pixels: standard deviation of marks, and of the target's
+_LOST, _ALL_LOST = 0.1, 0.1  # probability that a mark is missing, or all but the target's
+_FALSE = 2 * (0.1,)  # probabilities of marks without a source
 
 
 class BlendStream:
-    """Blends by the batch, the same whenever and wherever batch ``k`` is asked for.
+    """Stream of blends of pictures; batch ``k`` is the same whenever it is read.
 
-    Nothing is remembered from batch to batch, so a run that is taken up again goes on with the
-    very blends it would have seen, and the processes of a distributed run share each batch out
-    among themselves.
+    Batches do not depend on each other, so a resumed run continues with the same blends, and the
+    processes of a distributed run divide each batch among themselves.
 
     Parameters
     ----------
     images : numpy.ndarray
-        Shape (n, bands, y, x), as `astrodeblend.simulate.Simulator` takes them.
+        Galaxies, (n, bands, y, x), as in `astrodeblend.simulate.Simulator`.
     recipe : str or Recipe
-        What blends to make.
+        Recipe of the blends.
     batch : int
         Blends per batch, over all processes.
     seed : int
-        Where the randomness starts from.
+        Seed of the random numbers.
     device : str or torch.device, optional
-        Where the blends are made and stay.
+        Device of the blends.
     rank, world : int, optional
-        Which process this is, out of how many.
+        Index of this process, and number of processes.
     final_recipe : str or Recipe, optional
-        What blends to make from batch ``final`` on; the size of a stamp has to be the same.
+        Recipe from batch ``final`` on, with stamps of the same size.
     final : int, optional
         The first batch of that recipe.
     marks : bool, optional
-        Whether it is for a network that takes marks, see ``scatter``: any galaxy is a target, some
-        pixels off the middle of pictures of several widths. Default: the central one.
+        Make blends for networks with marks (see ``scatter``): the target is any galaxy, some
+        pixels off the middle, in pictures of several widths. Default: the central galaxy.
     whole : bool, optional
-        With marks: of one width.
+        With marks: pictures of one width.
 
     Raises
     ------
     ValueError
-        If there are fewer than two galaxies, or the batch cannot be shared out evenly.
+        If there are fewer than two galaxies, or ``batch`` is no multiple of ``world``.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class BlendStream:
         Returns
         -------
         blend, isolated : torch.Tensor
-            Shapes (n, bands, y, x) and (n, 2, bands, y, x): the target, and the rest.
+            Shapes (n, bands, y, x) and (n, 2, bands, y, x), the latter the target and the rest.
         positions, present : torch.Tensor
             Shapes (n, s, 2) and (n, s), as networks take them.
         """
@@ -117,29 +116,28 @@ class BlendStream:
 
 
 class FluxStream:
-    """Blends of surveys by the batch, as a network takes them.
+    """Stream of simulated blends of surveys, in units of each band's noise.
 
-    In units of each band's noise; the central galaxy, and all others together.
+    The two components are the central galaxy and all others together.
 
     Parameters
     ----------
     surveys, images
-        As `astrodeblend.simulate.SurveyStream` takes them.
+        As in `astrodeblend.simulate.SurveyStream`.
     widths : int, sequence of int, or mapping of int to float, optional
-        How many pixels of the middle of its stamps are shown along each side: a number, some
-        with equal chances, or their chances. A network that knows stamps of one width only
-        knows where their edges are, and is lost without them. Default: whole stamps.
+        Width in pixels of the middle of the stamps that is cut out: a number, several of equal
+        probability, or their probabilities. A network trained on one width only depends on the
+        distance of the edges. Default: whole stamps.
     marks : bool, optional
-        Whether it is for a network that takes marks, see ``scatter``: any source is a target, some
+        Make blends for networks with marks (see ``scatter``): the target is any source, some
         pixels off the middle. Default: the first one, in the middle.
     **options
-        As `astrodeblend.simulate.SurveyStream` takes them.
+        Further parameters of `astrodeblend.simulate.SurveyStream`.
 
     Raises
     ------
     ValueError
-        If a width is more than that of the stamps, and as for
-        `astrodeblend.simulate.SurveyStream`.
+        If a width exceeds that of the stamps, and as for `astrodeblend.simulate.SurveyStream`.
     """
 
     def __init__(self, surveys, images=None, *, widths=None, marks=False, **options):
@@ -179,29 +177,29 @@ class FluxStream:
 
 
 class StampStream:
-    """Blends of isolated sources of one's own survey, in linear flux.
+    """Stream of blends of stamps of isolated sources, in linear flux.
 
-    Of each blend the first source is in the middle; the others are somewhere around it, each
-    turned and mirrored as it comes. Light adds, and there is new noise.
+    The first source of a blend is in the middle, the others are around it, each rotated and
+    mirrored at random. The light is summed, and noise is added.
 
     Parameters
     ----------
     light : numpy.ndarray, shape (n, bands, y, x)
-        Of isolated sources in the middle of their stamps, without noise, in units of the noise of
-        each band.
+        Noiseless light of isolated sources in the middle of their stamps, in units of each band's
+        noise.
     batch, seed, device, rank, world
-        As for `BlendStream`.
+        As in `BlendStream`.
     sources : int, sequence of int, or mapping of int to float, optional
-        How many sources a blend has, as `astrodeblend.simulate.SurveyStream` takes it.
+        Sources per blend, as in `astrodeblend.simulate.SurveyStream`.
     separations : tuple of int, optional
         Range of the distance from the first source, in pixels.
     marks : bool, optional
-        Whether it is for a network that takes marks, see `scatter`.
+        Make blends for networks with marks (see ``scatter``).
 
     Raises
     ------
     ValueError
-        If there are fewer than two stamps, or the batch cannot be shared out evenly.
+        If there are fewer than two stamps, or ``batch`` is no multiple of ``world``.
     """
 
     def __init__(
@@ -256,7 +254,7 @@ class StampStream:
         )
 
     def _placed(self, index, symmetry, shift):
-        """Return a source's light, turned and then moved by whole pixels."""
+        """Return a source's light, rotated or mirrored, then shifted by whole pixels."""
         light = torch.rot90(self.light[index], int(symmetry % 4), (1, 2))
         light = light.mT if symmetry >= 4 else light
         margin = [abs(int(by)) for by in shift]
@@ -267,21 +265,21 @@ class StampStream:
 
 
 def scatter(rng, positions, present, unmarked, width):
-    """Return positions of sources as a network meets them in use: found, not known.
+    """Return positions with the errors of detected ones.
 
-    They are scattered by 0.3 pixels, the target's by half of that; one in ten is missing, and in
-    one blend of ten all but the target's; one blend in five has a false one.
+    They are scattered by 0.3 pixels, the target's by 0.15; one in ten is missing, and in one blend
+    of ten all but the target's; one blend in five has a false one.
 
     Parameters
     ----------
     rng : numpy.random.Generator
         Where the randomness comes from.
     positions, present : numpy.ndarray
-        Shapes (n, s, 2) and (n, s): where sources are, the target first, and which there are.
+        Shapes (n, s, 2) and (n, s): positions of sources, the target first, and which exist.
     unmarked : numpy.ndarray
-        Shape (n,): blends of which only the target is known, and that exactly.
+        Shape (n,): blends of which only the target's position is given, without error.
     width : int
-        Of the stamp, in pixels.
+        Width of the stamp in pixels.
 
     Returns
     -------
@@ -301,12 +299,12 @@ def scatter(rng, positions, present, unmarked, width):
 
 
 def _draw_unmarked(rng, present):
-    """Draw which blends have no marks but the target's, shape (n,)."""
+    """Draw the blends without marks but the target's, shape (n,)."""
     return rng.random(len(present)) < np.where(present.sum(axis=1) <= 2, *_UNMARKED)
 
 
 def _cropped(blend, isolated, positions, present, width):
-    """Return a batch with the middle of its stamps, positions as tensors."""
+    """Return a batch cropped to the middle of its stamps, positions as tensors."""
     start = [(side - min(width, side)) // 2 for side in blend.shape[-2:]]
     rows, columns = (slice(k, k + width) for k in start)
     positions = to_device(positions - start[::-1], blend.device, torch.float32)
