@@ -1,7 +1,7 @@
 """Take overlapping galaxies apart with branched neural networks.
 
-The public names below load on first use, so that ``import astrodeblend`` stays quick and
-pulls in neither torch nor astropy.
+The public names below load on first use, so that ``import astrodeblend`` is fast and imports
+neither torch nor astropy.
 """
 
 import importlib
@@ -25,7 +25,7 @@ def __getattr__(name):
         text = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(text, name=name, obj=sys.modules[__name__])
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # found at once the next time
+    globals()[name] = value  # the next access finds it directly
     return value
 
 

@@ -12,23 +12,23 @@ __all__ = ["ModelDeblender"]
 
 
 class ModelDeblender(BaseDeblender):
-    """Deblends batches of the Blending ToolKit by a model.
+    """Deblends batches of the Blending ToolKit with a model.
 
-    Call it with a ``btk.blend_batch.BlendBatch``, as every deblender there. Each blend gets a
-    catalogue with ``ra`` and ``dec`` in arcsec, the columns of `astrodeblend.Scene.catalog` that
-    hold one number, and ``x_peak`` and ``y_peak``; segments, in which sources may overlap; and the
-    light of each source in each band. The PSFs of the batch are told to the model.
+    Call it with a ``btk.blend_batch.BlendBatch``, like every deblender there. The result for each
+    blend has a catalogue with ``ra`` and ``dec`` in arcsec, the scalar columns of
+    `astrodeblend.Scene.catalog`, and ``x_peak`` and ``y_peak``; segments, which may overlap; and
+    the light of each source in each band. The model uses the PSFs of the batch.
 
     Parameters
     ----------
     max_n_sources : int
-        Of more sources than this the brightest are kept; ``extra_data`` of a blend says how many
-        were ``found``.
+        Largest number of sources, of which the brightest are kept; ``extra_data`` of a blend holds
+        the number ``found``.
     model : str or astrodeblend.Deblender, optional
         A name or file, as `astrodeblend.Deblender.from_pretrained` and
         `astrodeblend.Deblender.load` take it.
     **options
-        Of `astrodeblend.Deblender.deblend_scene`, such as ``purity``.
+        Options of `astrodeblend.Deblender.deblend_scene`, such as ``purity``.
 
     Raises
     ------
@@ -56,7 +56,7 @@ class ModelDeblender(BaseDeblender):
         Parameters
         ----------
         ii : int
-            Which blend.
+            Index of the blend.
         blend_batch : btk.blend_batch.BlendBatch
             The batch.
 

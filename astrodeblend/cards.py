@@ -1,4 +1,4 @@
-"""Model cards as text that reads well in a terminal, and that the documentation shows too."""
+"""Model cards as text, for the terminal and for the documentation."""
 
 import re
 import shlex
@@ -16,20 +16,19 @@ _UNITS = {"psnr": "dB"}
 
 
 def card_text(model, *, markup=False):
-    """Lay out a model's card: what it is, its training, its scores, its known failures.
+    """Return a model's card as text: description, training, scores, known failures.
 
     Parameters
     ----------
     model : str or path-like
         As in `astrodeblend.weights.read_card`.
     markup : bool, optional
-        Return reStructuredText, in which characters with a meaning are escaped. Default: the
-        same for reading as it stands.
+        Return reStructuredText, with special characters escaped. Default: plain text.
 
     Returns
     -------
     str
-        A title and sections. What the card does not say is left out.
+        A title and sections; empty entries of the card are left out.
 
     Raises
     ------
@@ -66,7 +65,7 @@ def _identity(card, path, plain):
         "scaling": card.scaling,
         "stamp": stamp,
         "network": kind,
-        "handed over": card.crowded and f"what is more than stamps of two, to model {card.crowded}",
+        "handed over": card.crowded and f"images with more than two sources, to {card.crowded}",
         "weights": f"{_number_of_weights(path):,}",
         "file": f"{path.name}, {size / 1e6:.1f} MB",
         "data": card.data,
@@ -87,7 +86,7 @@ def _training(card, plain):
         recipe += f", at the end {config['final_recipe']}"
     rows = {"cost": _cost(training)}
     if parent := training.get("from"):
-        rows["cost"] += ", on top of what its start took"
+        rows["cost"] += ", in addition to that of its start"
         rows["started from"] = f"{parent['name']} (sha256 {parent['sha256'][:12]}...)"
     if "steps" in training:
         batch = f" of {config['batch']} blends" if "batch" in config else ""
@@ -111,7 +110,7 @@ def _training(card, plain):
 
 
 def _cost(training):
-    """Say what a training took: core-hours, or GPU-hours."""
+    """Return the cost of a training in core-hours or GPU-hours."""
     if "hours" not in training:
         return ""
     hours, threads = training["hours"], training.get("threads", 1)
@@ -123,7 +122,7 @@ def _cost(training):
 
 
 def _calibration(calibration):
-    """Say what error bars were fitted to, and how wide intervals are."""
+    """Return the data of the calibration, and the width of intervals."""
     if not calibration:
         return "not calibrated"
     fit = calibration.get("fit", {})
@@ -227,7 +226,7 @@ def _number_of_weights(path):
 
 
 def _block(command):
-    """Lay out a command, broken before its options, as a shell takes it."""
+    """Return a shell command as a block, broken before its options."""
     first, *parts = re.split(r" (?=--?\w)", command)
     lines = [first]
     for part in parts:
@@ -240,7 +239,7 @@ def _block(command):
 
 
 def _escaped(text):
-    """Return text that reStructuredText shows to the letter."""
+    """Return text escaped for reStructuredText."""
     return re.sub(r"([\\*_`|])", r"\\\1", text)
 
 
@@ -264,7 +263,7 @@ def _wrapped(text, first="", later=""):
 
 
 def _pairs(rows):
-    """Lay out names and values as a table without a head; empty values are left out."""
+    """Return names and values as a table without a head; empty values are left out."""
     rows = {name: value for name, value in rows.items() if value}
     if not rows:
         return []
@@ -278,7 +277,7 @@ def _pairs(rows):
 
 
 def _table(rows):
-    """Lay out rows of cells as a table, the first row its head, numbers to the right."""
+    """Return rows of cells as a table, the first row its head, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     lines = [

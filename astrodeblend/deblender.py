@@ -1,4 +1,4 @@
-"""`Deblender`: an image in, its galaxies out, one by one."""
+"""`Deblender`: deblends images, stamps and arrays by a trained network."""
 
 from difflib import get_close_matches
 from html import escape
@@ -20,19 +20,19 @@ from astrodeblend.weights import list_models, load_model, read_card
 
 __all__ = ["Deblender"]
 
-#: Share of true sources to be expected among those that a network finds.
+#: Default purity: expected share of true sources among those that a network finds.
 _PURITY = 0.95
 _DEVIATIONS = ("calibrated", "predicted", "symmetries")
-#: The kind of image that a model with this scaling takes, and the model to take for it.
+#: Kind of image by the scaling of a model, and default model by kind.
 _KINDS = {Picture.name: Picture.kind, Flux.name: Flux.kind}
 _SUITED = {Picture.kind: "galaxyzoo", Flux.kind: "survey"}
 _IN_WORDS = {Picture.kind: "a colour picture", Flux.kind: "linear flux"}
 
 
 class Deblender:
-    """Trained networks that take blends apart.
+    """Deblends images with trained networks.
 
-    Made by `from_pretrained` or `load`. It does not change, so that threads may share one.
+    Made by `from_pretrained` or `load`. It is immutable, so that threads may share one.
 
     Parameters
     ----------
@@ -43,20 +43,19 @@ class Deblender:
     device : str or torch.device, optional
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default a GPU when there is one.
     dtype : {'float32', 'bfloat16'} or torch.dtype, optional
-        Arithmetic of the network. By default bfloat16 for models of pictures on GPUs, and on
-        CPUs that multiply it (AMX), several times as fast there: it changes components of a
-        picture by about a thousandth of the blend, far less than they are wrong by. Otherwise
-        float32, which a model of linear flux needs.
+        Arithmetic of the network. By default bfloat16 for models of pictures on GPUs and on CPUs
+        with AMX, where it is several times as fast and changes components by about 0.001 of the
+        blend, much less than their errors. Otherwise float32, which models of linear flux need.
     batch_size : int or 'auto', optional
-        Stamps that go through the network at a time; by default as many as suit their size.
+        Stamps per batch of the network; by default it depends on their size.
 
     Raises
     ------
     ValueError
-        If there is no such device, ``dtype`` or ``batch_size`` is none of the above, or the
-        network has more than two branches.
+        If there is no such device, ``dtype`` or ``batch_size`` is not as above, or the network
+        has more than two branches.
     TypeError
-        If ``network`` is none, such as a name.
+        If ``network`` is not a network but, for example, a name.
 
     Examples
     --------
@@ -74,19 +73,19 @@ class Deblender:
             raise TypeError(_meant(network))
         how = {"device": device, "dtype": dtype, "batch_size": batch_size}
         self._models = {_KINDS[card.scaling]: Model(network, card, **how)}
-        self._how = None  # to load other models with, by the kind of an image
+        self._how = None  # options for loading the default model of each kind of image
 
     @classmethod
     def from_pretrained(cls, name=None, *, device=None, dtype=None, batch_size="auto"):
-        """Take a model out of the package.
+        """Load a model of the package.
 
         Parameters
         ----------
         name : str, optional
-            One of the names that `models` lists. By default the one that suits each image:
+            One of the names that `models` lists. By default it depends on the kind of each image:
             ``galaxyzoo`` for pictures, ``survey`` for linear flux.
         device, dtype, batch_size : optional
-            As for the class.
+            As in `Deblender`.
 
         Returns
         -------
@@ -95,7 +94,7 @@ class Deblender:
         Raises
         ------
         ValueError
-            If there is no model of that name, and as for the class.
+            If there is no model of that name, and as in `Deblender`.
         """
         how = {"device": find_device(device), "dtype": dtype, "batch_size": batch_size}
         if name is None:
@@ -118,9 +117,9 @@ class Deblender:
         Parameters
         ----------
         path : str or path-like
-            A ``.safetensors`` file with its card, a ``.json`` file of the same name, beside it.
+            A ``.safetensors`` file, with its card, a ``.json`` file of the same name, beside it.
         device, dtype, batch_size : optional
-            As for the class.
+            As in `Deblender`.
 
         Returns
         -------
@@ -131,21 +130,21 @@ class Deblender:
         FileNotFoundError
             If the file or its card does not exist.
         ValueError
-            If the file is corrupt, and as for the class.
+            If the file is corrupt, and as in `Deblender`.
         """
-        device = find_device(device)  # refused before the work
+        device = find_device(device)  # raises before the work
         return cls(*load_model(Path(path)), device=device, dtype=dtype, batch_size=batch_size)
 
     @staticmethod
     def models():
-        """List the models in the package.
+        """Return a table of the models in the package.
 
         Returns
         -------
         `~astropy.table.Table`
-            Columns ``name``, ``images`` (the kind that it takes), ``bands``, ``modes`` and
-            ``scores``: the mean PSNR of each score on the card, or the lowest and the highest of
-            a band; of fields the share of sources found, and how far their flux is off.
+            Columns ``name``, ``images`` (the kind), ``bands``, ``modes`` and ``scores``: the mean
+            PSNR of each score on the card, or its lowest and highest value by band; for fields the
+            completeness and the error of fluxes in noise limits.
         """
         cards = [read_card(name) for name in list_models()]
         return _Models(
@@ -164,19 +163,19 @@ class Deblender:
         """The only model."""
         if self._how is not None:
             raise ValueError(
-                "this Deblender takes the model that suits each image; name one: "
+                "this Deblender selects the model by the kind of each image; name one: "
                 f"Deblender.from_pretrained(name), name one of {', '.join(list_models())}"
             )
         return next(iter(self._models.values()))
 
     @property
     def card(self):
-        """What there is to know about the model, an `astrodeblend.weights.Card`."""
+        """The model's card, an `astrodeblend.weights.Card`."""
         return self._model.card
 
     @property
     def device(self):
-        """Where the network runs, a `torch.device`."""
+        """Device of the network, a `torch.device`."""
         return self._model.inference.device
 
     @property
@@ -186,7 +185,7 @@ class Deblender:
 
     @property
     def arithmetic(self):
-        """The name of that, such as ``"float32"``."""
+        """Name of the dtype, such as ``"float32"``."""
         return self._model.arithmetic
 
     def __repr__(self):
@@ -201,25 +200,25 @@ class Deblender:
         return "<br>".join([f"<b>{escape(repr(self)[1:-1])}</b>", *map(escape, known)])
 
     def __call__(self, image, position=None, *, kind=None, psf=None):
-        """Take the galaxy at a position apart from all else in its stamp.
+        """Separate the galaxy at a position from all other light in its stamp.
 
-        It is a scene of one source, and the rest: `deblend_scene` with this position finds the
-        same light, and the same in its catalogue.
+        The result is that of `deblend_scene` with this position: the same light, and the same row
+        in its catalogue.
 
         Parameters
         ----------
         image : path, array, Quantity, NDData, HDU, HDUList or sequence
-            Whatever `astrodeblend.images.read_image` takes. A model for pictures takes its bands
-            in the order of its card, or one, which is repeated; a model of linear flux any bands
-            in any order.
+            Any input of `astrodeblend.images.read_image`. A model for pictures takes its bands in
+            the order of its card, or a single one, which is repeated; a model of linear flux takes
+            any bands in any order.
         position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
-            Of the central galaxy: pixels (x, y), counted from 0 at the centre of the first, or
-            a place on the sky. By default the centre of the image.
+            Position of the central galaxy: pixels (x, y), the centre of the first being 0, or sky
+            coordinates. By default the centre of the image.
         kind : {'picture', 'flux'}, optional
-            Of the image, if it is not what `~astrodeblend.images.read_image` takes it for.
+            Kind of the image, if not the one that `~astrodeblend.images.read_image` decides.
         psf : optional
-            Width at half maximum, image or model of the PSF, as `~astrodeblend.images.read_image`
-            takes it; by default what the header states.
+            Full width at half maximum, image or model of the PSF, as in
+            `~astrodeblend.images.read_image`; by default that of the header.
 
         Returns
         -------
@@ -228,58 +227,58 @@ class Deblender:
         Raises
         ------
         ValueError
-            If the model does not suit the kind of image or its bands, or the position is outside
+            If the model does not take this kind of image or its bands, or the position is outside
             the image or has no data around it.
         TypeError
-            If the image or the position is of no known kind.
+            If the image or the position has an unknown type.
         FileNotFoundError, OSError
             If a path names no file, or one that cannot be read.
 
         Notes
         -----
-        Both components contain the sky, so that ``central + companion - background`` is about
-        the image where light adds. Of pictures the network's answer stays as it is; over the
-        outermost tenth of the stamp, where the image goes on, components fade into the level of
-        their sky, which they hold outside. Of flux they are light without noise.
+        Both components contain the sky: in flux, ``central + companion - background`` is about the
+        image. Components of pictures are the network's output; over the outermost tenth of the
+        stamp, at edges inside the image, they fade into their sky level. Components of flux are
+        noiseless.
 
-        The uncertainty adds in quadrature the noise of the image in proportion to the light (of
-        pictures), and the error that the network expects of itself (or, if it does not, the
-        spread of its answers over the eight symmetries of the stamp).
+        The uncertainty is the quadratic sum of the image's noise in proportion to the light (for
+        pictures), and the network's estimate of its error (or, without one, the scatter of its
+        output over the eight symmetries of the stamp).
 
-        ``meta["familiarity"]`` says how far the stamp is from those that the model was trained
-        on, and from which distance on it is flagged as unlike any of them
-        (``OUT_OF_DISTRIBUTION``). ``meta["blend_score"]`` is the probability that the stamp shows
-        more than one galaxy, as `blend_scores` gives it. Both are None for a model without.
+        ``meta["familiarity"]`` holds the stamp's distance from those of the training, and the
+        threshold above which it is flagged ``OUT_OF_DISTRIBUTION``. ``meta["blend_score"]`` is the
+        probability that the stamp shows more than one galaxy; see `blend_scores`. Both are None for
+        models without them.
         """
         return self._deblend([self._single(image, position, kind, psf)])[0]
 
     def deblend_stamps(self, images, positions=None, *, kind=None, psf=None, progress=False):
-        """Deblend many images, a source in each, with the network running in batches.
+        """Deblend one source in each of many images, with the network running in batches.
 
         Parameters
         ----------
         images : sequence
-            Images of any kind and size that calling the deblender takes.
+            Images of any type and size that calling the deblender takes.
         positions : sequence, optional
-            Of the source in each; by default the centre.
+            Position of the source in each; by default the centre.
         kind : {'picture', 'flux'}, optional
-            As calling the deblender takes it.
+            As in calling the deblender.
         psf : optional
-            That of every image, as calling the deblender takes it.
+            PSF of every image, as in calling the deblender.
         progress : bool, optional
             Show progress bars.
 
         Returns
         -------
         list of Deblended
-            Each as if called alone, up to rounding in the network.
+            The results of calling the deblender on each, up to rounding in the network.
 
         Raises
         ------
         TypeError
             If ``images`` is no sequence of images.
         ValueError, FileNotFoundError, OSError
-            As for a single image, with its index; and if ``positions`` are not as many.
+            As for a single image, with its index; and if the number of ``positions`` differs.
         """
         if isinstance(images, str | Path) or not hasattr(images, "__iter__"):
             raise TypeError(f"images is a {type(images).__name__}; give a list of images")
@@ -303,29 +302,29 @@ class Deblender:
         self, image, *, positions=None, light=None, kind=None, psf=None, purity=_PURITY,
         progress=False,
     ):  # fmt: skip
-        """Find all sources of an image and take them apart.
+        """Find and deblend all sources of an image.
 
-        Every source comes to the middle of a stamp of its own, as wide as its size and the
-        model's size rule say; the network is told where in it the others are, and its component
-        is the network's central one. Where light adds, all components are then made to agree
-        with the image.
+        With a model for stamps, every source is the central galaxy of a stamp whose width follows
+        from its size; the positions of the others are given to the network. A model for fields
+        finds and splits all sources in one pass. In flux, the sum of all components is made to
+        agree with the image.
 
         Parameters
         ----------
         image : path, array, Quantity, NDData, HDU, HDUList or sequence
-            As for a single blend.
+            As in calling the deblender.
         positions : array_like, shape (n, 2), or `~astropy.coordinates.SkyCoord`, optional
-            Of the sources, in pixels (x, y) or on the sky; they replace detection.
+            Positions of the sources, in pixels (x, y) or on the sky; they replace detection.
         light : {'apportioned', 'network'}, optional
-            What components and catalogue hold, as `Scene.with_light` takes it. Default: the
-            network's from a model that finds sources, which has less noise; else the image's.
+            Kind of light in components and catalogue; see `Scene.with_light`. Default: the
+            network's for a model that finds sources, which has less noise; else the image's.
         kind : {'picture', 'flux'}, optional
-            As for a single blend.
+            As in calling the deblender.
         psf : optional
-            As for a single blend.
+            As in calling the deblender.
         purity : float, optional
-            Share of true sources to be expected among those that are found, in fields like those
-            of the model's card; a lower one finds more. Of models that find sources themselves.
+            For models that find sources: expected share of true sources among those found, in
+            fields like those of the model's card. A lower value finds more sources.
         progress : bool, optional
             Show a progress bar.
 
@@ -337,10 +336,10 @@ class Deblender:
         Raises
         ------
         ValueError
-            If the model does not suit the kind of image or its bands, a position is outside the
-            image, two are in one pixel, or an option is none of the above.
+            If the model does not take this kind of image or its bands, a position is outside the
+            image, two are in one pixel, or an option is not as above.
         TypeError, FileNotFoundError, OSError
-            As for a single blend.
+            As in calling the deblender.
 
         Examples
         --------
@@ -371,8 +370,8 @@ class Deblender:
         valid = image.data if image.mask is None else image.data[~image.mask]
         if valid.min() == valid.max():
             raise ValueError(
-                f"image is {valid.min():.4g} in every valid pixel: there is no light in it to take "
-                "apart; give another one"
+                f"image is {valid.min():.4g} in every valid pixel: there is no light to deblend; "
+                "give another one"
             )
         x, y = pixel_position(image, position)
         task = plan(image, model, [(x, y)], purity=_PURITY)
@@ -384,7 +383,7 @@ class Deblender:
         return task
 
     def _deblend(self, tasks, progress=False):
-        """Take one source out of each image."""
+        """Deblend one source in each image."""
         results = [None] * len(tasks)
         with tqdm(total=len(tasks), desc="deblending", disable=not progress) as bar:
             for model in {id(task.model): task.model for task in tasks}.values():
@@ -395,7 +394,7 @@ class Deblender:
         return results
 
     def _model_for(self, image):
-        """Return the model for the kind of an image, or refuse that."""
+        """Return the model for an image; raise if it does not take its kind or bands."""
         known = image.meta["astrodeblend"]
         kind, bands = known["kind"], len(image.data)
         if kind not in self._models:
@@ -418,37 +417,37 @@ class Deblender:
         return model
 
     def deblend_arrays(self, batch, positions=None, *, std=None):
-        """Run the bare network: nothing is resampled, scaled or checked for sources.
+        """Run the network on arrays, without resampling, scaling or detection.
 
         Parameters
         ----------
         batch : `numpy.ndarray` or `torch.Tensor`, shape (n, bands, y, x)
-            Floats; y and x of at least 16. For models of pictures within [0, 1], bands R, G, B.
-            For models of linear flux any bands in any order, sky subtracted, in units of the
-            standard deviation of each band's sky noise.
+            Floats; y and x of at least 16. For models of pictures values in [0, 1] in the bands
+            R, G, B. For models of linear flux any bands in any order, sky-subtracted, in units of
+            the standard deviation of each band's sky noise.
         positions : `numpy.ndarray` or `torch.Tensor`, shape (n, sources, 2), optional
-            Where sources are, x and y in pixels; NaN for none. The first one is the central
-            galaxy. Default: it is in the middle, and of others nothing is known.
+            Positions of sources, x and y in pixels; NaN for none. The first one is the central
+            galaxy. By default it is in the middle, and no others are known.
         std : {None, 'calibrated', 'predicted', 'symmetries'}, optional
-            Return standard deviations too: those that results come with; those that the network
-            predicts, as they come; or those of its answers to the stamp turned and mirrored,
-            which takes eight times as long.
+            Also return standard deviations: those of results; those of the network, without
+            calibration; or the scatter of its output over rotations and reflections of the
+            stamp, which takes eight times as long.
 
         Returns
         -------
         components : `numpy.ndarray` or `torch.Tensor`, shape (n, 2, bands, y, x)
-            Float32; central and companion (all else), in the units of the batch. A tensor is
-            answered with a tensor on its own device, without gradients.
+            Float32; central and companion (all other light), in the units of the batch. For a
+            tensor, a tensor on the same device, without gradients.
         std : `numpy.ndarray` or `torch.Tensor`, shape (n, 2, bands, y, x)
-            Only if it is asked for.
+            If asked for.
 
         Raises
         ------
         TypeError
-            If ``batch`` is no array of floats.
+            If ``batch`` is not an array of floats.
         ValueError
-            If a shape is not the above, a value is not finite or, for a model of pictures,
-            outside [0, 1], or the network has no such standard deviations.
+            If a shape is not as above, a value is not finite or, for a model of pictures, outside
+            [0, 1], or the network has no such standard deviations.
         """
         inference = self._model.inference
         checked = inference.check(batch)
@@ -462,7 +461,7 @@ class Deblender:
         return answers[0] if std is None else answers
 
     def _with_std(self, batch, where, kind):
-        """Return components and standard deviations of a kind."""
+        """Return components and standard deviations of one kind."""
         inference = self._model.inference
         if kind not in _DEVIATIONS:
             raise ValueError(f"std={kind!r}: choose None, {', '.join(map(repr, _DEVIATIONS))}")
@@ -480,16 +479,15 @@ class Deblender:
         return components, std
 
     def blend_scores(self, batch):
-        """Say how likely stamps show more than one galaxy, without taking them apart.
+        """Return the probability that stamps show more than one galaxy, without deblending.
 
-        It is a probability where half of all stamps show one galaxy, and half two that are at
-        most 17 of 80 stamp pixels apart, all separations as frequent, the fainter one with a
-        tenth of the flux of the other or more.
+        It is calibrated for stamps of which half show one galaxy, and half show two, with uniform
+        separations of up to 17 of 80 stamp pixels, and flux ratios of 0.1 or more.
 
         Parameters
         ----------
         batch : `numpy.ndarray` or `torch.Tensor`, shape (n, bands, y, x)
-            As `deblend_arrays` takes it.
+            As in `deblend_arrays`.
 
         Returns
         -------
@@ -499,7 +497,7 @@ class Deblender:
         Raises
         ------
         TypeError, ValueError
-            As for `deblend_arrays`.
+            As in `deblend_arrays`.
         """
         inference = self._model.inference
         scores = inference.score(inference.check(batch))
@@ -507,17 +505,17 @@ class Deblender:
 
     @property
     def blend_threshold(self):
-        """The blend score that one in a hundred single galaxies exceeds; None without a score."""
+        """The blend score that 1 % of single galaxies exceed; None for a model without one."""
         return self._model.blend_threshold
 
 
 def _near(name):
-    """Return the model that was meant, or None."""
+    """Return the model with the nearest name, or None."""
     return next(iter(get_close_matches(str(name), list_models(), n=1)), None)
 
 
 def _meant(network):
-    """Say how to make a Deblender, to someone who gave it a name, a file or nothing."""
+    """Return advice on making a Deblender from a name, a file or nothing."""
     if isinstance(network, torch.nn.Module):
         return "card is missing; give the network's, an astrodeblend.weights.Card"
     if str(network).endswith(".safetensors"):
@@ -529,14 +527,14 @@ def _meant(network):
 
 
 class _Models(Table):
-    """A table that prints whole, however wide the terminal is."""
+    """A table that prints in full, regardless of the terminal's width."""
 
     def __str__(self):
         return "\n".join(self.pformat(align="<"))
 
 
 def _in_words(scores):
-    """Put the scores of a card on one line: PSNRs, or how complete and how far off in fields."""
+    """Return the scores of a card in one line: PSNRs, or completeness and flux errors in fields."""
     words = []
     for name, entry in scores.items():
         if "r" in entry:

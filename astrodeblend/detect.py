@@ -1,4 +1,4 @@
-"""Where the sources of an image are, how large they are, and which of them touch (photutils)."""
+"""Detection of sources, their sizes and their blends, with photutils."""
 
 import math
 import warnings
@@ -23,15 +23,15 @@ from astrodeblend.sky import estimate_sky, sky_of
 
 __all__ = ["describe_sources", "find_sources", "petrosian_radius", "pixels_of", "stamp_widths"]
 
-_CORRELATED = 1.5  # times as much noise is left by smoothing where neighbouring pixels share it
-_ENLARGED = 1.7, 12.0  # times: by less does no harm, and by more it is light of galaxies
-_PER_ENLARGEMENT = 0.65  # pixels at which noise that was enlarged by cubic splines is half alike
-_LEAST_SKY = 0.03  # share of a picture that tells what its noise is like
-_UNSEEN = 3  # pixels around a position that are its segment if nothing stands out there
-_CLOSE = 64.0  # pixels; a source as near gives its size to a position where nothing stands out
-_SMALLEST_STAMP = 16.0  # pixels; less holds no measurable galaxy
-# In training the companion is up to so much of the stamp's width from its middle, along x and y,
-# and galaxies are shown up to so much smaller: a stamp widens to have its companion inside.
+_CORRELATED = 1.5  # bound on the smoothed noise over smoothed white noise, at least
+_ENLARGED = 1.7, 12.0  # factors of enlargement: less is harmless, more is light of galaxies
+_PER_ENLARGEMENT = 0.65  # lag in pixels of autocorrelation 0.5, per factor, for cubic splines
+_LEAST_SKY = 0.03  # least share of sky in a picture for an estimate of the enlargement
+_UNSEEN = 3  # pixels: radius of the segment of a position without detection
+_CLOSE = 64.0  # pixels: a source within gives its size to a position without detection
+_SMALLEST_STAMP = 16.0  # pixels: least width of a stamp
+# Largest distance of the companion from the middle in x and y in training, in widths of the
+# stamp, and largest reduction of galaxies there: a stamp widens to contain its companion.
 _FARTHEST = 50 / 240
 _WIDEN = 1 / 0.7
 
@@ -49,45 +49,42 @@ def find_sources(
 ):
     """Detect the sources of an image.
 
-    Sources are found on the sum of the bands weighted by their noise, smoothed, and separated
-    where they touch (`photutils.segmentation.deblend_sources`); of a picture, in its light before
-    it was stretched.
+    Sources are detected in the smoothed sum of the bands over their noise, and separated where
+    they touch (`photutils.segmentation.deblend_sources`). A picture is converted to linear light.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
         Data of shape (bands, y, x).
     sky : `astrodeblend.sky.Sky`, optional
-        Of the image. Default: it is estimated.
+        The image's sky. By default it is estimated.
     positions : array_like, shape (n, 2), optional
-        Where the sources are, (x, y) in pixels: there is a row for each, in this order. Light that
-        stands out is divided among them (`skimage.segmentation.watershed`); of what is not
-        seen, three pixels around are taken.
+        Positions of the sources, (x, y) in pixels: one row for each, in this order. Detected light
+        is divided among them (`skimage.segmentation.watershed`); the segment of a position without
+        detection has a radius of three pixels.
     rest : bool, optional
-        With positions: divide only the segments that they lie in. What else was detected has rows
-        after theirs. Default: all light is theirs.
+        With positions: divide only the segments that contain them; other detected sources have rows
+        after theirs. Default: all light belongs to the positions.
     threshold : float, optional
-        Detection threshold, in standard deviations of the smoothed sum's noise.
+        Detection threshold in standard deviations of the smoothed sum.
     n_pixels : int, optional
-        Smallest number of connected pixels of a source; half of that makes a peak of its own
-        in a group. In enlarged pictures it grows with the square of ``smoothing``.
+        Smallest number of connected pixels of a source; half of that for a peak in a group. In
+        enlarged pictures it grows with the square of ``smoothing``.
     contrast : float, optional
-        Smallest part of the light of a group that a peak needs to be a source of its own.
-        Default: 0.001 of flux, 0.005 of pictures, in which less is often made by compression.
+        Smallest fraction of a group's light for a separate source. Default: 0.001 for flux, 0.005
+        for pictures, in which compression makes fainter peaks.
     smoothing : float, optional
-        Full width at half maximum of the smoothing kernel in pixels. Default: 2; in a picture
-        that was enlarged, as its noise shows, so many times more: its specks of noise are many
-        pixels large.
+        Full width at half maximum of the smoothing kernel in pixels. Default: 2, times the factor
+        of enlargement of a picture, which is estimated from the correlation of its noise.
 
     Returns
     -------
     sources : `~astropy.table.QTable`
         One row per source: ``label``, ``x_centroid``, ``y_centroid``, ``segment_area``,
-        ``segment_flux`` (rows, bands), ``signal_to_noise``, ``parent`` (the same number for
-        sources whose light touches), ``n_blended`` (how many those are), ``neighbor_distance``
-        (to the nearest other one, NaN if there is none), ``petrosian_radius``,
-        ``petrosian_found`` (false where that is a guess), and ``flags``. Without sources it has no
-        rows.
+        ``segment_flux`` (rows, bands), ``signal_to_noise``, ``parent`` (one number for all
+        sources that touch), ``n_blended`` (the number of these), ``neighbor_distance`` (to the
+        nearest source; NaN for a single one), ``petrosian_radius``, ``petrosian_found`` (false
+        for a guess), and ``flags``.
     segmentation : numpy.ndarray of int, shape (y, x)
         The label of the source that each pixel belongs to, 0 for the sky.
 
@@ -105,18 +102,18 @@ def find_sources(
     detection = (light / noise).sum(axis=0)
     detection /= np.sqrt(np.maximum((~sky.hidden).sum(axis=0), 1))
     if smoothing is None:
-        # In flux noise may be alike and galaxies as small as ever, so there it says nothing.
+        # In flux, correlated noise does not mean that galaxies are enlarged.
         times = 1.0 if scaling.adds else _enlargement(detection, nowhere)
         smoothing, n_pixels = 2 * times, round(n_pixels * times**2)
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = detection
     for axis in (0, 1):  # a Gaussian is the product of its sums
         smooth = ndimage.convolve1d(smooth, kernel.sum(axis=0), axis, mode="nearest")
-    # neighbouring pixels and bands may share their noise: the smoothing leaves more of it then
+    # smoothing reduces noise less that is correlated between pixels or bands
     base, scatter, _ = sky_of(smooth, nowhere)
     white = np.sqrt((kernel**2).sum())
     scatter = max(scatter, white)
-    if image.uncertainty is not None:  # what is more than that is light of galaxies
+    if image.uncertainty is not None:  # scatter in excess of it is light of galaxies
         scatter = min(scatter, white * max(_CORRELATED, sky.correlation.mean()))
         base = base if abs(base) > 1 else 0.0
     with warnings.catch_warnings():
@@ -146,9 +143,9 @@ def find_sources(
 
 
 def _enlargement(image, hidden):
-    """Return how many times a picture was enlarged, by the distance at which its noise is alike.
+    """Return the factor by which a picture was enlarged, from the correlation of its noise.
 
-    1 where pixels are what was observed, and where too little sky is left to tell.
+    It is 1 for original pixels, and if too little sky is left for an estimate.
     """
     least, most = _ENLARGED
     level, _, sources = sky_of(image, hidden)
@@ -175,17 +172,17 @@ def _enlargement(image, hidden):
 
 
 def _with_several_peaks(smooth, labels):
-    """Return the labels of segments that have more than one peak: no other can be divided."""
+    """Return the labels of segments with more than one peak: no other can be divided."""
     inside = np.where(labels > 0, smooth, -np.inf)
     peaks = (labels > 0) & (inside == ndimage.maximum_filter(inside, 3, mode="nearest"))
     return np.flatnonzero(np.bincount(labels[peaks]) > 1)
 
 
 def _segments_at(pixels, smooth, segments, rest):
-    """Divide light among sources at known pixels; say which of them were detected.
+    """Divide light among sources at known pixels.
 
-    Returns segments, whose labels are those of the positions from 1 and then of the rest; the
-    same number for segments that touch; and which positions were seen.
+    Return the segments, labelled by position from 1 and then by other detected sources; the
+    parents, one number for segments that touch; and whether each position was detected.
     """
     number = len(pixels[0])
     markers = np.zeros(smooth.shape, np.int32)
@@ -203,12 +200,12 @@ def _segments_at(pixels, smooth, segments, rest):
 
 
 def _measure(light, detection, nowhere, segments, parents, positions, seen):
-    """Measure segments: places and sizes on the summed bands, fluxes in every band."""
+    """Measure segments: positions and sizes on the summed bands, fluxes in every band."""
     labels = np.arange(1, segments.max(initial=0) + 1)
     sources = QTable({"label": labels})
     positive = np.maximum(detection, 0) + 1e-12
     place = np.reshape(ndimage.center_of_mass(positive, segments, labels), (-1, 2))[:, ::-1]
-    if positions is not None:  # better known than the centroid of a part of the light
+    if positions is not None:  # more accurate than the centroid of a part of the light
         place[: len(positions)] = positions
     sources["x_centroid"], sources["y_centroid"] = place.T
     area = np.bincount(segments.ravel(), minlength=len(labels) + 1)[1:]
@@ -217,7 +214,7 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
         [ndimage.sum_labels(band, segments, labels) for band in light], (len(light), -1)
     ).T
     sources["signal_to_noise"] = ndimage.sum_labels(detection, segments, labels) / np.sqrt(area)
-    # a segment lies in one parent as a whole, so any of its pixels tells
+    # a segment lies in one parent, so its first pixel suffices
     present, first = np.unique(segments, return_index=True)
     parent = parents.flat[first[present > 0]].astype(int)
     sources["parent"] = parent
@@ -227,7 +224,7 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
     radius, found = np.full((2, len(labels)), np.nan)
     smooth = ndimage.gaussian_filter(detection, 1.0)
     wanted = np.ones(len(labels), bool)
-    if positions is not None:  # theirs, and what is close to those that were not seen
+    if positions is not None:  # the positions, and sources close to undetected ones
         wanted = np.arange(len(labels)) < len(positions)
         for unseen in positions[~seen]:
             wanted |= np.hypot(*(place - unseen).T) < _CLOSE
@@ -239,7 +236,7 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
         others = (segments[around] != 0) & (segments[around] != k + 1) | nowhere[around]
         measured = petrosian_radius(detection[around], at, mask=others, largest=largest)
         found[k] = np.isfinite(measured)
-        if not found[k]:  # 1.8 times the first moment of its light, as an exponential disc has
+        if not found[k]:  # 1.8 times the first moment of its light, the value of exponential disks
             rows, columns = np.nonzero(segments[around] == k + 1)
             weight = positive[around][rows, columns]
             moment = np.average(np.hypot(columns - at[0], rows - at[1]), weights=weight)
@@ -258,7 +255,7 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
 
 
 def _around(place, half, shape):
-    """Return the part of an image (y, x) around a place (x, y), and where that is in it."""
+    """Return the part of an image (y, x) around a position (x, y), and the position in it."""
     box = tuple(
         slice(max(int(at - half), 0), min(int(at + half) + 2, n))
         for at, n in zip(place[::-1], shape, strict=True)
@@ -267,7 +264,7 @@ def _around(place, half, shape):
 
 
 def describe_sources(components, radii, shape):
-    """Describe sources that a network found, as `find_sources` does those that it finds.
+    """Return the table of sources that a network found, with the columns of `find_sources`.
 
     Parameters
     ----------
@@ -280,7 +277,7 @@ def describe_sources(components, radii, shape):
     Returns
     -------
     `~astropy.table.QTable`
-        With columns as of `find_sources`; sources touch where their footprints do.
+        Sources with touching footprints have one ``parent``.
     """
     sources = QTable({"label": np.arange(1, len(components) + 1)})
     place = np.reshape([c.position for c in components], (-1, 2))
@@ -301,19 +298,19 @@ def describe_sources(components, radii, shape):
 
 
 def _nearest(place):
-    """Return the distance of each place from the nearest other one, NaN if there is none."""
+    """Return the distance of each position from the nearest other one; NaN for a single one."""
     if len(place) < 2:
         return np.full(len(place), np.nan)
     return KDTree(place).query(place, k=2)[0][:, 1]
 
 
 def pixels_of(positions, shape):
-    """Return rows and columns of the pixels that hold sources.
+    """Return rows and columns of the pixels that contain positions.
 
     Parameters
     ----------
     positions : numpy.ndarray, shape (n, 2)
-        In pixels, (x, y).
+        (x, y) in pixels.
     shape : tuple of int
         The image's (y, x).
 
@@ -334,7 +331,7 @@ def pixels_of(positions, shape):
             f"positions has ({x:.6g}, {y:.6g}), outside the image; x has to be within 0 and "
             f"{shape[1] - 1}, y within 0 and {shape[0] - 1}"
         )
-    # the far edge of the last pixel is part of it
+    # the last pixel includes its far edge
     pixels = np.minimum(np.floor(places + 0.5).astype(int), np.array(shape) - 1)
     if len(np.unique(pixels, axis=0)) < len(pixels):
         raise ValueError("positions has two sources in one pixel; give each source once")
@@ -342,22 +339,22 @@ def pixels_of(positions, shape):
 
 
 def stamp_widths(sources, size_rule, shape):
-    """Return how wide the stamps of sources are: by their sizes, with what touches them inside.
+    """Return the widths of the stamps of sources, which contain the sources that touch them.
 
     Parameters
     ----------
     sources : `~astropy.table.QTable`
-        As `find_sources` gives it.
+        As `find_sources` returns it.
     size_rule : dict
-        Of the model's card.
+        The size rule of the model's card.
     shape : tuple of int
         The image's (y, x): no stamp is wider than its longer side.
 
     Returns
     -------
     numpy.ndarray, shape (rows,)
-        In pixels of the image, at least 16. Where nothing was detected, as the nearest source
-        within 64 pixels has it, or as many as the network's stamp has.
+        In pixels of the image, at least 16. For a position without detection, the width of the
+        nearest source within 64 pixels, or else of the network's stamp.
     """
     widths = size_rule["petrosian_radii"] * sources["petrosian_radius"].value
     place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
@@ -378,9 +375,9 @@ def stamp_widths(sources, size_rule, shape):
 
 
 def _symmetric_radius(light, hidden, position, radius):
-    """Return the Petrosian radius of the light that is alike on opposite sides of a galaxy."""
+    """Return the Petrosian radius of the symmetric part of a galaxy's light."""
     rows, columns = np.indices(light.shape)
-    # The centre is where it is brightest close to the position.
+    # The centre is the brightest pixel close to the position.
     close = np.hypot(columns - position[0], rows - position[1]) <= max(radius / 4, 1)
     row, column = np.unravel_index(np.argmax(np.where(close, light, -np.inf)), light.shape)
     centre = float(column), float(row)
@@ -388,10 +385,10 @@ def _symmetric_radius(light, hidden, position, radius):
 
 
 def _alike(light, position):
-    """Return the smaller of each two points of light (y, x) on opposite sides of a position.
+    """Return the symmetric part of light (y, x): the minimum of it and its rotation by 180 degrees.
 
-    Points between pixels are interpolated linearly; where the opposite one is outside, light
-    stays as it was.
+    The rotation is about a position, with linear interpolation; where it has no pixel, the light
+    is unchanged.
     """
     mirrored, inside = light, []
     for axis, at in zip((-1, -2), position, strict=True):
@@ -411,21 +408,21 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
 
     It is the radius r at which the mean surface brightness in the annulus from 0.8 r to
     1.25 r has fallen to ``eta`` times the mean within r (Petrosian 1976; the definition is
-    the SDSS's, Blanton et al. 2001, equation 2). Where parts of an annulus are masked, the
-    mean of the rest of it stands for them.
+    the SDSS's, Blanton et al. 2001, equation 2). Masked pixels of an annulus are replaced by
+    the mean of its other pixels.
 
     Parameters
     ----------
     data : `~numpy.ndarray`, shape (y, x)
-        The image, its background subtracted.
+        The background-subtracted image.
     position : tuple of float
         Centre (x, y) in pixels.
     mask : `~numpy.ndarray` of bool, shape (y, x), optional
-        True where pixels are not to be used, such as those of a neighbour.
+        True for pixels to ignore, such as those of a neighbour.
     eta : float, optional
         The Petrosian ratio.
     largest : float, optional
-        Largest radius to look at in pixels; by default as far as the image goes.
+        Largest radius in pixels; by default the extent of the image.
 
     Returns
     -------
@@ -436,7 +433,7 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
     ny, nx = data.shape
     if largest is None:
         largest = np.hypot(max(x, nx - 1 - x), max(y, ny - 1 - y))
-    steps = 3  # rings to a factor of 1.25, so that 0.8 r and 1.25 r are edges of rings too
+    steps = 3  # rings per factor of 1.25, so that 0.8 r and 1.25 r are edges of rings, too
     count = int(np.ceil(steps * np.log(max(largest, 2)) / np.log(1.25))) + 1
     edges = np.concatenate([[0], 1.25 ** (np.arange(-steps, count) / steps)])
     seen = np.isfinite(data) if mask is None else np.isfinite(data) & ~mask
@@ -473,9 +470,9 @@ def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
 
 
 def _within(distance, values, radii):
-    """Return sums of values within radii: of a pixel at an edge the part that is inside.
+    """Return sums of values within radii; pixels at an edge are weighted.
 
-    That part rises linearly over the half pixel to either side of the edge.
+    The weight rises linearly over half a pixel to either side of the edge.
     """
     sums, moments = (
         np.concatenate([[0], np.cumsum(each, dtype=float)]) for each in (values, values * distance)

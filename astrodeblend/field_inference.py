@@ -1,4 +1,4 @@
-"""A network for fields run over a whole image: found on three scales, split block by block."""
+"""Running a network for fields over an image: finding on three scales, splitting by blocks."""
 
 import math
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from astrodeblend.networks import Pixels, Sources, find_centres, threshold_of
 
 __all__ = ["FieldAnswer", "take_apart"]
 
-_COARSER = (4, 2)  # pixels of the image, along each side, to one that large sources are found on
+_COARSER = (4, 2)  # widths in image pixels of the pixels on which large sources are found
 _LARGE = 5.0  # pixels: half-light radius from which on a galaxy is well resolved
-_SURE = 0.5  # probability
-_BLOCK, _MARGIN = 640, 64  # pixels; multiples of the coarsest grid
-_GRID = 8  # pixels, of the coarsest level
+_SURE = 0.5  # least probability of a source found on coarser pixels
+_BLOCK, _MARGIN = 640, 64  # pixels: width of a block and its margin, multiples of ``_GRID``
+_GRID = 8  # pixels: cell of the network's coarsest level
 
 
 @dataclass(frozen=True, eq=False)
 class FieldAnswer:
-    """What a network for fields says of an image.
+    """The output of a network for fields for an image.
 
     Attributes
     ----------
     positions, probability, size : numpy.ndarray
-        Of all sources that share the light out: shape (n, 2), x and y; (n,), that there is one;
-        (n,), half-light radius in pixels. Those that were given come first.
+        Of all sources, given ones first: x and y in pixels, shape (n, 2); probability of being a
+        source, (n,); half-light radius in pixels, (n,).
     total : numpy.ndarray, shape (bands, y, x)
-        Light of all sources and of nobody, without noise.
+        Noiseless light of all sources and of the diffuse rest.
     windows : list of (x, y, light, std)
         For each source the first pixel of its window, and light and deviation in it, shape
         (bands, w, w), 0 outside of the image.
@@ -47,26 +47,25 @@ def take_apart(
 ):  # fmt: skip
     """Find the sources of an image, and split its light among them.
 
-    Where the image is looked at on coarser pixels, large galaxies are seen whole: a source is of
-    the coarsest scale on which it is well resolved, and what finer scales find at its place is it
-    again.
+    Large galaxies are found on coarser pixels, on which they are seen whole: a source is taken from
+    the coarsest scale on which it is well resolved, and detections at its position on finer scales
+    are dropped.
 
     Parameters
     ----------
     inference : astrodeblend.inference.Inference
-        With a `astrodeblend.networks.FieldNet`.
+        A `astrodeblend.networks.FieldNet` on its device.
     values : numpy.ndarray, shape (bands, y, x)
         Sky-subtracted flux in units of each band's noise; NaN where there are no data.
     psf : numpy.ndarray, shape (bands,)
         Full width at half maximum in pixels; NaN where it is not known.
     positions : numpy.ndarray, shape (n, 2), optional
-        Of sources, (x, y) in pixels. Two or more are all sources that there are; to a single one
-        all others are found.
+        Positions of sources, (x, y) in pixels. Two or more are taken as all sources; with a
+        single one, all others are found.
     correlation : numpy.ndarray, shape (bands,), optional
-        Of the noise, as `astrodeblend.sky.Sky` has it.
+        Correlation of the noise, as in `astrodeblend.sky.Sky`.
     purity : float, optional
-        Share of true sources to be expected among those that are found, in fields like those that
-        the network was calibrated on.
+        Expected share of true sources among those found, in fields like those of the calibration.
     watch : callable, optional
         Called with 1 when a block is done.
 
@@ -77,7 +76,7 @@ def take_apart(
     network, shape = inference.network, values.shape[1:]
     given = np.reshape([] if positions is None else np.asarray(positions, float), (-1, 2))
     finds, calibration = len(given) < 2, network.calibration.cpu()
-    # Rows of x, y, probability and size; the last two of given positions are still to be read.
+    # Rows of x, y, probability and size; the last two of given positions are filled in later.
     known = np.pad(given, [(0, 0), (0, 2)], constant_values=np.nan)
     with inference.arithmetic():
         for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
@@ -132,14 +131,14 @@ def take_apart(
 
 
 def _centres(maps, calibration, times):
-    """Return what was found on pixels ``times`` as wide: rows of x, y, probability and size."""
+    """Return sources found on pixels ``times`` as wide: rows of x, y, probability and size."""
     ((at, chance, size),) = find_centres(*maps, calibration)
     at = (at.double() + 0.5) * times - 0.5
     return np.column_stack([each.numpy() for each in (at, chance, size * times)])
 
 
 def _read(rows, maps, calibration, times):
-    """Read probability and size of rows without; on coarser pixels only of what is large."""
+    """Fill in missing probabilities and sizes; on coarser pixels only those of large sources."""
     heat, _, log_size = maps
     at = _pixel((rows[:, :2] + 0.5) / times - 0.5, heat.shape[:1:-1])
     highest = F.max_pool2d(heat, 3, stride=1, padding=1)[0, 0][at]
@@ -152,9 +151,9 @@ def _read(rows, maps, calibration, times):
 
 
 def _chosen(rows, given, large, values, least):
-    """Return which rows are sources: those given, then all that are likely enough, each once.
+    """Return the rows to keep: given ones, then those of probability ``least``, without duplicates.
 
-    The first ``given`` rows are given, those up to ``large`` were found on coarser pixels.
+    The first ``given`` rows are given positions; rows up to ``large`` are from coarser pixels.
     """
     extent = np.array(values.shape[:0:-1])
     chosen = list(range(given))
@@ -168,7 +167,7 @@ def _chosen(rows, given, large, values, least):
 
 
 def _asked(inference, seen, rows):
-    """Return what sources ask, on the CPU."""
+    """Return the queries of sources, on the CPU."""
     at, size = (torch.from_numpy(rows[None, :, k]).float() for k in (slice(2), 3))
     present = torch.ones(size.shape, dtype=torch.bool)
     given = (each.to(inference.device) for each in (at, present, size))
@@ -176,7 +175,7 @@ def _asked(inference, seen, rows):
 
 
 def _within(rows, box):
-    """Say which rows are in a part (y, x) of an image; pixels are half-open."""
+    """Return the mask of rows in a part (y, x) of an image; pixels are half open."""
     inside = [
         (rows[:, k] > part.start - 0.5) & (rows[:, k] <= part.stop - 0.5)
         for k, part in zip((1, 0), box, strict=True)
@@ -185,7 +184,7 @@ def _within(rows, box):
 
 
 def _maps(inference, values, psf):
-    """Return heat map, offsets and sizes, block by block."""
+    """Return heat map, offsets and sizes, computed block by block."""
     maps = None
     for block, inner, core in _blocks(values.shape[1:]):
         found = inference.network.find(*_tensors(inference, values[:, *block], psf))
@@ -197,13 +196,13 @@ def _maps(inference, values, psf):
 
 
 def _tensors(inference, values, psf):
-    """Return one image and its PSF as the network takes them."""
+    """Return one image and its PSF as tensors for the network."""
     values, psf = (np.ascontiguousarray(each, np.float32)[None] for each in (values, psf))
     return torch.from_numpy(values).to(inference.device), torch.from_numpy(psf).to(inference.device)
 
 
 def _blocks(shape):
-    """Yield blocks of an image: with its margin; what is inside that, in it and in the image."""
+    """Yield blocks of an image: the block with its margin; its inside, in the block and image."""
     axes = []
     for side in shape:
         number = math.ceil(max(side - 2 * _MARGIN, 1) / _BLOCK)
@@ -238,6 +237,6 @@ def _coarser(values, psf, correlation, times):
 
 
 def _pixel(place, extent):
-    """Return rows and columns of the pixels that places (..., 2), x and y, are in."""
+    """Return rows and columns of the pixels that contain positions (..., 2), x and y."""
     pixel = np.clip(np.floor(np.asarray(place) + 0.5), 0, np.asarray(extent) - 1).astype(int)
     return pixel[..., 1], pixel[..., 0]

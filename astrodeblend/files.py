@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writing of files: after an error there is no partial file."""
 
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,18 +11,18 @@ __all__ = ["atomic_path", "atomic_paths", "plain"]
 
 @contextmanager
 def atomic_path(path, *, overwrite=False):
-    """Give a temporary path to write to, and move it to ``path`` once that has worked.
+    """Yield a temporary path to write to, and move the file to ``path`` afterwards.
 
-    The temporary file lies in the same folder, so that the move is one step of the file
-    system: a reader sees the old file or the new one, never half of one. After an error
-    nothing is left behind and what stood at ``path`` is untouched.
+    The temporary file is in the same folder, so that the move is atomic: a reader sees the old
+    file or the new one, never a part. After an error the temporary file is removed, and a file at
+    ``path`` is unchanged.
 
     Parameters
     ----------
     path : str or path-like
-        Where the file is to appear. Its folder has to exist.
+        The file to write. Its folder has to exist.
     overwrite : bool, optional
-        Replace a file that is there already. By default that is refused.
+        Replace a file that exists. By default that raises.
 
     Yields
     ------
@@ -55,14 +55,14 @@ def atomic_path(path, *, overwrite=False):
         )
     suffix = "".join(path.suffixes[-2:])
     temporary = folder / f".{uuid.uuid4().hex}{suffix}"
-    try:  # permissions do not tell all: only trying does
+    try:  # permissions do not suffice to know that a folder is writable
         temporary.touch()
     except OSError as error:
         raise PermissionError(
             f"cannot write {str(path)!r}: nothing can be written to the folder {str(folder)!r} "
             f"({error.strerror}); choose another one"
         ) from error
-    temporary.unlink()  # some writers refuse a file that is there
+    temporary.unlink()  # some writers refuse a file that exists
     try:
         yield temporary
         temporary.replace(path)
@@ -72,16 +72,16 @@ def atomic_path(path, *, overwrite=False):
 
 @contextmanager
 def atomic_paths(folder, names, *, overwrite=False):
-    """Give temporary paths for the files of a folder, which appear all or none.
+    """Yield temporary paths for the files of a folder; after an error none is left.
 
     Parameters
     ----------
     folder : str or path-like
-        Made if its parent exists, and removed again after an error.
+        The folder; made if its parent exists, and removed after an error if it was made.
     names : sequence of str
-        Of the files.
+        Names of the files.
     overwrite : bool, optional
-        Replace files that are there already. By default that is refused.
+        Replace files that exist. By default that raises.
 
     Yields
     ------
@@ -91,7 +91,7 @@ def atomic_paths(folder, names, *, overwrite=False):
     Raises
     ------
     FileExistsError, FileNotFoundError, PermissionError
-        As `atomic_path`.
+        As in `atomic_path`.
     """
     folder = Path(folder)
     made = not folder.exists()
@@ -110,17 +110,17 @@ def atomic_paths(folder, names, *, overwrite=False):
 
 
 def plain(value):
-    """Turn numpy's values into what JSON knows.
+    """Convert numpy's values to those of JSON.
 
     Parameters
     ----------
     value : dict, list, tuple, numpy.ndarray or a single value
-        However deep.
+        A value, nested to any depth.
 
     Returns
     -------
     dict, list or a single value
-        With None for numbers that are not finite.
+        The same in plain types; None for numbers that are not finite.
     """
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}

@@ -1,4 +1,4 @@
-"""What a trained network still lacks to be a model: what is unlike its training, error bars."""
+"""Completing a trained model: familiarity, blend score, error bars, purity."""
 
 from pathlib import Path
 
@@ -12,33 +12,33 @@ __all__ = ["finish"]
 
 
 def finish(model, images=None, *, progress=True, **parts):
-    """Teach a trained model to tell the unfamiliar, to score blends, and to state its errors.
+    """Fit familiarity, blend score and error bars of a trained model.
 
-    A model for pictures learns its familiarity, unless it has it, and its blend score from the
-    galaxies that it was trained on, and its error bars of blends and of scenes from others. A model
-    for stamps of linear flux learns its error bars, one for fields its probabilities, the
-    thresholds of its purity and its error bars, from simulated images as its surveys see them.
-    Weights and card are written anew after each part; the weights are the same.
+    For a model of pictures the familiarity (unless it has one) and the blend score are fitted to
+    its training galaxies, and the error bars of blends and of scenes to others. For a model of
+    linear flux the error bars, and for one of fields also probabilities and purity, are fitted to
+    simulated images of its surveys. Files are replaced after each part; the network's weights do
+    not change.
 
     Parameters
     ----------
     model : str or path-like
         A ``.safetensors`` file with its card beside it.
     images : str or path-like, optional
-        For pictures the folder of galaxies that it was trained on, shared out as
-        `astrodeblend.simulate.share_out` does. For linear flux an ``.npz`` file of galaxies that it
-        was not trained on, as `astrodeblend.simulate.cut_galaxies` makes them; without, all
-        galaxies are parametric.
+        For pictures the folder of its training galaxies, split as by
+        `astrodeblend.simulate.share_out`. For linear flux an ``.npz`` file of galaxies that it was
+        not trained on, from `astrodeblend.simulate.cut_galaxies`; without it, all galaxies are
+        parametric.
     progress : bool, optional
         Show progress bars.
     **parts
-        Of the folder, or another one, if not the default ones: ``split``, ``validation_images`` and
-        ``validation_split`` of `astrodeblend.simulate.share_out`.
+        ``split``, ``validation_images`` and ``validation_split`` of
+        `astrodeblend.simulate.share_out`.
 
     Returns
     -------
     dict of str to (ValueError or None)
-        For each part why it could not be done.
+        For each part None, or the reason why it was not fitted.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def finish(model, images=None, *, progress=True, **parts):
 
 
 def _done(fits):
-    """Fit one after the other; return why those failed that did."""
+    """Run the fits in turn; return the errors of those that failed."""
     failed = dict.fromkeys(fits)
     for name, fit in fits.items():
         try:

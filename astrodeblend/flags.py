@@ -1,4 +1,4 @@
-"""What a user should know about a result: flags, by name and in words."""
+"""Flags of results, by name and in words."""
 
 from enum import IntFlag
 
@@ -8,7 +8,7 @@ __all__ = ["Flag", "count_flags", "decode_flags", "flag_names"]
 
 
 class Flag(IntFlag):
-    """What a user should know about a result, one bit each; `decode_flags` puts it in words."""
+    """Flags of a result, one bit each; `decode_flags` returns their meaning."""
 
     SINGLE_BAND = 1
     EDGE = 2
@@ -30,18 +30,18 @@ class Flag(IntFlag):
 _WORDS = {
     Flag.SINGLE_BAND: "the single band was repeated in the model's bands, its outputs averaged",
     Flag.EDGE: "part of the source's surroundings is beyond the edge of the image",
-    Flag.MASKED: "there are pixels without data around the source",
-    Flag.SATURATED: "there are saturated pixels around the source",
+    Flag.MASKED: "pixels around the source have no data",
+    Flag.SATURATED: "pixels around the source are saturated",
     Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",
-    Flag.EMPTY: "no light above the noise in a component: its row has no measurements",
-    Flag.OUT_OF_DISTRIBUTION: "the stamp is unlike anything the model was trained on",
+    Flag.EMPTY: "a component has no light above the noise: its row has no measurements",
+    Flag.OUT_OF_DISTRIBUTION: "the stamp differs from those that the model was trained on",
     Flag.NOT_DEBLENDED: "deblending failed: the source has no light of its own",
     Flag.SEVERAL_PEAKS: "the component has several peaks; it is measured at the one nearest to its "
     "position",
-    Flag.POSSIBLE_BLEND: "detected as one source, but its blend score says more than one galaxy",
-    Flag.FLUX_NOT_CONSERVED: "the network's components have over a tenth less or more light than "
-    "the image in its footprint",
+    Flag.POSSIBLE_BLEND: "detected as one source, but its blend score is that of several galaxies",
+    Flag.FLUX_NOT_CONSERVED: "in its footprint the light of the network's components differs by "
+    "more than 10 % from the image's",
     Flag.MINOR_SHARE: "the component has less than half of the light around its own position",
     Flag.BRIGHT: "the source is over 1000 times as bright as the noise, more than in training",
     Flag.LARGE: "the source is larger than those that the model was trained on",
@@ -49,7 +49,7 @@ _WORDS = {
 
 
 def decode_flags(flags):
-    """Put flags in plain words.
+    """Return the meaning of flags in plain words.
 
     Parameters
     ----------
@@ -64,19 +64,19 @@ def decode_flags(flags):
     Raises
     ------
     ValueError
-        If a bit is set that has no meaning.
+        If a bit without a meaning is set.
     """
     return _each(flags, _WORDS.__getitem__)
 
 
 def flag_names(flags):
-    """Return the names of flags, such as ``"EDGE MASKED"``: one text, or a list of an array's."""
+    """Return the names of flags, such as ``"EDGE MASKED"``; for an array a list of texts."""
     names = _each(flags, lambda flag: flag.name)
     return " ".join(names) if np.ndim(flags) == 0 else [" ".join(each) for each in names]
 
 
 def count_flags(flags):
-    """Return how often each flag is set in a column, as a dict without those that never are."""
+    """Return the number of times that each flag is set in a column, without zeros."""
     flags = np.asarray(flags, int)
     counts = {flag: int(np.count_nonzero(flags & int(flag))) for flag in Flag}
     return {flag: count for flag, count in counts.items() if count}

@@ -1,4 +1,4 @@
-"""A network run over arrays: as many stamps at a time as is good, on its device."""
+"""Running a network over arrays, in batches, on its device."""
 
 from contextlib import contextmanager
 
@@ -9,33 +9,33 @@ from astrodeblend.networks.symmetries import symmetric_std
 
 __all__ = ["Inference", "find_device"]
 
-_SMALLEST = 16  # pixels along y and x
-_ROUNDING = 1e-5  # by so much values may lie outside of [0, 1]
-# Stamp pixels to a batch, by kind of device: enough to keep it busy, few enough to stay in cache.
+_SMALLEST = 16  # pixels: least y and x of a stamp
+_ROUNDING = 1e-5  # tolerance of values outside of [0, 1]
+# Pixels per batch, by type of device: enough to keep it busy, few enough to stay in the cache.
 _BATCH_PIXELS = {"cpu": 8 * 80 * 80, "cuda": 512 * 80 * 80}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Inference:
-    """A network that answers arrays.
+    """A network that runs on arrays.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Of the contract that `astrodeblend.networks` states, with two slots.
+        With the signature of `astrodeblend.networks`, and two slots.
     card : astrodeblend.weights.Card
         Its card.
     device, dtype, batch_size
-        As for `astrodeblend.Deblender`.
+        As in `astrodeblend.Deblender`.
 
     Attributes
     ----------
     network : torch.nn.Module
-        The same, on the device, without gradients.
+        The network on its device, without gradients.
     device : torch.device
-        Where it runs.
+        Device of the network.
     dtype : torch.dtype
-        Its arithmetic.
+        Arithmetic of the network.
 
     Raises
     ------
@@ -53,11 +53,11 @@ class Inference:
 
     @property
     def scorer(self):
-        """What tells blends from single galaxies, or None."""
+        """The network's `BlendScore`, or None."""
         return getattr(self.network, "blend_score", None)
 
     def check(self, batch):
-        """Return a batch as a float32 tensor, or refuse it."""
+        """Return a batch as a float32 tensor; raise if it is invalid."""
         if not isinstance(batch, np.ndarray | torch.Tensor):
             raise TypeError(
                 f"batch is a {type(batch).__name__}; give a numpy array or a torch tensor "
@@ -80,7 +80,7 @@ class Inference:
         if not is_tensor:
             batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
         batch = batch.detach().float()
-        # min and max are NaN if any value is; a little more than [0, 1] is rounding
+        # min and max are NaN if any value is; values may exceed [0, 1] by rounding
         low, high = (-np.inf, np.inf) if self._linear else (-_ROUNDING, 1 + _ROUNDING)
         if batch.numel():
             least, most = batch.min().item(), batch.max().item()
@@ -93,9 +93,9 @@ class Inference:
         return batch
 
     def check_positions(self, positions, batch):
-        """Return positions for a checked batch as the network takes them, or refuse them.
+        """Return positions of a checked batch as the network takes them; raise if invalid.
 
-        NaN is no source. Returns positions (n, s, 2), finite, and present (n, s); None and None for
+        NaN is no source. Return positions (n, s, 2), finite, and present (n, s); None and None for
         no positions.
         """
         if positions is None:
@@ -118,15 +118,14 @@ class Inference:
         return positions.nan_to_num(), present
 
     def run(self, batch, positions=None, present=None, *, bare=True):
-        """Run the network over a tensor (n, bands, y, x), as many stamps at a time as is good.
+        """Run the network over a tensor (n, bands, y, x), in batches.
 
-        Positions (n, s, 2) and whether they are present (n, s) are as the network takes them.
-
-        Returns components (n, 2, bands, y, x) and, if more is wanted than these and the network
-        has it, their standard deviations, the distances (n,) from what it was trained on and the
-        blend scores (n,); None otherwise. All are on the device of the batch.
+        ``positions`` (n, s, 2) and ``present`` (n, s) are as the network takes them. Return
+        components (n, 2, bands, y, x) and, unless ``bare``, those of their standard deviations,
+        distances (n,) from the training blends and blend scores (n,) that the network has; None
+        otherwise. All are on the device of the batch.
         """
-        # Made outside of inference mode, so that the tensors can be used anywhere.
+        # Allocated outside of inference mode, so that the tensors can be used with gradients.
         components = batch.new_empty(len(batch), 2, *batch.shape[1:])
         std = None if bare else torch.empty_like(components)
         judge = None if bare else getattr(self.network, "familiarity", None)
@@ -151,7 +150,7 @@ class Inference:
         return components, std, distance, score
 
     def score(self, batch):
-        """Return the blend scores (n,) of a tensor (n, bands, y, x), NaN if there are none."""
+        """Return the blend scores (n,) of a tensor (n, bands, y, x), or NaN without a scorer."""
         scores = batch.new_full((len(batch),), torch.nan)
         if self.scorer is not None:
             with self.arithmetic():
@@ -160,18 +159,18 @@ class Inference:
         return scores
 
     def spread(self, batch, positions=None, present=None):
-        """Return the standard deviation of the answers over the eight symmetries of a stamp."""
+        """Return the standard deviation of components over the eight symmetries of a stamp."""
         return symmetric_std(lambda *turned: self.run(*turned, present)[0], batch, positions)
 
     @contextmanager
     def arithmetic(self):
-        """Run a network without gradients, in the arithmetic that was chosen."""
+        """Return the context of the network: no gradients, and its dtype."""
         low = self.dtype is not torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=low):
             yield
 
     def _parts(self, batch, positions=None, present=None):
-        """Yield slices of a tensor (n, bands, y, x), and what is there, on the device."""
+        """Yield slices of a tensor (n, bands, y, x), and their parts on the device."""
         height, width = batch.shape[-2:]
         size = self._batch_size
         if size == "auto":
@@ -186,7 +185,7 @@ class Inference:
 
 
 def find_device(device):
-    """Return a device that is there."""
+    """Return a device; raise if it is not available."""
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if device is None:
         return torch.device("cuda" if len(there) > 1 else "cpu")

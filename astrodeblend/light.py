@@ -1,8 +1,7 @@
-"""From a network's answers to the light of every source of an image.
+"""The light of every source of an image, from the network's components of stamps.
 
-Each source was the central one of a stamp. Where light adds, all together are made to agree with
-the image; then the image's own light is shared out among them. So every component has two kinds
-of light: the network's, and the image's.
+Each source is the central one of a stamp. In flux, the sum of all components is made to agree with
+the image. Every component has two kinds of light: the network's, and the image's apportioned by it.
 """
 
 from dataclasses import dataclass, replace
@@ -15,21 +14,21 @@ from astrodeblend.flags import Flag
 
 __all__ = ["LIGHTS", "Component", "Light", "combine", "of_stamps", "outlined", "regained"]
 
-#: The kinds of light: the image's, shared out, and the network's.
+#: The kinds of light: the image's, apportioned among sources, and the network's.
 LIGHTS = ("apportioned", "network")
 
-_SMOOTH = 1.5  # pixels; a footprint is where the light, smoothed so, stands out
-_LEFT = 1 / (2 * np.sqrt(np.pi) * _SMOOTH)  # of white noise, by that smoothing
-_GROWN = 2  # pixels by which footprints are grown
-_LOST = 0.1  # of a source's light, that its surroundings may have too little or too much
-_DOUBT = 5.0  # standard deviations of the noise that are no chance
-_PEAK = 0.2  # of the highest peak: how high another one rises above the saddle to count
-_CORE = 1 / 30  # of a stamp's width around a position: a fifth of a Petrosian radius
-_BRIGHT = 1000.0  # standard deviations of the noise
+_SMOOTH = 1.5  # pixels: standard deviation of the smoothing of light for footprints and peaks
+_LEFT = 1 / (2 * np.sqrt(np.pi) * _SMOOTH)  # of white noise: standard deviation after smoothing
+_GROWN = 2  # pixels by which footprints are dilated
+_LOST = 0.1  # of a source's light: residual in its footprint that is flagged
+_DOUBT = 5.0  # standard deviations of the noise of a significant residual or peak
+_PEAK = 0.2  # of the highest peak: height above the saddle of a further one
+_CORE = 1 / 30  # of a stamp's width: radius of the core, a fifth of a Petrosian radius
+_BRIGHT = 1000.0  # standard deviations of the noise: brighter pixels are flagged
 
 _STEPS = 2
-_WIDTH = 2.0  # pixels, sigma: about that of a PSF, which noise has not
-_FLOOR = 0.5  # standard deviations of the noise, below which nobody claims what is missing
+_WIDTH = 2.0  # pixels: standard deviation of the smoothing of residuals, about that of a PSF
+_FLOOR = 0.5  # standard deviations of the noise: fainter components gain less of the residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,30 +38,30 @@ class Component:
     Attributes
     ----------
     box : tuple of slice
-        The part (y, x) of the image it is in.
+        The part (y, x) of the image that holds it.
     position : tuple of float
-        Of the source in the image, (x, y) in pixels.
+        Position of the source in the image, (x, y) in pixels.
     width : float
-        Of its stamp, in pixels of the image.
+        Width of its stamp in pixels of the image.
     scale : float
         Width of a pixel of the stamp in pixels of the image.
     light : numpy.ndarray, shape (bands, y, x)
-        Above the sky.
+        Sky-subtracted light.
     sky : numpy.ndarray, shape (bands, 1, 1)
-        Level of the component's own sky.
+        Sky level of the component.
     deblending, noise : numpy.ndarray, shape (bands, y, x)
         Standard deviation of the light by deblending, and by the noise of the image.
     sky_noise : numpy.ndarray, shape (bands, 1, 1)
         Standard deviation of the sky's noise.
     hidden : numpy.ndarray of bool, shape (bands, y, x)
-        Where the light is unknown, for there is no data.
+        Pixels without data, in which the light is unknown.
     footprint : numpy.ndarray of bool, shape (y, x)
-        Where the source stands out.
+        Pixels of the source: its connected light above the noise, dilated by two pixels.
     flags : Flag
     peak : tuple of float
-        Where its light, smoothed, is brightest, (x, y) in pixels of the image.
+        Maximum of its smoothed light, (x, y) in pixels of the image.
     blend_score : float
-        The probability that the stamp shows more than one galaxy; NaN if that is not known.
+        Probability that the stamp shows more than one galaxy; NaN if unknown.
     """
 
     box: tuple[slice, slice]
@@ -82,22 +81,22 @@ class Component:
 
     @property
     def seen(self):
-        """The light in the footprint, zero elsewhere and where it is unknown."""
+        """The light in the footprint; 0 elsewhere and in pixels without data."""
         return np.where(self.footprint & ~self.hidden, self.light, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """All the light of an image, source by source.
+    """The light of an image by source.
 
     Attributes
     ----------
     components : list of Component
-        One for each source, with the network's light.
+        The component of each source, with the network's light.
     rest : Component or None
-        What else the network saw in the stamp of a single source.
+        All other light in the stamp of a single source.
     unclaimed : numpy.ndarray, shape (bands, y, x)
-        What of that is of no source.
+        The network's light that belongs to no source.
     scaling : Picture or Flux
     """
 
@@ -109,15 +108,15 @@ class Light:
     def apportioned(self, above, stated):
         """Return components with the image's light in place of the network's.
 
-        In every pixel it is shared out in proportion to what the network gives to each source,
-        and to none of them (Bosch et al. 2018, PASJ 70, S5, section 4.9.8).
+        Every pixel is apportioned in proportion to the network's light of each source and of no
+        source (Bosch et al. 2018, PASJ 70, S5, section 4.9.8).
 
         Parameters
         ----------
         above : numpy.ndarray, shape (bands, y, x)
-            The image above its sky, 0 where there is no data.
+            The sky-subtracted image; 0 in pixels without data.
         stated : numpy.ndarray
-            Standard deviation of the image's noise, of a shape that broadcasts to it.
+            Standard deviation of the image's noise; its shape broadcasts to the image's.
 
         Returns
         -------
@@ -133,7 +132,7 @@ class Light:
         for component, claim in zip(self.components, claims, strict=True):
             part = share[:, *component.box]
             noise = component.noise * np.minimum(np.abs(part), 1)
-            if scaling.adds:  # light comes without noise, and gets the image's
+            if scaling.adds:  # the network's light is noiseless, apportioned light is not
                 whole = np.maximum(claimed[:, *component.box], np.finfo(float).tiny)
                 spread = np.broadcast_to(stated, above.shape)[:, *component.box]
                 noise = spread * (claim / whole)
@@ -144,29 +143,29 @@ class Light:
 
 
 def of_stamps(image, sky, scaling, stamps, answers, *, complete):
-    """Turn a network's answers about stamps into the light of their sources, as it comes.
+    """Return the components of sources on the image's pixels, from the network's of stamps.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
         Data of shape (bands, y, x).
     sky : `astrodeblend.sky.Sky`
-        Of the image.
+        The image's sky.
     scaling : Picture or Flux
     stamps : list of `astrodeblend.stamps.Stamp`
-        One for each source, its position in the middle.
+        The stamp of each source, centred on it.
     answers : list of Answer
-        What the network said of them.
+        The network's outputs for them.
     complete : bool
-        Whether these are all sources there are, so that all light is theirs.
+        Whether the image has no other sources, so that all light belongs to these.
 
     Returns
     -------
     components : list of Component
     rest : Component or None
-        What else was seen in the stamp of a single source.
+        All other light in the stamp of a single source.
     unclaimed : numpy.ndarray, shape (bands, y, x)
-        What was seen and is of none of them.
+        The network's light that belongs to no source.
     """
     shape = image.data.shape
     own, rest, seen, times = [], None, np.zeros(shape), np.zeros(shape[1:])
@@ -191,7 +190,7 @@ def of_stamps(image, sky, scaling, stamps, answers, *, complete):
 
 
 def combine(image, sky, scaling, own, rest, unclaimed):
-    """Make the light of all sources agree with the image, where it adds, and outline it.
+    """Make the sum of components agree with the image (in flux), and find footprints.
 
     Parameters
     ----------
@@ -201,7 +200,7 @@ def combine(image, sky, scaling, own, rest, unclaimed):
     own : list of Component
     rest : Component or None
     unclaimed : numpy.ndarray, shape (bands, y, x)
-        As `of_stamps` has them.
+        As `of_stamps` returns them.
 
     Returns
     -------
@@ -220,7 +219,7 @@ def combine(image, sky, scaling, own, rest, unclaimed):
 
 
 def _component(stamp, answer, k):
-    """Return a network's component k on the image's pixels; no light if it is not finite."""
+    """Return the component k of a stamp on the image's pixels; without light if not finite."""
     light, std = answer.light[k], answer.std[k]
     flags = stamp.flags | answer.flags
     if not (np.isfinite(light).all() and np.isfinite(std).all()):
@@ -236,7 +235,7 @@ def _component(stamp, answer, k):
 
 
 def outlined(rest, scaling):
-    """Return what else is in a stamp with the footprint of its brightest source.
+    """Return the rest of a stamp with the footprint of its brightest source.
 
     Parameters
     ----------
@@ -246,7 +245,7 @@ def outlined(rest, scaling):
     Returns
     -------
     Component
-        Its position is that of the peak.
+        The rest, with the position of its peak.
     """
     smooth = _smoothed(rest.seen, rest.sky_noise)
     rest = _outlined(replace(rest, position=_peak(smooth, rest.box)), scaling)
@@ -254,7 +253,7 @@ def outlined(rest, scaling):
 
 
 def _outlined(component, scaling):
-    """Return a component with its footprint: where its light stands out, around its position."""
+    """Return a component with its footprint: its light above the noise around its position."""
     smooth = _smoothed(np.where(component.hidden, 0, component.light), component.sky_noise)
     seen = _stands_out(smooth, len(component.light), scaling.seen)
     regions, _ = ndimage.label(seen)
@@ -267,7 +266,7 @@ def _outlined(component, scaling):
     region = regions == regions[nearest]
     flags, own = component.flags, region
     peaks, number = _peaks(np.where(region, smooth, 0), len(component.light))
-    if number > 1:  # the nearest one is its own
+    if number > 1:  # take the nearest one
         flags |= Flag.SEVERAL_PEAKS
         own = peaks == peaks.flat[np.argmin(np.where(peaks > 0, distance, np.inf))]
     footprint = ndimage.binary_dilation(region, iterations=_GROWN)
@@ -276,11 +275,11 @@ def _outlined(component, scaling):
 
 
 def _peak(smooth, box, where=True):
-    """Return where light (y, x) in a part of an image is brightest, (x, y), between pixels."""
+    """Return the position (x, y) of the maximum of light in a part of an image, to sub-pixels."""
     at = np.unravel_index(np.argmax(np.where(where, smooth, -np.inf)), smooth.shape)
     place = np.array(at, float)
     for axis, (k, side) in enumerate(zip(at, smooth.shape, strict=True)):
-        if 0 < k < side - 1:  # the top of a parabola through three pixels
+        if 0 < k < side - 1:  # the maximum of a parabola through three pixels
             low, middle, high = smooth.take((k - 1, k, k + 1), axis).take(at[1 - axis], axis - 1)
             bend = low + high - 2 * middle
             place[axis] += (low - high) / (2 * bend) if bend < 0 else 0
@@ -298,7 +297,7 @@ def _stands_out(smooth, bands, seen):
 
 
 def _peaks(smooth, bands):
-    """Label the peaks of light that are neither noise nor small, and count them."""
+    """Label and count the significant peaks of light."""
     rise = max(_PEAK * smooth.max(), _DOUBT * np.sqrt(bands) * _LEFT)
     peaks = (smooth == ndimage.maximum_filter(smooth, 3)) & (smooth > rise)
     if np.count_nonzero(peaks) < 2:
@@ -307,9 +306,9 @@ def _peaks(smooth, bands):
 
 
 def _flagged(components, unclaimed, above, scaling):
-    """Flag what is wrong with components, as the light around them tells."""
+    """Return components with the flags that follow from their light and the residual."""
     everything = _sum(components, above.shape) + unclaimed
-    # Where it does not add the brightest shows, which may be negative by noise.
+    # In pictures the brightest component shows; it may be negative by noise.
     together = everything
     if not scaling.adds:
         together = np.where(unclaimed > 0, unclaimed, -np.inf)
@@ -340,7 +339,7 @@ def _flagged(components, unclaimed, above, scaling):
 
 
 def _sum(components, shape):
-    """Return the light of all components together."""
+    """Return the sum of components."""
     total = np.zeros(shape)
     for component in components:
         total[:, *component.box] += component.seen
@@ -348,30 +347,30 @@ def _sum(components, shape):
 
 
 def regained(light, total, noise, *, valid=True):
-    """Return what to multiply components with so that together they are the light of an image.
+    """Return the factor by which the sum of components agrees with the light of an image.
 
-    What their sum lacks, smoothed so that little of it is noise, goes to them in proportion to
-    what each has already; and so once more, as Richardson (1972, JOSA 62, 55) and Lucy (1974, AJ
-    79, 745) correct an estimate by what it does not explain. Who has which part of a pixel stays.
+    The smoothed residual is distributed in proportion to the components, twice, similar to the
+    iterations of Richardson (1972, JOSA 62, 55) and Lucy (1974, AJ 79, 745). The shares of the
+    components in a pixel do not change.
 
     Parameters
     ----------
     light : numpy.ndarray, shape (..., y, x)
-        Of the image, above the sky.
+        The sky-subtracted image.
     total : numpy.ndarray, shape (..., y, x)
         The sum of the components.
     noise : float or numpy.ndarray
-        Standard deviation of the sky, of a shape that broadcasts to ``light``.
+        Standard deviation of the sky; its shape broadcasts to that of ``light``.
     valid : bool or numpy.ndarray of bool, optional
-        Which pixels of the image are known, of a shape that broadcasts to ``light``.
+        Pixels of the image with data; the shape broadcasts to that of ``light``.
 
     Returns
     -------
     numpy.ndarray, shape (..., y, x)
-        None is negative.
+        The factor, not negative.
     """
     known = np.broadcast_to(np.asarray(valid, np.float32), light.shape)
-    sigma = (light.ndim - 2) * (0.0,) + (_WIDTH, _WIDTH)  # images of a stack are kept apart
+    sigma = (light.ndim - 2) * (0.0,) + (_WIDTH, _WIDTH)  # images of a stack are separate
 
     def smoothed(images):
         return ndimage.gaussian_filter(images, sigma, mode="nearest")

@@ -1,4 +1,4 @@
-"""From the light of sources to a catalogue, each measured alone (photutils)."""
+"""Measurement of the catalogue, each component alone, with photutils."""
 
 import numpy as np
 from astropy import units as u
@@ -22,58 +22,57 @@ _KINDS = ("segment", "kron")
 _FORMATS = {"x_centroid": ".2f", "y_centroid": ".2f", "semimajor_axis": ".2f",
             "semiminor_axis": ".2f", "orientation": ".1f", "ellipticity": ".3f",
             "segment_area": ".0f"}  # fmt: skip
-_APERTURE = 1.0  # radius in Petrosian radii
-_ASIDE = 0.3, 1.5  # half-light radii and pixels from the peak where no centroid of one source is
+_APERTURE = 1.0  # radius of the aperture in Petrosian radii
+_ASIDE = 0.3, 1.5  # half-light radii, pixels: largest distance of a source's centroid from its peak
 
 
 def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.0):
-    """Measure components, each by itself.
+    """Measure components, each alone.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` gives it.
+        As `astrodeblend.images.read_image` returns it.
     sky : `astrodeblend.sky.Sky`
-        Of the image: where it has no data, and how far its noise is correlated, by which the
-        noise of fluxes is larger.
+        The image's sky, for pixels without data and the correlation of the noise, which increases
+        the errors of fluxes.
     above : numpy.ndarray, shape (bands, y, x)
-        Its light above the sky, 0 where there is no data.
+        The sky-subtracted image; 0 in pixels without data.
     components : list of `astrodeblend.light.Component`
     sources : `~astropy.table.QTable`
-        Their rows of `astrodeblend.detect.find_sources`.
+        Their rows in the table of `astrodeblend.detect.find_sources`.
     calibration : Calibration
-        How errors of deblending add up in fluxes.
+        The calibration of errors of deblending.
     unclaimed : numpy.ndarray, shape (bands, y, x), optional
-        Light of none of them.
+        Light of no component.
 
     Returns
     -------
     `~astropy.table.QTable`
         A row per component. With the names and meanings of
-        `photutils.segmentation.SourceCatalog`: ``label``; ``x_centroid``, ``y_centroid``, which
-        are its windowed ones, or its peak if that is elsewhere; ``sky_centroid`` if the image has
-        a WCS; ``semimajor_axis``, ``semiminor_axis``, ``orientation``, ``ellipticity``,
-        ``segment_area``; ``segment_flux`` and ``kron_flux`` with their ``_err``, of shape (rows,
-        bands) for an image (bands, y, x), in its unit. Of 68.3 % of the sources the flux that the
-        source alone would have in the same segment is within the error. A component without
-        light stays where it was detected, and has zero flux. A band that has no data where most
-        of the light is has NaN. Besides,
+        `photutils.segmentation.SourceCatalog`: ``label``; ``x_centroid``, ``y_centroid``, the
+        windowed centroid, or the peak if the centroid is too far from it; ``sky_centroid`` if the
+        image has a WCS; ``semimajor_axis``, ``semiminor_axis``, ``orientation``,
+        ``ellipticity``, ``segment_area``; ``segment_flux`` and ``kron_flux`` with their ``_err``,
+        of shape (rows, bands) for an image (bands, y, x), in its unit. One error holds 68.3 % of
+        the true fluxes of sources alone in the same segment. A component without light has its
+        detected position and zero flux. The flux is NaN in a band without data where most of
+        the light is. Further columns:
 
         ``aperture_radius``, ``aperture_flux``, ``aperture_flux_err``
-            In a circle of one Petrosian radius, the other components, and light of none of them,
-            taken away from the image.
+            Flux of the image less all other light, in a circle of one Petrosian radius.
         ``parent``, ``n_blended``, ``neighbor_distance``
-            As `astrodeblend.detect.find_sources` gives them.
+            As in `astrodeblend.detect.find_sources`.
         ``blendedness``
             1 - S_k.S_k / S_all.S_k, with S_k the component and S_all the sum of all (Bosch et
             al. 2018, PASJ 70, S5, section 4.9.11).
         ``flux_overlap_fraction``
-            The part of the component's light that is where others together are brighter.
+            Fraction of the component's light in pixels where the others together are brighter.
         ``blend_score``
-            The probability that the stamp around the source shows more than one galaxy; NaN for
-            a model that has none.
+            Probability that the stamp around the source shows more than one galaxy; NaN for a
+            model without a blend score.
         ``flags``, ``flag_names``
-            What there is to know, as bits and as text (`astrodeblend.Flag`).
+            Flags as bits and as names (`astrodeblend.Flag`).
     """
     count = len(components)
     table = QTable({"label": np.arange(1, count + 1)})
@@ -111,17 +110,17 @@ def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.
 
 
 def _deblending(component, calibration):
-    """Return the deviation of a component's pixels by deblending, and what of it adds up."""
+    """Return the deviation of a component's pixels by deblending, and its correlated part."""
     deviation = np.where(component.seen != 0, component.deblending, 0).astype(float)
     coherent = calibration.coherent_std(component.seen, deviation, component.footprint)
     return np.stack([deviation, coherent])
 
 
 def _alone(components, positions, sky, errors, calibration, scale):
-    """Measure shapes and fluxes on one sheet on which all components lie side by side."""
+    """Measure shapes and fluxes in one image with all components side by side."""
     bands = len(sky.correlation)
     corners, shape = _side_by_side([c.light.shape[1:] for c in components])
-    images = np.zeros((4, bands, *shape))  # light, noise, what adds up of deblending, deblending
+    images = np.zeros((4, bands, *shape))  # light, noise, deblending's correlated part, deblending
     hidden = np.zeros((bands, *shape), bool)
     detection = np.zeros(shape)
     segments = np.zeros(shape, np.int32)
@@ -140,7 +139,7 @@ def _alone(components, positions, sky, errors, calibration, scale):
         for kind in _KINDS
         for end in ("", "_err")
     }
-    for kind in _KINDS:  # no light where there are no data is unknown
+    for kind in _KINDS:  # light without data is unknown, not 0
         for k, component in enumerate(components):
             fluxes[f"{kind}_flux"][k, component.hidden.all(axis=(1, 2))] = np.nan
     if not segments.any():
@@ -154,13 +153,13 @@ def _alone(components, positions, sky, errors, calibration, scale):
     centroid = catalog.centroid_win + start
     peaks = np.array([components[k].peak for k in rows])
     apart, radius = np.hypot(*(centroid - peaks).T), catalog.flux_radius(0.5).value
-    several = ~(apart <= np.maximum(_ASIDE[0] * radius, _ASIDE[1]))  # so is NaN
+    several = ~(apart <= np.maximum(_ASIDE[0] * radius, _ASIDE[1]))  # true for NaN
     shapes["several"][rows] = several
     centroid[several] = peaks[several]
     shapes["x_centroid"][rows], shapes["y_centroid"][rows] = centroid.T
     sums = _sums(catalog, sheet, images, hidden)
-    # a band without data where most of the light is has no flux
-    detection = np.abs(detection)  # of noise alone the sum may be negative
+    # the flux of a band without data where most of the light is is unknown
+    detection = np.abs(detection)  # the sum of noise may be negative
     light = ndimage.sum_labels(detection, segments, catalog.label)
     unknown = np.stack(
         [
@@ -172,7 +171,7 @@ def _alone(components, positions, sky, errors, calibration, scale):
     sky_noise = np.array([components[k].sky_noise.ravel() for k in rows])
     for kind, factor in zip(_KINDS, (1, calibration.kron), strict=True):
         flux, variance, *parts = sums[kind]
-        area = catalog.segment_area.value[:, None]  # beyond the segment the sheet is empty
+        area = catalog.segment_area.value[:, None]  # beyond the segment the image is empty
         deviation = factor * calibration.combined(*parts, area, sky_noise, scale=scale[rows])
         noise = variance * (calibration.noise * sky.correlation) ** 2
         error = np.sqrt(noise + deviation**2)
@@ -182,7 +181,7 @@ def _alone(components, positions, sky, errors, calibration, scale):
 
 
 def _side_by_side(shapes, width=1024):
-    """Lay rectangles out in rows; return their corners (y, x) and the shape of the whole."""
+    """Pack rectangles in rows; return their corners (y, x) and the shape of the whole."""
     width = max([width, *(x for _, x in shapes)])
     corners = [None] * len(shapes)
     row = column = height = 0
@@ -196,7 +195,7 @@ def _side_by_side(shapes, width=1024):
 
 
 def _apertures(image, sky, above, components, radii, errors, calibration, scale, unclaimed):
-    """Return fluxes in a circle around each source, with all other light taken away."""
+    """Return fluxes in a circle around each source, with all other light subtracted."""
     rest = above - unclaimed
     for component in components:
         rest[:, *component.box] -= component.seen
@@ -218,7 +217,7 @@ def _apertures(image, sky, above, components, radii, errors, calibration, scale,
         known = ~sky.hidden[:, *box]
         fluxes[0, k] = (weight * alone).sum(axis=(1, 2))
         noise = (weight * np.where(known, spread, 0) ** 2).sum(axis=(1, 2))
-        # deblending: in the component's own part, beyond which it has no light
+        # errors of deblending: in the component's box, beyond which it has no light
         aperture = CircularAperture((x - columns.start, y - rows.start), radii[k])
         weight = aperture.to_mask(method="exact").to_image(component.light.shape[1:])
         sums = (
@@ -250,10 +249,10 @@ def _blending(total, components):
 
 
 def _sums(catalog, segments, images, masks):
-    """Sum images (kinds, bands, y, x) over segments, and over Kron's apertures without others'.
+    """Sum images (kinds, bands, y, x) over segments, and over Kron apertures without others.
 
-    As photutils does, which would draw each aperture again for every image. Returns a dict of
-    arrays (kinds, rows, bands), NaN where there are no pixels.
+    The result is that of photutils, which would draw each aperture again for every image: a dict
+    of arrays (kinds, rows, bands), NaN without pixels.
     """
     labels, owner = np.atleast_1d(catalog.label), segments.data
     sums = {kind: np.full((len(images), len(labels), len(masks)), np.nan) for kind in _KINDS}

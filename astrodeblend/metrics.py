@@ -1,7 +1,7 @@
-"""How well a component matches the truth: image quality, flux, position and shape.
+"""Metrics of a component and its truth: image quality, flux, position and shape.
 
 Every function takes arrays of shape (..., bands, y, x), any number of leading axes, and
-returns one number per image, shape (...). NaN among the pixels that count makes it NaN.
+returns one number per image, shape (...). It is NaN if a pixel that enters it is NaN.
 """
 
 from typing import NamedTuple
@@ -23,12 +23,12 @@ __all__ = [
     "table_statistics",
 ]
 
-_WINDOW = 7  # pixels on a side of the window of SSIM
-_CHUNK = 2**19  # pixels in work at once, so that the arrays of SSIM stay in the cache
+_WINDOW = 7  # pixels: width of the window of SSIM
+_CHUNK = 2**19  # pixels per chunk, so that the arrays of SSIM stay in the cache
 
 
 def psnr(image, truth, *, data_range=1.0):
-    r"""Peak signal-to-noise ratio in decibels.
+    r"""Return the peak signal-to-noise ratio in decibels.
 
     :math:`10 \log_{10}(R^2 / \mathrm{MSE})` with R the data range and the mean of the
     squared error taken over bands and pixels; infinite where the images are equal. Reiman &
@@ -58,13 +58,13 @@ def psnr(image, truth, *, data_range=1.0):
 
 
 def ssim(image, truth, *, data_range=1.0):
-    r"""Structural similarity on the strict scale: images in [0, 1], data range 1.
+    r"""Return the structural similarity on the strict scale: images in [0, 1], data range 1.
 
     The mean over pixels and bands of Wang et al. (2004, IEEE Trans. Image Process. 13, 600),
     equation 13, with means, sample variances and covariance in a uniform window of 7x7 pixels,
-    :math:`K_1 = 0.01`, :math:`K_2 = 0.03`, and without the outer 3 pixels, whose window
-    sticks out of the image. The same number as `skimage.metrics.structural_similarity` with
-    its other settings as they come, for a whole batch at once.
+    :math:`K_1 = 0.01`, :math:`K_2 = 0.03`, without the outer 3 pixels, whose window extends
+    beyond the image. It equals `skimage.metrics.structural_similarity` with its default
+    settings, but for a whole batch at once.
 
     Parameters
     ----------
@@ -105,11 +105,11 @@ def ssim(image, truth, *, data_range=1.0):
 
 
 def ssim_reiman2019(image, truth):
-    """Structural similarity on the lenient scale of the paper: images in [0, 1], data range 2.
+    """Return the structural similarity on the lenient scale of the paper: data range 2.
 
-    Reiman & Goehre (2019, MNRAS 485, 2617) scored images in [0, 1] with scikit-image as it
-    was in 2018, which took 2 for the data range of any image of floats. The same outputs
-    score higher than on the strict scale of `ssim`; only this number compares with theirs.
+    Reiman & Goehre (2019, MNRAS 485, 2617) scored images in [0, 1] with the scikit-image of
+    2018, which took 2 for the data range of any image of floats. Values are higher than on the
+    strict scale of `ssim`; only these compare with theirs.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def ssim_reiman2019(image, truth):
 
 
 def isophote(truth, *, fraction=0.1):
-    """Footprint of the galaxy in a true image: its light down to a fraction of its peak.
+    """Return the footprint of the galaxy in a true image: its light above a fraction of its peak.
 
     The pixels where the sum over bands exceeds ``fraction`` times its maximum and which are
     connected (sides or corners) with the brightest pixel. This is the isophotal footprint of
@@ -142,8 +142,8 @@ def isophote(truth, *, fraction=0.1):
     truth : array_like
         Shape (..., bands, y, x).
     fraction : float, optional
-        Threshold as a fraction of the peak, between 0 and 1. At 0.1 the sky of Galaxy Zoo
-        pictures stays out.
+        Threshold as a fraction of the peak, between 0 and 1. At 0.1 the footprint excludes the
+        sky of Galaxy Zoo pictures.
 
     Returns
     -------
@@ -187,7 +187,7 @@ class Moments(NamedTuple):
 
 
 def moments(image, footprint):
-    r"""Flux, centroid and distortion of the light in a footprint.
+    r"""Return flux, centroid and distortion of the light in a footprint.
 
     With I the sum over bands, F the flux and sums over the footprint:
 
@@ -197,7 +197,7 @@ def moments(image, footprint):
         Q_{xy} = \sum (x - \bar x)(y - \bar y) I / F, \quad
         \chi = \frac{Q_{xx} - Q_{yy} + 2 i Q_{xy}}{Q_{xx} + Q_{yy}} .
 
-    The moments are plain: every pixel of the footprint has the same weight. For elliptical
+    The moments are unweighted within the footprint. For elliptical
     isophotes of axis ratio q, :math:`|\chi| = (1 - q^2) / (1 + q^2)` and half the argument
     of :math:`\chi` is the angle from the x towards the y axis. This is the "distortion" of
     Bernstein & Jarvis (2002, AJ 123, 583) and the :math:`\chi` of Seitz & Schneider (1995,
@@ -235,24 +235,23 @@ def moments(image, footprint):
     y, x = (np.arange(n, dtype=float) for n in light.shape[-2:])
     total = np.where(flux > 0, flux, np.nan)
     along_x, along_y = light.sum(axis=-2), light.sum(axis=-1)
-    # A matrix product each, so that no array as large as the image is made.
+    # Matrix products, which need no array as large as the image.
     x_mean, y_mean = along_x @ x / total, along_y @ y / total
     q_xx = along_x @ x**2 / total - x_mean**2
     q_yy = along_y @ y**2 / total - y_mean**2
     q_xy = (light @ x) @ y / total - x_mean * y_mean
     size = q_xx + q_yy
-    # A single pixel has no size but for rounding.
+    # The size of a single pixel is 0 up to rounding.
     size = np.where(size > 1e-9, size, np.nan)
     distortion = (q_xx - q_yy) / size + 2j * (q_xy / size)
     return Moments(flux, np.stack([x_mean, y_mean], axis=-1), distortion)
 
 
 def flux_error(image, truth, *, footprint=None):
-    """Relative error of the flux in the galaxy's footprint, with its sign.
+    """Return the signed relative error of the flux in the galaxy's footprint.
 
-    (flux of the image - flux of the truth) / flux of the truth, both the sum over the bands
-    in the same footprint: what photometry with the true segment would get wrong. For one
-    band, pass that band alone.
+    (flux of the image - flux of the truth) / flux of the truth, both summed over bands and
+    footprint. For one band, pass that band alone.
 
     Parameters
     ----------
@@ -276,10 +275,10 @@ def flux_error(image, truth, *, footprint=None):
 
 
 def centroid_error(image, truth, *, footprint=None):
-    """Distance in pixels between the centroids of image and truth in the galaxy's footprint.
+    """Return the distance in pixels between the centroids of image and truth in the footprint.
 
-    The centroids are those of `moments`. Footprint and weight stay where the truth has them,
-    so light that has moved out of the footprint is missed, not followed.
+    The centroids are those of `moments`, both in the footprint of the truth: light of the image
+    outside of it is ignored.
 
     Parameters
     ----------
@@ -303,11 +302,11 @@ def centroid_error(image, truth, *, footprint=None):
 
 
 def ellipticity_error(image, truth, *, footprint=None):
-    r"""Modulus of the difference of the distortions of image and truth.
+    r"""Return the modulus of the difference of the distortions of image and truth.
 
     :math:`|\chi_\mathrm{image} - \chi_\mathrm{truth}|` with the complex distortion of
-    `moments` (Bernstein & Jarvis 2002, AJ 123, 583) in the same footprint: 0 is right, and
-    an error in axis ratio or angle both count.
+    `moments` (Bernstein & Jarvis 2002, AJ 123, 583) in the same footprint: it includes errors
+    of axis ratio and of angle.
 
     Parameters
     ----------
@@ -331,18 +330,17 @@ def ellipticity_error(image, truth, *, footprint=None):
 
 
 def table_statistics(values):
-    """Mean, median, max, min and variance, the columns of the paper's table 1.
+    """Return mean, median, max, min and variance, the columns of the paper's table 1.
 
     Parameters
     ----------
     values : array_like
-        A score per image, any shape; all of them count alike.
+        A score per image, any shape.
 
     Returns
     -------
     dict of float
-        With the keys ``mean``, ``median``, ``max``, ``min`` and ``variance``; the variance
-        is that of the values themselves (divided by n).
+        With the keys ``mean``, ``median``, ``max``, ``min`` and ``variance`` (divided by n).
 
     Raises
     ------
@@ -362,10 +360,10 @@ def table_statistics(values):
 
 
 def bootstrap_error(values, statistic=np.mean, *, resamples=1000, rng=None):
-    """Estimate the standard error of a statistic by the bootstrap (Efron 1979).
+    """Return the standard error of a statistic by the bootstrap (Efron 1979, Ann. Statist. 7, 1).
 
-    Draws along the first axis with replacement (Efron 1979, Ann. Statist. 7, 1): give one
-    row per blend, so that the components of a blend, whose errors go together, stay together.
+    Rows are drawn with replacement: give one row per blend, since the errors of its components
+    are correlated.
 
     Parameters
     ----------
@@ -374,9 +372,9 @@ def bootstrap_error(values, statistic=np.mean, *, resamples=1000, rng=None):
     statistic : callable, optional
         From an array to a number, by default the mean.
     resamples : int, optional
-        How many times to draw.
+        Number of resamples.
     rng : int or numpy.random.Generator, optional
-        Where the randomness comes from.
+        Seed or generator of random numbers.
 
     Returns
     -------
@@ -428,8 +426,8 @@ def _both_moments(image, truth, footprint):
 
 
 def _window_mean(planes):
-    # Only where the whole window lies in the image. Twice in one dimension beats
-    # scipy's `uniform_filter` over the stack.
+    # Only windows inside the image. Two one-dimensional filters are faster than scipy's
+    # `uniform_filter` over the stack.
     planes = ndimage.uniform_filter1d(planes, _WINDOW, axis=-1)
     edge = _WINDOW // 2
     planes = ndimage.uniform_filter1d(planes[..., edge:-edge], _WINDOW, axis=-2)

@@ -1,4 +1,4 @@
-"""Scenes and results that were written, as one self-contained HTML page."""
+"""Files of scenes and results as one self-contained HTML page."""
 
 import warnings
 import zlib
@@ -18,12 +18,12 @@ from astrodeblend.plot import in_colour, png_address, shrunk
 
 __all__ = ["write_page"]
 
-#: What a page holds at most; of more sources those of the highest signal-to-noise ratio.
+#: Largest numbers of sources (those of the highest signal to noise), thumbnails and pictures.
 SOURCES, THUMBNAILS, PICTURES = 5000, 1000, 50
 
-_SIDE = 48  # pixels of a thumbnail
+_SIDE = 48  # pixels along the side of a thumbnail
 _TOTAL = 900  # pixels along the side of all pictures together
-_DEVIATIONS = 5.0  # of the noise, that are black and white in what is left of flux
+_DEVIATIONS = 5.0  # standard deviations of the noise: black and white of residuals of flux
 _SHOWN = (
     "component", "x_centroid", "y_centroid", "ra", "dec", "segment_flux", "segment_flux_err",
     "semimajor_axis", "ellipticity", "neighbor_distance", "n_blended", "blendedness",
@@ -37,39 +37,39 @@ _UNREADABLE = (
 
 
 def write_page(source, path, *, overwrite=False):
-    """Write scenes and results as one HTML page that needs no other file and no internet.
+    """Write scenes and results as one self-contained HTML page.
 
-    It shows each image with its sources outlined, and what is left of it; a catalogue to sort and
-    to filter, with every source's data, component and residual, and its flags in words; how
-    quantities are distributed; and the headers.
+    It shows each image with its sources outlined, and its residual; a catalogue to sort and
+    filter, with data, component, residual and flags of every source; histograms of quantities;
+    and the headers.
 
     Parameters
     ----------
     source : str or path-like
-        A file that `astrodeblend.Scene.write` or `astrodeblend.Deblended.write` wrote, or a folder:
-        all such files in it and its subfolders (``.fits``, ``.fit``, ``.fts``, also with ``.gz``).
+        A file written by `astrodeblend.Scene.write` or `astrodeblend.Deblended.write`, or a folder
+        of such files, also in subfolders (``.fits``, ``.fit``, ``.fts``, also with ``.gz``).
     path : str or path-like
-        Where to, as ``report.html``.
+        The page, such as ``report.html``.
     overwrite : bool, optional
-        Replace a file that is there already. By default that is refused.
+        Replace a file that exists. By default that raises.
 
     Returns
     -------
     sources : int
-        How many there are.
+        Number of sources.
     bad : list of str
-        A sentence for each file of a folder that cannot be read; the page has them, too.
+        A sentence for each file of a folder that cannot be read; the page shows them, too.
 
     Raises
     ------
     FileExistsError, FileNotFoundError, PermissionError
-        If ``path`` exists, its folder does not, or that is read-only; if there is no ``source``.
+        If ``path`` exists, its folder does not or is read-only, or ``source`` does not exist.
     ValueError
-        If ``path`` does not end in ``.html``, or there is nothing to show.
+        If ``path`` does not end in ``.html``, or ``source`` holds no scene or result.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{str(path)!r} is to be an HTML page; end its name in .html")
+        raise ValueError(f"{str(path)!r} is no name of an HTML page; end it in .html")
     with atomic_path(path, overwrite=overwrite) as temporary:
         content = _content(Path(source))
         environment = Environment(
@@ -85,7 +85,7 @@ def write_page(source, path, *, overwrite=False):
 
 
 def _content(source):
-    """Return what the page shows."""
+    """Return the content of the page."""
     files = _files(source)
     side = int(_TOTAL / min(len(files), PICTURES) ** 0.5)
     scenes, rows, bad, total = [], [], [], 0
@@ -153,7 +153,7 @@ def _files(source):
 
 
 def _read(path, name, side, number):
-    """Return what there is to show of a file, and a row for every source."""
+    """Return the content of a file, and a row for every source."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AstropyUserWarning)
         warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
@@ -225,14 +225,14 @@ def _per_band(header, key, bands):
 
 
 def _box(hdu):
-    """Return the part of the image that a component is."""
+    """Return the part of the image that a component covers."""
     top, left = (-int(hdu.header[key]) for key in ("LTV2", "LTV1"))
     height, width = hdu.shape[-2:]
     return slice(top, top + height), slice(left, left + width)
 
 
 def _stamp(header, shape):
-    """Return the part of the image in which a result was taken apart."""
+    """Return the part of the image inside a result's stamp."""
     half = header["STAMPWID"] / 2
     return tuple(
         slice(max(0, round(middle - half)), min(size, round(middle + half) + 1))
@@ -241,10 +241,10 @@ def _stamp(header, shape):
 
 
 class _Look:
-    """How light becomes a picture: 8-bit RGB, top row first."""
+    """Converts light to a picture: 8-bit RGB, top row first."""
 
     def __init__(self, header, bands, noise):
-        self.full = header.get("FULLSCAL")  # of pictures, which are shown as they are
+        self.full = header.get("FULLSCAL")  # white of a picture, which is shown unchanged
         self.flipped = self.full is None
         names = [str(header.get(f"BAND{k + 1}", f"band {k + 1}")) for k in range(bands)]
         known = [wavelength_of(name) for name in names]
@@ -256,14 +256,14 @@ class _Look:
         self.noise = np.where(noise > 0, noise, 1.0)
 
     def light(self, above):
-        """Return light above the sky."""
+        """Return the picture of sky-subtracted light."""
         if self.full is not None:
             above = above / self.full
             return self._bytes(above if len(above) == 3 else above.mean(axis=0)[None].repeat(3, 0))
         return self._bytes(in_colour(above[None, None], self.noise.T[0], self.wavelength)[0, 0])
 
     def left(self, left):
-        """Return what is left: nothing is grey."""
+        """Return the picture of a residual, in which 0 is grey."""
         if self.full is None:
             value = (left / self.noise).mean(axis=0) * len(left) ** 0.5 / (2 * _DEVIATIONS)
         else:
@@ -302,7 +302,7 @@ def _strip(look, shown, residual, box, light):
 
 
 def _ellipses(table, flipped, height, part):
-    """Return an ellipse of 3 semi-axes for every source, as SVG wants it."""
+    """Return an ellipse of 3 semi-axes for every source, in SVG's parameters."""
     found = []
     for row in table:
         x, y, angle = row["x_centroid"], row["y_centroid"], row["orientation"]
@@ -364,14 +364,14 @@ def _plain(value):
 
 
 def _name(column, columns):
-    """Return what a column is called and filtered by: with its unit, if there are several."""
+    """Return the name of a column, by which it is filtered; with its unit, if there are several."""
     name, band, unit = column
     same = [other for other in columns if other[:2] == column[:2]]
     return "_".join(filter(None, (name, band, unit if len(same) > 1 else ""))).replace(" ", "")
 
 
 def _histogram(column, values):
-    """Return one quantity's distribution as bars; of flux, of its logarithm."""
+    """Return the histogram of a quantity; for flux, of its logarithm."""
     name, band, unit = column
     logarithmic = "flux" in name or "axis" in name or "distance" in name
     good = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]

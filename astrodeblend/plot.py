@@ -1,4 +1,4 @@
-"""Figures of blends and scenes: light in colour, each source alone, and what is left in sigma."""
+"""Figures of blends and scenes: light in colour, each source alone, and residuals in sigma."""
 
 import base64
 from io import BytesIO
@@ -21,44 +21,44 @@ from astrodeblend.scaling import scaling_of
 __all__ = ["in_colour", "panels", "save_figure", "scene_panels", "source_regions"]
 
 _STRETCH = 10.0  # standard deviations of the noise up to which light is drawn nearly linearly
-_SIGMA = 5.0  # where the colours of what is left end
-_BRIGHTER = 3.0  # at most so much is a channel, for the light to be white
-_THUMBNAIL = 300  # pixels
-_MOST = 100  # sources that are drawn alone unless others are asked for
-# Okabe & Ito's colours that are bright on black.
+_SIGMA = 5.0  # standard deviations of the noise: limits of the residual's colours
+_BRIGHTER = 3.0  # largest factor by which a channel is amplified to make the light white
+_THUMBNAIL = 300  # pixels along the side of a thumbnail
+_MOST = 100  # largest number of sources drawn alone by default
+# Those of Okabe & Ito's colours that are bright on black.
 _COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00")
 _CHANNELS = {"red": "#ff7070", "green": "#70e070", "blue": "#80b0ff"}
 _STROKE = (withStroke(linewidth=1.5, foreground="black"),)
 
 
 def panels(results, *, across=None, bands=None, stretch=None, axes=None):
-    """Draw blends, their components and what is left, each blend in a row.
+    """Draw blends, their components and their residuals, each blend in a row.
 
     The panels show the part of the image inside the stamp, all of a row in the same brightness
-    scale. What is left is drawn as in `scene_panels`; its colour bar says what was taken from the
-    data: the sum of the components, or, where that leaves less of pictures, their maximum.
+    scale. The residual is drawn as in `scene_panels`; its colour bar names what was subtracted: the
+    sum of the components, or, if that leaves a smaller residual in pictures, their maximum.
 
     Parameters
     ----------
     results : Deblended or sequence of Deblended
-        What a `astrodeblend.Deblender` returned.
+        Results of a `astrodeblend.Deblender`.
     across : int, optional
-        Blends side by side; by default two from five blends on.
+        Blends per row of the figure; by default 1, or 2 for five or more blends.
     bands, stretch : optional
         As in `scene_panels`.
     axes : `~matplotlib.axes.Axes`, sequence or dict of them, optional
-        Of one result, where to draw ``blend``, ``central``, ``companion`` and ``residual``, in
-        this order or by these names; fewer are fine.
+        For one result, axes for ``blend``, ``central``, ``companion`` and ``residual``, in this
+        order or by name, or for some of them.
 
     Returns
     -------
     `~matplotlib.figure.Figure`
-        Its ``axes`` are the panels; it is shown nowhere by itself. Or ``axes``, if given.
+        The figure, which is not displayed; its ``axes`` are the panels. Or ``axes``, if given.
 
     Raises
     ------
     ValueError
-        If there are no results, an option does not fit, or there are ``axes`` for several results.
+        If there are no results, an option is invalid, or there are ``axes`` for several results.
     """
     results = [results] if hasattr(results, "central") else list(results)
     if not results:
@@ -91,49 +91,48 @@ def panels(results, *, across=None, bands=None, stretch=None, axes=None):
 
 
 def scene_panels(scene, *, sources=None, bands=None, stretch=None, labels=False, axes=None):
-    """Draw a scene: the image with its sources, all components, what is left, and each alone.
+    """Draw a scene: the image with its sources, all components, the residual, each source alone.
 
-    Every source has an ellipse of 2 semi-axes around it: in a colour unlike those of its
-    neighbours if its light touches that of others, white and dotted if it is isolated. What is left
-    is the image less the network's own components, over the noise of each pixel (of a picture that
-    of the sky), all bands shown added and divided by the root of their number: noise alone has a
-    standard deviation of 1. Below is every blended source alone, its label in its colour.
+    Every source has an ellipse of 2 semi-axes: in a colour that differs from its neighbours' if it
+    is blended, white and dotted if it is isolated. The residual is the image less the network's
+    components over the noise of each pixel (of the sky, for pictures), summed over the bands shown
+    and divided by the square root of their number, so that noise has a standard deviation of 1.
+    Below is every blended source alone, its label in its colour.
 
-    Flux is drawn as pictures of the SDSS are made (Lupton et al. 2004), the light of the image as a
-    whole being white; a picture as it is. With a celestial WCS the axes are those of the sky,
-    otherwise a bar gives the scale.
+    Flux is drawn like the pictures of the SDSS (Lupton et al. 2004), with the colours scaled to
+    make the total light white; a picture is drawn unchanged. Axes show sky coordinates with a
+    celestial WCS, else a bar shows the scale.
 
     Parameters
     ----------
     scene : Scene
-        What `astrodeblend.Deblender.deblend_scene` returned.
+        Result of `astrodeblend.Deblender.deblend_scene`.
     sources : sequence of int, optional
-        Labels of those that are outlined and drawn alone. By default all are outlined, and the
-        blended drawn alone; of more than 100 the brightest, which the figure says.
+        Labels of the sources to outline and to draw alone. By default all are outlined, and the
+        blended ones, up to the 100 brightest, are drawn alone.
     bands : sequence of str or int, optional
-        What is drawn, as ``"gri"``, ``["F606W", "F814W"]`` or ``[0, 2, 3]``: names, which their
-        wavelengths put in order, or numbers from 0, from blue to red. If the image has no names of
-        bands, one for each names them. One is drawn in grey; of two green is the mean; more than
-        three share the channels. By default all: those of a picture are red, green and blue, those
-        of flux in the order of their wavelengths, or as they come if a name is not known.
+        Bands to draw, such as ``"gri"``, ``["F606W", "F814W"]`` or ``[0, 2, 3]``: names, which are
+        sorted by wavelength, or numbers from 0, from blue to red. For an image without names of
+        bands, one name for each. One band is grey; green is the mean of two; more than three share
+        the channels. By default all, sorted by wavelength, or in their order if a name is unknown.
     stretch : float, optional
-        Light is drawn nearly linearly up to so many standard deviations of the noise: less shows
-        fainter light. By default 10 of flux, and a picture is shown as it is.
+        Standard deviations of the noise up to which light is drawn nearly linearly; a smaller
+        value shows fainter light. By default 10 for flux; pictures are drawn unchanged.
     labels : bool, optional
         Write the labels of the sources into the image.
     axes : `~matplotlib.axes.Axes`, sequence or dict of them, optional
-        Where to draw ``image``, ``components``, ``residual`` and the labels of the sources that
-        are drawn alone, in this order or by these names; fewer are fine.
+        Axes for ``image``, ``components``, ``residual`` and the labels of the sources drawn alone,
+        in this order or by name, or for some of them.
 
     Returns
     -------
     `~matplotlib.figure.Figure`
-        Its ``axes`` are the panels; it is shown nowhere by itself. Or ``axes``, if given.
+        The figure, which is not displayed; its ``axes`` are the panels. Or ``axes``, if given.
 
     Raises
     ------
     ValueError
-        If there is no such source or band, an option does not fit, or there are too many axes.
+        If there is no such source or band, an option is invalid, or there are too many axes.
     """
     catalog, view = scene.catalog, _View(scene, bands, stretch)
     blended = np.flatnonzero(catalog["n_blended"] > 1)
@@ -200,7 +199,7 @@ def _scene_figure(names, view, said):
 
 
 class _View:
-    """How an image is drawn: its bands as colours, light stretched, what is left over the noise."""
+    """How an image is drawn: bands as colours, stretched light, residual over the noise."""
 
     def __init__(self, scene, bands, stretch, box=None):
         if stretch is not None and not stretch > 0:
@@ -223,11 +222,11 @@ class _View:
         self.look = {"origin": "upper" if upper else "lower", "interpolation": smooth}
         light = self._channels(self.light)
         scale = self._channels(np.median(sky.noise, axis=(1, 2), keepdims=True))
-        # a channel that has hardly any light would be nothing but its noise
+        # a channel with hardly any light would show its noise only
         self.scale = np.maximum(_whitened(light, scale), scale / _BRIGHTER)
 
     def above(self, image):
-        """Return the light of an image above the sky, shape (bands, y, x)."""
+        """Return the sky-subtracted light of an image, shape (bands, y, x)."""
         return np.where(self.valid, _cube(image.data)[self.cut] - self.level, 0)
 
     def _channels(self, data):
@@ -235,7 +234,7 @@ class _View:
         return np.stack([data[group].mean(axis=0) for group in self.groups])
 
     def draw(self, axes, lights, left, less):
-        """Draw lights of the whole image, and what is left of it, into axes of these names."""
+        """Draw lights of the whole image, and its residual, into axes of these names."""
         for name in axes.keys() & {*lights, "residual"}:
             axes[name].set_title(name, fontsize=9, pad=4, y=1)
             if name == "residual":
@@ -246,7 +245,7 @@ class _View:
             self._explain(axes[name])
 
     def pixels(self, light):
-        """Return light above the sky, (bands, y, x), as it looks: (y, x) or (y, x, 3), 0 to 1."""
+        """Return sky-subtracted light (bands, y, x) as grey (y, x) or RGB (y, x, 3), 0 to 1."""
         if self.white is None:
             shown = _lupton(self._channels(light) / self.scale, self.stretch)
         else:
@@ -255,7 +254,7 @@ class _View:
         return np.moveaxis(shown, 0, -1).squeeze(axis=-1 if len(shown) == 1 else ()).clip(0, 1)
 
     def show(self, axes, light, box=None):
-        """Draw light above the sky, shape (bands, y, x), of the image or of a part of it."""
+        """Draw sky-subtracted light, shape (bands, y, x), of the image or of a part of it."""
         self._imshow(axes, self.pixels(light), box or self.box, cmap="gray", vmin=0, vmax=1)
         axes.set_facecolor("black")
         if box is not None:  # in the middle of a square
@@ -264,7 +263,7 @@ class _View:
             axes.set(xlim=(x - half, x + half), ylim=(y - down, y + down))
 
     def _show_left(self, axes, left, less):
-        """Draw what is left of the data over its noise, with a colour bar."""
+        """Draw the residual over the noise, with a colour bar."""
         chosen = sorted({int(band) for group in self.groups for band in group})
         left, noise = left[chosen], self.noise[chosen]
         seen = self.valid[chosen] & (noise > 0)
@@ -287,7 +286,7 @@ class _View:
         return drawn
 
     def _explain(self, axes):
-        """Say which bands are which colours, and, if the axes do not, how large a pixel is."""
+        """Label the bands of the colours, and draw the scale if the axes do not show it."""
         if self.names is not None:
             colours = _CHANNELS if len(self.names) == 3 else {"": "white"}
             for k, (channel, colour) in enumerate(colours.items()):
@@ -298,7 +297,7 @@ class _View:
 
 
 def thumbnails(scene, images, *, box=None):
-    """Return images of a scene, or the same part of each, as HTML that needs no other file."""
+    """Return images of a scene, or the same part of each, as self-contained HTML."""
     view = _View(scene, None, None, box)
     upward = -1 if view.look["origin"] == "lower" else 1
     pictures = []
@@ -311,7 +310,7 @@ def thumbnails(scene, images, *, box=None):
 
 
 def shrunk(pixels, side):
-    """Return an array of bytes as a picture that fits into a square."""
+    """Return an array of bytes as a picture, shrunk to fit into a square."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     scale = side / max(picture.size)
     if scale >= 1:
@@ -320,14 +319,14 @@ def shrunk(pixels, side):
 
 
 def png_address(picture):
-    """Return a picture as the address of its own data."""
+    """Return a picture as a data URL of a PNG."""
     content = BytesIO()
     picture.save(content, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def _cube(data):
-    """View (y, x) or (bands, y, x) as the latter."""
+    """View an array (y, x) or (bands, y, x) as (bands, y, x)."""
     return np.asarray(data, dtype=float).reshape(-1, *data.shape[-2:])
 
 
@@ -344,7 +343,7 @@ def _by_name(axes, names):
 
 
 def _whitened(light, noise):
-    """Scale the noise of the channels alike to their light, which makes the blend white."""
+    """Return the scale of each channel, in proportion to its light, which makes the blend white."""
     bright = np.where(light > 3 * noise, light, 0).sum(axis=(1, 2), keepdims=True)
     if (bright <= 0).any():
         return noise
@@ -352,7 +351,7 @@ def _whitened(light, noise):
 
 
 def _lupton(light, stretch=_STRETCH):
-    """Stretch light in units of the noise, shape (..., channels, y, x), and keep its colours."""
+    """Stretch light in units of the noise, shape (..., channels, y, x), keeping its colours."""
     brightness = light.mean(axis=-3, keepdims=True).clip(min=1e-3)
     shown = light * LuptonAsinhStretch(stretch=stretch, Q=8)(brightness, clip=False) / brightness
     return (shown / shown.max(axis=-3, keepdims=True).clip(min=1)).clip(min=0)
@@ -364,11 +363,11 @@ def in_colour(flux, noise, wavelength):
     Parameters
     ----------
     flux : numpy.ndarray
-        Shape (n, rows, bands, y, x), above the sky.
+        Shape (n, rows, bands, y, x), sky-subtracted.
     noise : numpy.ndarray
-        Shape (n, bands): of the sky. Its mean over the bands shown sets the contrast.
+        Shape (n, bands): sky noise. Its mean over the bands shown sets the contrast.
     wavelength : sequence of float
-        Of the bands in nm. Those nearest to SDSS's i, r and g are shown.
+        Wavelengths of the bands in nm. The bands nearest to SDSS's i, r and g are shown.
 
     Returns
     -------
@@ -381,7 +380,7 @@ def in_colour(flux, noise, wavelength):
 
 
 def _draw_result(result, axes, bands, stretch):
-    """Draw a blend, its components and what is left."""
+    """Draw a blend, its components and its residual."""
     drawn = _by_name(axes, ["blend", "central", "companion", "residual"])
     view = _View(result.scene, bands, stretch, result.meta.get("core"))
     blend, central, companion = view.light, view.above(result.central), view.above(result.companion)
@@ -394,10 +393,10 @@ def _draw_result(result, axes, bands, stretch):
 
 
 def _told_apart(catalog, blended):
-    """Return a colour for each source: that of the blended ones is far from where it is taken."""
+    """Return a colour for each source; blended ones of the same colour are far apart."""
     places = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=-1)
     colours = ["white"] * len(catalog)
-    nearest = np.full((len(catalog), len(_COLOURS)), np.inf)  # of each colour, to each source
+    nearest = np.full((len(catalog), len(_COLOURS)), np.inf)  # distance to each colour
     for k in blended:
         best = int(np.argmax(nearest[k]))
         colours[k] = _COLOURS[best]
@@ -442,7 +441,7 @@ def _write(axes, x, y, text, *, color="white", **where):
 def _label_sky(axes, wcs):
     """Label the first axes of a row with the sky's coordinates."""
     for number, each in enumerate(axes if wcs is not None else ()):
-        each.patch.set_in_layout(False)  # it stays where the limits were when it was made
+        each.patch.set_in_layout(False)  # it keeps the limits of its creation
         for axis, name in ((wcs.wcs.lng, wcs.wcs.lngtyp), (wcs.wcs.lat, wcs.wcs.lattyp)):
             coordinate = each.coords[axis]
             coordinate.set_ticks(number=3)
@@ -454,7 +453,7 @@ def _label_sky(axes, wcs):
 
 
 def _draw_scale(axes, box, wcs):
-    """Draw a bar of a round length, on the sky if there is a WCS, else in pixels."""
+    """Draw a bar of a round length: an angle if there is a WCS, else pixels."""
     width, size, unit = np.ptp(box[1]), 1.0, " px"
     if wcs is not None:
         scales = u.Quantity(proj_plane_pixel_scales(wcs), wcs.wcs.cunit[0])
@@ -480,14 +479,14 @@ def source_regions(catalog, wcs=None):
     Parameters
     ----------
     catalog : `~astropy.table.QTable`
-        As `astrodeblend.measure.measure` gives it.
+        As `astrodeblend.measure.measure` returns it.
     wcs : `~astropy.wcs.WCS`, optional
-        Of the image; then they are on the sky.
+        WCS of the image, for regions in sky coordinates.
 
     Returns
     -------
     ``regions.Regions``
-        Cyan if the source is blended, white if it is isolated, with its label as text.
+        Cyan for blended sources, white for isolated ones, with the label as text.
 
     Raises
     ------
@@ -498,7 +497,7 @@ def source_regions(catalog, wcs=None):
         import regions
     except ImportError as error:
         raise ImportError(
-            "regions for DS9 take the package regions: pip install 'astrodeblend[regions]'"
+            "regions for DS9 need the package regions: pip install 'astrodeblend[regions]'"
         ) from error
     found = []
     for row in catalog:
@@ -517,22 +516,22 @@ def source_regions(catalog, wcs=None):
 
 
 def save_figure(figure, path, *, overwrite=False):
-    """Write a figure to a file, which appears whole or not at all.
+    """Write a figure to a file; after an error no file is left.
 
     Parameters
     ----------
     figure : `~matplotlib.figure.Figure`
     path : str or path-like
-        Its suffix says what kind of file: ``.png``, ``.pdf``, ``.svg``, ``.jpg``.
+        The file; its suffix is the format: ``.png``, ``.pdf``, ``.svg``, ``.jpg``.
     overwrite : bool, optional
-        Replace a file that is there already. By default that is refused.
+        Replace a file that exists. By default that raises.
 
     Raises
     ------
     FileExistsError, FileNotFoundError, PermissionError
         If ``path`` exists, its folder does not, or that is read-only.
     ValueError
-        If matplotlib writes no files of that kind.
+        If matplotlib does not write that format.
     """
     with atomic_path(path, overwrite=overwrite) as file:
         figure.savefig(file)

@@ -1,4 +1,4 @@
-"""What comes out of deblending: frozen results with units, flags, a table, a file and a figure."""
+"""Results of deblending: immutable, with units, flags, table, file and figure."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -30,38 +30,37 @@ _BRIEF = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scene:
-    """An image taken apart into its sources.
+    """An image deblended into its sources.
 
-    Made by `astrodeblend.Deblender.deblend_scene`. It holds both kinds of light; `with_light`
-    chooses which one is read.
+    Made by `astrodeblend.Deblender.deblend_scene`. It holds two kinds of light; `with_light`
+    selects one.
 
     Parameters
     ----------
     read : `~astropy.nddata.NDData`
         The image, shape (bands, y, x).
     sky : `astrodeblend.sky.Sky`
-        Of the image.
+        The image's sky.
     light : `astrodeblend.light.Light`
-        Of its sources.
+        The light of its sources.
     sources : `~astropy.table.QTable`
-        What was detected of them.
+        The table of detected sources.
     meta : dict
         Version, model and its hash, and settings, as plain values; ``background`` and ``noise`` of
-        the sky in each band, of maps the median; ``light`` is the kind that is shown.
+        the sky in each band (the median of maps); ``light`` is the selected kind.
 
     Attributes
     ----------
     image : `~astropy.nddata.NDData`
         The image that was given, shape (bands, y, x), or (y, x) if it was given so.
     catalog : `~astropy.table.QTable`
-        A row for every source; `astrodeblend.measure.measure` says what is in it.
+        A row for every source, with the columns of `astrodeblend.measure.measure`.
     components : tuple of `~astropy.nddata.NDData`
-        The light of every source above the sky, in the order of the catalogue: the part of the
-        image that has any, with the image's unit, the WCS of that part, a mask, and the
-        standard deviation as uncertainty; NaN where there is no data. ``meta["box"]`` is the
-        part, ((y, y), (x, x)).
+        The sky-subtracted light of every source, in the order of the catalogue: cutouts with the
+        image's unit, their WCS, a mask, and the standard deviation as uncertainty; NaN without
+        data. ``meta["box"]`` is the place of the cutout in the image, ((y, y), (x, x)).
     residual : `~astropy.nddata.NDData`
-        The image less the network's own components, sky included.
+        The image less the network's components, sky included.
 
     Examples
     --------
@@ -83,13 +82,13 @@ class Scene:
     meta: dict
 
     def with_light(self, light):
-        """Return the same scene with components and catalogue of a kind of light.
+        """Return the same scene with components and catalogue of one kind of light.
 
         Parameters
         ----------
         light : {'apportioned', 'network'}
-            The light of the image, shared out among the sources in proportion to the network's
-            own components, which keeps its flux and its noise; or those.
+            The light of the image, apportioned in proportion to the network's components, which
+            keeps its flux and noise; or the network's components.
 
         Returns
         -------
@@ -122,7 +121,7 @@ class Scene:
 
     @cached_property
     def catalog(self):
-        """What is measured of every source."""
+        """The catalogue of sources."""
         catalog = measure(
             *(self.read, self.sky, self._above, self._shown, self.sources),
             Calibration(**self.meta["calibration"]).of_light(self.meta["light"]),
@@ -153,12 +152,12 @@ class Scene:
         Parameters
         ----------
         label : int
-            As in the catalogue.
+            The source's label in the catalogue.
 
         Returns
         -------
         `~astropy.nddata.NDData`
-            Zero outside the source's footprint.
+            The component; 0 outside the source's footprint.
 
         Raises
         ------
@@ -181,20 +180,20 @@ class Scene:
         )
 
     def write(self, path, *, overwrite=False):
-        """Write the scene to a FITS file, which appears whole or not at all.
+        """Write the scene to a FITS file; after an error no file is left.
 
         Its extensions are CATALOG, the table; IMAGE and RESIDUAL; and for every source COMPONENT,
-        COMPONENT_UNCERT and, where the image has a mask, COMPONENT_MASK, with the source's
-        label as EXTVER, each with a WCS of its own, as `~astropy.nddata.CCDData` reads them
-        (``CCDData.read(path, hdu=("COMPONENT", 7))``). LTV1 and LTV2 say where in the image
-        they are: in DS9, physical coordinates are those of the image.
+        COMPONENT_UNCERT and, if the image has a mask, COMPONENT_MASK, with the source's label as
+        EXTVER and the WCS of the cutout, as `~astropy.nddata.CCDData` reads them
+        (``CCDData.read(path, hdu=("COMPONENT", 7))``). LTV1 and LTV2 state their place in the
+        image: in DS9, physical coordinates are those of the image.
 
         Parameters
         ----------
         path : str or path-like
-            Where to; ``.gz`` at its end compresses the file.
+            The file; a name that ends in ``.gz`` is compressed.
         overwrite : bool, optional
-            Replace a file that is there already. By default that is refused.
+            Replace a file that exists. By default that raises.
 
         Raises
         ------
@@ -202,25 +201,25 @@ class Scene:
             If ``path`` exists, its folder does not, or that is read-only.
         """
         primary = fits.PrimaryHDU(header=provenance(self.read, self.meta))
-        primary.header["LIGHT"] = (self.meta["light"], "what the components hold")
+        primary.header["LIGHT"] = (self.meta["light"], "kind of light of the components")
         primary.header["NSOURCES"] = (len(self.components), "in the catalogue")
         hdus = [primary, _table_to_hdu(self.catalog, "CATALOG")]
         hdus += _image_hdus(self, self.meta) + image_to_hdus(self.residual, "RESIDUAL")
         write_fits(hdus, path, cutouts=self.components, name="COMPONENT", overwrite=overwrite)
 
     def write_regions(self, path, *, overwrite=False):
-        """Write the sources as regions that DS9 draws: ellipses of 3 semi-axes.
+        """Write the sources as regions for DS9: ellipses of 3 semi-axes.
 
-        They are on the sky if the image has a WCS, in pixels otherwise; cyan if the source is
+        They are in sky coordinates if the image has a WCS, else in pixels; cyan if the source is
         blended, white if it is isolated, and named by their labels. A source without light is a
-        point. Takes the package regions (``pip install "astrodeblend[regions]"``).
+        point. Needs the package regions (``pip install "astrodeblend[regions]"``).
 
         Parameters
         ----------
         path : str or path-like
-            Where to, as ``sources.reg``.
+            The file, such as ``sources.reg``.
         overwrite : bool, optional
-            Replace a file that is there already. By default that is refused.
+            Replace a file that exists. By default that raises.
 
         Raises
         ------
@@ -236,7 +235,7 @@ class Scene:
             regions.write(temporary, format="ds9")
 
     def plot(self, **options):
-        """Draw the image with its sources, all components, what is left, and each source alone.
+        """Draw the image with its sources, all components, the residual, and each source alone.
 
         Parameters
         ----------
@@ -247,7 +246,7 @@ class Scene:
         Returns
         -------
         `~matplotlib.figure.Figure`
-            It is shown nowhere by itself. Or ``axes``, if given.
+            The figure, which is not displayed; or ``axes``, if given.
         """
         from astrodeblend.plot import scene_panels
 
@@ -272,30 +271,29 @@ class Scene:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Deblended:
-    """A blend taken apart: a scene of one source, and the rest.
+    """A deblended stamp: the central galaxy, and the rest.
 
-    Made by `astrodeblend.Deblender`.
+    Made by calling a `astrodeblend.Deblender`.
 
     Attributes
     ----------
     scene : Scene
-        Of that source, with the network's light.
+        The scene of the central galaxy, with the network's light.
     image : `~astropy.nddata.NDData`
         The image that was given, shape (bands, y, x), or (y, x) if it was given so.
     central, companion : `~astropy.nddata.NDData`
-        The galaxy at the position, and all else in its stamp, each with the sky's level
-        under it: on the grid of ``image``, with its unit, WCS and mask. The uncertainty is a
-        standard deviation. Outside the stamp they hold the level of the sky; NaN where there is
-        no data.
+        The galaxy at the position, and all other light in its stamp, each with the sky level
+        added: on the grid of ``image``, with its unit, WCS and mask. The uncertainty is a standard
+        deviation. Outside the stamp they equal the sky level; NaN without data.
     position : tuple of float
-        Of the source, in pixels (x, y).
+        Position of the central galaxy, (x, y) in pixels.
     flags : Flag
-        What a user should know; `astrodeblend.decode_flags` puts it in words.
+        Flags of the result; `astrodeblend.decode_flags` describes them.
     meta : dict
-        As of the scene. Besides ``stamp_width``, ``stamp_pixels``, ``stamp_box``, ``core`` (the
+        As in the scene, and ``stamp_width``, ``stamp_pixels``, ``stamp_box``, ``core`` (the
         part of the image, ((y, y), (x, x)), in which components do not fade), ``familiarity``
-        and ``blend_score``. ``calibration["interval_95"]`` says how many standard deviations to
-        either side hold 95.4 % of the truths.
+        and ``blend_score``. ``calibration["interval_95"]`` is the half width, in standard
+        deviations, of the interval with 95.4 % of the truths.
 
     Examples
     --------
@@ -323,21 +321,21 @@ class Deblended:
 
     @cached_property
     def companion(self):
-        """All else in its stamp."""
+        """All other light in its stamp."""
         return self._whole(self.scene.light.rest)
 
     @property
     def position(self):
-        """Of the source, in pixels (x, y)."""
+        """Position of the central galaxy, (x, y) in pixels."""
         return self.scene.light.components[0].position
 
     @property
     def flags(self):
-        """What a user should know."""
+        """Flags of the result."""
         return Flag(int(self.scene.catalog["flags"][0])) & ~Flag.EMPTY
 
     def _whole(self, component):
-        """Return a component on the image's grid, its sky under it."""
+        """Return a component on the image's grid, with its sky level added."""
         read, sky, box = self.scene.read, self.scene.sky, (slice(None), *component.box)
         shape = read.data.shape
         data = np.broadcast_to(component.sky, shape).astype(np.float32)
@@ -350,15 +348,15 @@ class Deblended:
         return to_original_shape(_like(read, data, mask=_mask(sky.hidden), spread=spread))
 
     def to_table(self):
-        """Measure both components, as sources of a scene are measured.
+        """Measure both components, with the columns of a scene's catalogue.
 
-        The companion is measured at its peak, if it is more than one galaxy.
+        A companion of several galaxies is measured at its peak.
 
         Returns
         -------
         `~astropy.table.QTable`
-            Two rows, ``component`` being ``central`` and ``companion``, with the columns of
-            `Scene.catalog`, `astrodeblend.measure.measure`.
+            Two rows, with ``component`` ``central`` and ``companion``, and the columns of
+            `Scene.catalog`.
         """
         scene = self.scene
         both = [scene.light.components[0], outlined(scene.light.rest, scene.light.scaling)]
@@ -373,20 +371,20 @@ class Deblended:
         return table
 
     def write(self, path, *, overwrite=False):
-        """Write the components and their table to a FITS file, which appears whole or not at all.
+        """Write the components and their table to a FITS file; after an error no file is left.
 
-        Its extensions are CENTRAL and COMPANION, each with _UNCERT and, where there is no data,
+        Its extensions are CENTRAL and COMPANION, each with _UNCERT and, if pixels lack data,
         _MASK, as `~astropy.nddata.CCDData` reads them (``CCDData.read(path,
         hdu="CENTRAL", hdu_mask="CENTRAL_MASK", hdu_uncertainty="CENTRAL_UNCERT")``); IMAGE; and
-        SOURCES, the table (``QTable.read(path, hdu="SOURCES")``). The primary header says how
-        they were made.
+        SOURCES, the table (``QTable.read(path, hdu="SOURCES")``). The primary header states model
+        and settings.
 
         Parameters
         ----------
         path : str or path-like
-            Where to.
+            The file.
         overwrite : bool, optional
-            Replace a file that is there already. By default that is refused.
+            Replace a file that exists. By default that raises.
 
         Raises
         ------
@@ -408,7 +406,7 @@ class Deblended:
         write_fits([*hdus, sources], path, overwrite=overwrite)
 
     def plot(self, **options):
-        """Draw the blend, both components and what is left.
+        """Draw the blend, both components and the residual.
 
         Parameters
         ----------
@@ -418,7 +416,7 @@ class Deblended:
         Returns
         -------
         `~matplotlib.figure.Figure`
-            It is shown nowhere by itself. Or ``axes``, if given.
+            The figure, which is not displayed; or ``axes``, if given.
         """
         from astrodeblend.plot import panels
 
@@ -439,20 +437,20 @@ class Deblended:
 
 
 def _html(result, pictures, lines=()):
-    """Return the beginning of how a notebook shows a result."""
+    """Return the start of a result's HTML in notebooks."""
     lines = [escape(line) for line in (repr(result)[1:-1], *lines)]
     return f"<p>{'<br>'.join(lines)}</p><p>{pictures}</p>"
 
 
 def brief(catalog, rows=None):
-    """Return what of a catalogue fits on a screen: a few columns, of its brightest rows.
+    """Return the main columns of a catalogue, and its brightest rows.
 
     Parameters
     ----------
     catalog : `~astropy.table.QTable`
-        As of a `Scene`, or `Deblended.to_table`.
+        The catalogue of a `Scene`, or from `Deblended.to_table`.
     rows : int, optional
-        How many, the brightest first (all bands together). By default all, as they come.
+        Number of rows, by decreasing flux summed over bands. By default all, in order.
 
     Returns
     -------
@@ -472,25 +470,25 @@ def _size(image):
 
 
 def provenance(image, meta):
-    """Return a primary header that says how components of an image were made."""
+    """Return a primary header with the model and settings of an image's components."""
     header = fits.Header()
     header["CREATOR"] = (f"astrodeblend {meta['version']}", "software")
     header["MODEL"] = (meta["model"], "the trained network")
     header["MODELSHA"] = (meta["sha256"][:16], "its sha256, first 16 digits")
-    header["KIND"] = (image.meta["astrodeblend"]["kind"], "what the image was taken for")
+    header["KIND"] = (image.meta["astrodeblend"]["kind"], "kind of image, picture or flux")
     for k, band in enumerate(image.meta["astrodeblend"]["bands"] or (), 1):
         header[f"BAND{k}"] = (str(band), f"name of band {k}")
     return header
 
 
 def _image_hdus(scene, meta):
-    """Return the HDUs of the image that was given, without its noise."""
+    """Return the HDUs of the given image, without its uncertainty."""
     read = scene.read
     hdus = image_to_hdus(_like(read, read.data, mask=_mask(scene.sky.hidden)), "IMAGE")
     for name, key in (("SKY", "background"), ("NOISE", "noise")):
         for k, value in enumerate(meta[key], 1):
-            if np.isfinite(value):  # FITS has no card for what is not
-                hdus[0].header[f"{name}{k}"] = (value, f"of the sky of band {k}, in the median")
+            if np.isfinite(value):  # FITS has no cards for NaN
+                hdus[0].header[f"{name}{k}"] = (value, f"median over the sky of band {k}")
     return hdus
 
 
@@ -512,7 +510,7 @@ def _like(image, data, *, mask, spread=None, box=None):
 
 
 def _cutout(image, component, masked):
-    """Return a component as an image of its own: the part that has any of its light."""
+    """Return a component as a cutout of the image, of its footprint's extent."""
     seen = (component.seen != 0).any(axis=0) | component.footprint
     inner = tuple(slice(0, 1) for _ in seen.shape)
     if seen.any():
@@ -528,19 +526,19 @@ def _cutout(image, component, masked):
     light, spread = component.seen, np.hypot(component.deblending, component.noise)
     data = np.where(hidden, np.nan, light[:, *inner]).astype(np.float32)
     spread = np.where(light != 0, spread, 0)[:, *inner].astype(np.float32)
-    mask = hidden if masked else None  # of all components of an image, or of none
+    mask = hidden if masked else None  # for all components of an image, or for none
     cutout = _like(image, data, mask=mask, spread=spread, box=box)
     cutout.meta["box"] = [[part.start, part.stop] for part in box]
     return to_original_shape(cutout)
 
 
 def _table_to_hdu(table, name):
-    """Turn a table into a FITS extension, positions on the sky and units included, without meta."""
+    """Return a table as a FITS extension, with sky coordinates and units, without meta."""
     table = table.copy(copy_data=False)
     table.meta = {}
     content = BytesIO()
     with warnings.catch_warnings():
-        # A unit that FITS does not know, such as nmgy, comes back with astropy all the same.
+        # astropy also restores units that FITS does not know, such as nmgy.
         warnings.filterwarnings("ignore", message="The unit .* could not be saved")
         table.write(content, format="fits")
     content.seek(0)

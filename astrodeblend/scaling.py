@@ -1,7 +1,7 @@
-"""What depends on the kind of an image: how a network sees it, and how its answer becomes light.
+"""Scaling: from image values to network values, and from a network's output to light.
 
 `Picture` is for colour pictures, `Flux` for linear flux. Both have the same methods and
-constants; nothing else in the package asks which one it has.
+constants, so that the rest of the package need not distinguish them.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ import numpy as np
 
 __all__ = ["Flux", "Picture", "scaling_of"]
 
-_DARK = 1e-4  # network values up to this do not tell whose light it is
-# The light of Galaxy Zoo's pictures goes as sinh(6.5 value): the middle 240 pixels are then 5.8
-# Petrosian radii in the median, as they are in the images from which the pictures were made.
+_DARK = 1e-4  # network values: light below which the fractions of components are undefined
+# Light in Galaxy Zoo's pictures is proportional to sinh(6.5 value): then the middle 240 pixels are
+# 5.8 Petrosian radii in the median, as in the survey's images.
 _PICTURE_STRETCH = 6.5
-_WHOLE = 0.75  # a stamp that covers so much of a square picture takes all of it
+_WHOLE = 0.75  # share of a square picture from which on a stamp takes all of it
 
 
 def scaling_of(image):
-    """Return the scaling of an image, by its kind.
+    """Return the scaling for the kind of an image.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` gives it.
+        As `astrodeblend.images.read_image` returns it.
 
     Returns
     -------
@@ -35,51 +35,52 @@ def scaling_of(image):
 
 @dataclass(frozen=True)
 class Picture:
-    """Values of a colour picture, from black (0) to white (1): light as a survey displays it.
+    """Scaling of colour pictures to values from 0 (black) to 1 (white).
 
-    A network answers with what part of each pixel's light is the source's.
+    The light of a component is its fraction of the network's output times the image.
 
     Parameters
     ----------
     full_scale : float
-        The value that is white in the image.
+        Value of white in the image.
     """
 
     full_scale: float
 
     kind = "picture"
-    #: What a card calls it.
+    #: Name on a card.
     name = "picture"
-    #: Whether the light of overlapping sources adds.
+    #: Whether the values of overlapping sources add.
     adds = False
-    #: Sources stand out by so many standard deviations of their smoothed noise.
+    #: Threshold of footprints in standard deviations of the smoothed noise.
     seen = 5.0
-    #: Part of a stamp's width over which components fade into the sky.
+    #: Fraction of a stamp's width over which components fade into the sky.
     fade = 0.1
-    #: How detection divides groups, by `photutils.segmentation.deblend_sources`.
+    #: Options of `photutils.segmentation.deblend_sources` in detection.
     division = {"contrast": 0.005, "n_levels": 32}  # noqa: RUF012
 
     def linear(self, data, level, noise):
-        """Undo the stretch of a picture, for sizes and detection; black stays black.
+        """Return a picture as linear light, for sizes and detection.
 
         Parameters
         ----------
         data, level, noise : numpy.ndarray
-            Of the image and of its sky.
+            Values of the image, level and noise of its sky.
 
         Returns
         -------
         data, level, noise : numpy.ndarray
-            In steps of an 8-bit picture near black.
+            In units of one step of an 8-bit picture near black.
         """
         brightest, steps = _PICTURE_STRETCH / self.full_scale, 255 / _PICTURE_STRETCH
         light, sky = (np.sinh(brightest * values) * steps for values in (data, level))
         return light, sky, np.cosh(brightest * level) * brightest * noise * steps
 
     def on_grid(self, x, y, width, pixels, shape):
-        """Return middle and width of a stamp: all of a square picture of which it covers most.
+        """Return middle and width of a stamp; those of a square picture if it covers most of it.
 
-        So does a position within half a pixel of its middle if it has the network's own size.
+        The same holds for a position within half a pixel of the middle of a square picture that
+        has the network's size.
         """
         height, length = shape
         middle = (length - 1) / 2, (height - 1) / 2
@@ -89,11 +90,11 @@ class Picture:
         return x, y, width
 
     def values(self, data, level, noise):
-        """Return what a network sees of pixels of the image."""
+        """Return the network values of pixels of the image."""
         return np.clip(data / self.full_scale, 0, 1)
 
     def averaged(self, values, scale):
-        """Return what a network sees of the mean of pixels, ``scale`` of them along each side."""
+        """Return the network values of means over ``scale`` x ``scale`` pixels."""
         return values.clip(0, 1)
 
     def saturated(self, header):
@@ -101,7 +102,7 @@ class Picture:
         return self.full_scale
 
     def component(self, stamp, answer, std):
-        """Return the light of a network's component on the image's own pixels.
+        """Return the light of a network's component on the image's pixels.
 
         Parameters
         ----------
@@ -112,14 +113,14 @@ class Picture:
         Returns
         -------
         light : numpy.ndarray, shape (bands, y, x)
-            Above the component's own sky, in the part of the image at ``stamp.slices``.
+            Sky-subtracted, in the part of the image at ``stamp.slices``.
         sky : numpy.ndarray, shape (bands, 1, 1)
-            Level of that sky. Where isolated galaxies become a blend by their maximum, the
-            brighter noise wins and raises the blend's sky; a network takes that away.
+            Sky level of the component. It is below the blend's if isolated galaxies are blended by
+            maximum, which takes the brighter noise.
         deblending, noise : numpy.ndarray, shape (bands, y, x)
-            Standard deviation by deblending, and by the noise of the image, as far as that is not
-            in the former: the picture of a galaxy alone, which deviations are about, has noise of
-            its own on the pixels of the stamp.
+            Standard deviation by deblending, and by the noise of the image as far as it is not
+            included in the former: the true image of a galaxy alone has noise on the stamp's
+            pixels.
         """
         dark = stamp.blend <= _DARK
         fraction = np.clip(np.where(dark, 1, answer / np.where(dark, 1, stamp.blend)), 0, 1)
@@ -139,53 +140,53 @@ class Picture:
         return light, sky, np.sqrt(weight) * expected, noise
 
     def claims(self, light, image):
-        """Return what a component's light claims of the image's.
+        """Return the weight of a component's light in the apportioning of the image's.
 
-        Where noise has made that negative, those claim it that are negative there too, so that no
-        flux is made of noise.
+        Where the image is negative by noise, only components that are negative there have weight,
+        so that noise makes no flux.
         """
         return np.maximum(light * np.sign(image), 0)
 
 
 @dataclass(frozen=True)
 class Flux:
-    """Linear flux above the sky, in units of the standard deviation of each band's noise.
+    """Scaling of linear flux: sky-subtracted, in units of each band's noise.
 
-    A network answers with light, without noise.
+    The light of a component is the network's output, without noise.
     """
 
     kind = "flux"
     name = "noise"
     adds = True
-    seen = 0.1  # light comes without noise
+    seen = 0.1  # the light is noiseless
     fade = 0.0
-    # From a group's faintest to its brightest pixel flux goes over more decades than a picture.
+    # The range of flux in a group is larger than that of a picture.
     division = {"contrast": 0.001, "n_levels": 64}  # noqa: RUF012
 
     def linear(self, data, level, noise):
-        """Return what is linear already."""
+        """Return the flux unchanged."""
         return data, level, noise
 
     def on_grid(self, x, y, width, pixels, shape):
-        """Return middle and width of a stamp whose pixels hold whole pixels of the image.
+        """Return middle and width of a stamp whose pixels are k x k whole pixels of the image.
 
-        As many along both sides as it takes, mostly one. So noise stays white and the PSF sharp.
+        Usually k is 1. So white noise stays white, and the PSF sharp.
         """
         width = float(pixels * max(1, int(np.ceil(width / pixels - 1e-6))))
-        half = width / 2 % 1  # edges of pixels are at integers and a half
-        # of two that are as near the lower one, be the position rounded on its way from the sky
+        half = width / 2 % 1  # edges of pixels are at half integers
+        # the lower one of two as near, also after rounding in a position on the sky
         return (*(float(np.ceil(at - half - 1e-6) - 0.5 + half) for at in (x, y)), width)
 
     def values(self, data, level, noise):
-        """Return what a network sees of pixels of the image."""
+        """Return the network values of pixels of the image."""
         return (data - level) / noise
 
     def averaged(self, values, scale):
-        """Return what a network sees of the mean of pixels: their sum, over its noise."""
+        """Return the network values of means: the sum of pixels over its noise."""
         return values * scale
 
     def saturated(self, header):
-        """Return the value from which on pixels are saturated, infinite if it is not stated."""
+        """Return the value from which on pixels are saturated; infinite if not stated."""
         value = header.get("SATURATE")
         return value if isinstance(value, int | float) else np.inf
 
@@ -196,10 +197,10 @@ class Flux:
         return light, stamp.level, deviation, np.zeros_like(light)
 
     def claims(self, light, image):
-        """Return what a component's light claims of the image's: as it is without noise, all."""
+        """Return the weight of a component's light, which is noiseless: the light."""
         return np.abs(light)
 
 
 def _deviation(stamp, std):
-    """Return a standard deviation on the image's pixels: a spline must not make it nothing."""
+    """Return a standard deviation on the image's pixels; the spline must not make it 0."""
     return np.maximum(stamp.to_image(std), std.min(axis=(-2, -1), keepdims=True))

@@ -1,4 +1,4 @@
-"""The sky of an image, once: its level, its noise, and where there is no data."""
+"""The sky of an image: its level, its noise, and pixels without data."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,32 +13,32 @@ __all__ = ["Sky", "estimate_sky", "sky_of"]
 mad_std = partial(median_abs_deviation, axis=None, scale="normal")
 
 _QUANTUM = 1 / np.sqrt(12)  # standard deviation of a rounding error, in steps
-_SAMPLE = 30_000  # pixels that are enough for a scatter
-_WINGS = 0.25  # noises by which wings of galaxies raise a small image that they cover
-_MUCH_SKY = 3000  # pixels without sources, on which wings are left of few
-_LAGS = 8  # pixels at which noise may still be alike
-_LARGE_PICTURE = 512  # pixels a side from which a picture's sky may be uneven
-_CURVED = 300  # pixels a side from which a sky may curve; galaxies curve on smaller ones
+_SAMPLE = 30_000  # pixels used to estimate a scatter
+_WINGS = 0.25  # in units of the noise: error of the level by wings in an image full of galaxies
+_MUCH_SKY = 3000  # pixels without sources from which on that error falls as 1 / pixels
+_LAGS = 8  # pixels: largest lag of correlated noise
+_LARGE_PICTURE = 512  # pixels a side from which on a picture's sky may be a surface
+_CURVED = 300  # pixels a side from which on that is of second order; else galaxies are fitted
 
 
 @dataclass(frozen=True, eq=False)
 class Sky:
-    """Level and noise of an image's sky, and where there is no data.
+    """Level and noise of an image's sky, and its pixels without data.
 
     Attributes
     ----------
     level : numpy.ndarray, shape (bands, 1, 1) or (bands, y, x)
-        Of the sky, per pixel, in the image's unit: a map where it is uneven.
+        Sky level per pixel, in the image's unit; a map if it is uneven.
     noise : numpy.ndarray, shape (bands, 1, 1) or (bands, y, x)
-        Standard deviation of one pixel's noise in the sky; positive.
+        Standard deviation of the sky noise in a pixel, positive.
     hidden : numpy.ndarray of bool, shape (bands, y, x)
-        Where there is no data.
+        Pixels without data.
     correlation : numpy.ndarray, shape (bands,)
-        How many times larger than for white noise the scatter of means over many pixels is.
+        Standard deviation of means over many pixels, over that for white noise.
     noise_from : {'uncertainty', 'image'}
-        What the noise was taken from.
+        Origin of the noise.
     words : tuple of str
-        What was decided, in sentences.
+        Sentences on what was decided.
     """
 
     level: np.ndarray
@@ -50,16 +50,16 @@ class Sky:
 
 
 def estimate_sky(image):
-    """Estimate the sky of an image, and find where there is no data.
+    """Estimate the sky of an image, and find the pixels without data.
 
-    There is no data where the mask says so, the value is not finite, the uncertainty is not
-    finite or is 0 throughout a block, or, in flux, where one value fills a block exactly:
-    64 connected pixels, or, where many single ones have that value (counts), squares too large
-    for chance. What light rises to (saturation) or fades to (no noise) is data.
+    These are the pixels that are masked or not finite, whose uncertainty is not finite or is 0
+    throughout a block, or, in flux, that belong to a block of one exact value: 64 connected
+    pixels, or, if many single pixels have that value (counts), squares too large for chance.
+    Blocks of saturated light and of noiseless sky are data.
 
-    The level is a plane, or from 300 pixels a side a surface of second order, if that fits
-    means in boxes much better than one number. A number within three errors of 0 is 0 where
-    some values are negative, as after the sky was subtracted.
+    The level is a constant, or, if that fits means in boxes much better, a plane (a surface of
+    second order from 300 pixels a side). A constant within three errors of 0 is 0 in images with
+    negative values, whose sky was subtracted.
 
     Parameters
     ----------
@@ -110,12 +110,12 @@ def estimate_sky(image):
 
 
 def sky_of(band, hidden=None, *, picture=False):
-    """Return level, noise and mask of sources of one band, sources masked step by step.
+    """Return level, noise and source mask of one band, by iterative masking of sources.
 
-    Where a picture's sky is cut off at black, the noise is from values above its middle.
+    The noise of a picture whose sky is clipped at black is that of values above the median.
     """
     hidden = np.zeros(band.shape, bool) if hidden is None else hidden
-    # smoothed by far more than a point source, faint wings of galaxies stand out
+    # smoothing by much more than a point source detects faint wings of galaxies
     smooth = ndimage.gaussian_filter(np.where(hidden, np.median(band[~hidden]), band), 3)
     sources = _standing_out(smooth, hidden, 6, 0.98)
     seen = ~(sources | hidden)
@@ -126,7 +126,7 @@ def sky_of(band, hidden=None, *, picture=False):
 
 
 def _standing_out(smooth, hidden, reach, most):
-    """Return where a smoothed image is bright, and so many pixels around."""
+    """Return the mask of a smoothed image's bright pixels, dilated by ``reach`` pixels."""
     sources = np.zeros_like(hidden)
     for _ in range(12):
         sky = smooth[~(sources | hidden)]
@@ -139,12 +139,12 @@ def _standing_out(smooth, hidden, reach, most):
 
 
 def _cut_off(band, sky):
-    """Say whether a sky is cut off at black: a fifth or more has the lowest value."""
+    """Return whether a sky is clipped at black: a fifth or more of it has the lowest value."""
     return np.mean(band[sky] == band[sky].min()) >= 0.2
 
 
 def _fills(band, valid):
-    """Yield the values that fill blocks of a band, and where."""
+    """Yield the values that fill blocks of a band without being data, and masks of the blocks."""
     same = (np.diff(band, axis=axis, prepend=np.nan) == 0 for axis in (0, 1))
     runs = [ndimage.minimum_filter1d(one, 5, axis) for axis, one in enumerate(same)]
     values, number = np.unique(band[valid & (runs[0] | runs[1])], return_counts=True)
@@ -162,12 +162,12 @@ def _fills(band, valid):
 
 
 def _filled(band, value, valid):
-    """Return where a value fills blocks: connected pixels, or squares where chance makes those."""
+    """Return the mask of blocks of a value: connected pixels, or squares if chance makes these."""
     equal = (band == value) & valid
-    others = valid & ~equal  # what is hidden neither joins nor parts
+    others = valid & ~equal  # hidden pixels neither join nor separate blocks
     labels, _ = ndimage.label(equal, np.ones((3, 3)))
     filled = equal & (np.bincount(labels.ravel()) >= 64)[labels]
-    # by itself: a pixel of a value among others, or of another one among pixels of the value
+    # isolated: pixels of the value among others, and other ones among pixels of the value
     lone = others & (ndimage.uniform_filter(equal.astype(np.float32), 3) > 5.5 / 9)
     alone = np.count_nonzero(equal & ~filled) + 0.1 * np.count_nonzero(lone)
     half, needed = 0, 5
@@ -181,9 +181,9 @@ def _filled(band, value, valid):
 
 
 def _of_flux(data, valid):
-    """Return level, noise and correlation of bands, where sources are, and words."""
+    """Return level, noise and correlation of bands, the mask of sources, and words."""
     steps, quanta = zip(*map(_step_noise, data, valid), strict=True)
-    tails = (0.01, 0.99)  # beyond, pixels gone wild count no more than galaxies do
+    tails = (0.01, 0.99)  # quantiles at which outliers are clipped
     tame = [np.clip(b, *np.quantile(b[ok][::7], tails)) for b, ok in zip(data, valid, strict=True)]
     levels, _ = zip(*map(_level, tame, valid, steps), strict=True)
     for _ in range(2):
@@ -198,7 +198,7 @@ def _of_flux(data, valid):
     for k, (sky, level, excess) in enumerate(zip(skies, levels, excesses, strict=True)):
         noise = _scatter((data[k] - level)[sky], quanta[k])
         noise = max(noise, 1e-5 * np.ptp(tame[k])) or 1.0
-        # wings of galaxies are left: much where they leave little sky
+        # unmasked wings of galaxies: brighter where less sky is left
         covered = 1 - sky.sum() / valid[k].sum()
         wings = _WINGS * noise * covered * min(_MUCH_SKY / sky.sum(), 1)
         excess = np.hypot(excess, wings)
@@ -216,17 +216,17 @@ def _of_flux(data, valid):
 
 
 def _sources(light, hidden):
-    """Return where sources are in light in units of its noise: small ones and large ones."""
+    """Return the mask of small and large sources in light in units of its noise."""
     shape, times = light.shape, 1 + (min(light.shape) >= 96) + 2 * (min(light.shape) >= 400)
     nodes = np.s_[times // 2 :: times, times // 2 :: times]
     light, hidden = ndimage.uniform_filter(light, times)[nodes], hidden[nodes]
     sources, visible = np.zeros_like(hidden), 1 - hidden.mean()
-    for sigma, least in ((3, 0.1), (9, 0.3)):  # far more than a point source
+    for sigma, least in ((3, 0.1), (9, 0.3)):  # pixels, much wider than a point source
         out = hidden | sources
         weight = np.maximum(ndimage.gaussian_filter(1.0 - out, sigma / times), 0.1)
         smooth = ndimage.gaussian_filter(np.where(out, 0, light), sigma / times) / weight
         sources |= _standing_out(smooth, out, -(-6 // times), 1 - least * visible)
-    # those of large ones reach far beyond
+    # masks of large sources grow with their radius
     radius = ndimage.distance_transform_edt(sources)
     labels, number = ndimage.label(sources)
     away, nearest = ndimage.distance_transform_edt(~sources, return_indices=True)
@@ -238,21 +238,21 @@ def _sources(light, hidden):
 
 
 def _scatter(values, quantum=0.0):
-    """Return a standard deviation that outliers and ties do not move; 0 without any scatter."""
+    """Return a standard deviation that is robust to outliers and ties; 0 without any scatter."""
     values = values[:: len(values) // _SAMPLE + 1]
     deviation = mad_std(values)
-    for _ in range(4 if quantum else 0):  # then the median absolute deviation comes in steps
+    for _ in range(4 if quantum else 0):  # the median absolute deviation is quantised
         near = np.abs(values - np.median(values)) <= 5 * max(deviation, quantum)
         deviation = max(np.std(values[near]), _QUANTUM * quantum)
     return deviation
 
 
 def _step_noise(band, valid):
-    """Return the noise from differences of pixels, not of galaxies, and the step of counts or 0."""
+    """Return the noise from differences of pixels two apart, and the step of counts, or 0."""
     values = band[valid][:: valid.sum() // _SAMPLE + 1]
     away = np.abs(values - np.median(values))
     quantum, other = 0.0, away[away > 0]
-    if 0.9 * len(away) >= len(other) > 0:  # ties spoil medians
+    if 0.9 * len(away) >= len(other) > 0:  # ties make medians unreliable
         quantum = np.median(np.diff(np.unique(other[other <= 4 * np.median(other)]), prepend=0))
     both = (band, valid), (band.T, valid.T)
     steps = np.concatenate([(b[2:] - b[:-2])[ok[2:] & ok[:-2]] for b, ok in both])
@@ -261,7 +261,7 @@ def _step_noise(band, valid):
 
 
 def _level(band, sky, noise):
-    """Return the level from means in boxes, and by how much these differ beyond their errors."""
+    """Return the level from means in boxes, and their scatter in excess of their errors."""
     shape = band.shape
     size = int(np.ceil(max(np.clip(min(shape) / 8, 4, 64), max(shape) / 20)))
     y, x = np.nonzero(sky)
@@ -273,7 +273,7 @@ def _level(band, sky, noise):
     order = np.add.outer(np.arange(3), np.arange(3)) <= 1 + (min(shape) >= _CURVED)
     terms = polyvander2d(y / shape[0], x / shape[1], (2, 2))[:, order.ravel()]
     surface, kept = np.zeros((3, 3)), np.ones(len(value), bool)
-    for _ in range(12):  # boxes that are off do not count, above all by light left in them
+    for _ in range(12):  # clip outlying boxes, more strictly above, where light is left in them
         root = kept / error
         surface[order] = np.linalg.lstsq(root[:, None] * terms, root * value, rcond=1e-9)[0]
         off = (value - terms @ surface[order]) / error
@@ -290,14 +290,14 @@ def _level(band, sky, noise):
         return polygrid2d(*(np.arange(side) / side for side in shape), surface), 0.0
     typical = np.median(error)
     excess = np.sqrt(max(mad_std(value) ** 2 - typical**2, 0)) if len(value) > 8 else 0.0
-    if excess > 2 * typical:  # light is left in most
+    if excess > 2 * typical:  # light is left in most boxes
         mean = min(mean, np.quantile(value, 0.1) + norm.isf(0.1) * typical)
     return mean, excess
 
 
 def _told(deviation, told, sky):
-    """Return the noise that an uncertainty states where the sky is: a map if it varies."""
-    from photutils.background import Background2D, MedianBackground  # training goes without
+    """Return the sky noise that an uncertainty states: a map if it varies."""
+    from photutils.background import Background2D, MedianBackground  # not needed by training
 
     sky = {"mask": ~(sky if sky.any() else told), "exclude_percentile": 90, "sigma_clip": None}
     size = max(min(deviation.shape) // 32, 4)
@@ -307,7 +307,7 @@ def _told(deviation, told, sky):
 
 
 def _correlation(rest, sky):
-    """Return `Sky.correlation` from the autocorrelation, less what distant pixels share: light."""
+    """Return `Sky.correlation` from the autocorrelation, less that of light at large lags."""
     middle = tuple(slice(max(side // 2 - 300, 0), side // 2 + 300) for side in rest.shape)
     if sky[middle].sum() > 1000:
         rest, sky = rest[middle], sky[middle]

@@ -1,4 +1,4 @@
-"""Stamps: what a network sees of an image around a source, and the way back."""
+"""Stamps: a network's input around a source, and the transformation back to the image."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,39 +10,39 @@ from astrodeblend.flags import Flag
 
 __all__ = ["Stamp", "cut_stamp"]
 
-_MARGIN = 4  # pixels that support the spline beyond the stamp
-_KNOWN = 0.5  # share of the middle of a stamp that a band needs to have data in
+_MARGIN = 4  # pixels beyond the stamp that support the spline
+_KNOWN = 0.5  # least share of the middle of a stamp with data in a known band
 
 
 @dataclass(frozen=True, eq=False)
 class Stamp:
-    """A square part of an image as a network sees it, and the way back to the image's pixels.
+    """A square part of an image on the network's pixels, and the transformation back.
 
     Made by `cut_stamp`.
 
     Attributes
     ----------
     position : tuple of float
-        Of its middle in the image, (x, y) in pixels.
+        Middle of the stamp in the image, (x, y) in pixels.
     width : float
-        In pixels of the image.
+        Width in pixels of the image.
     shape : tuple of int
         The image's (y, x).
     scaling : Picture or Flux
-        How the network sees it.
+        Scaling from image values to network values.
     blend : numpy.ndarray, shape (bands, pixels, pixels)
-        What the network sees, float32. No data is shown as empty sky.
+        The network's input, float32. Pixels without data are empty sky.
     level, noise : numpy.ndarray, shape (bands, 1, 1)
         Of the sky at the position, per pixel of the image.
     data, hidden, deviation : numpy.ndarray, shape (bands, y, x)
-        The part of the image at ``slices``: its values, where it has none, and the standard
-        deviation of their noise.
+        The part of the image at ``slices``: values, pixels without data, and standard deviation of
+        the noise.
     stated : bool
-        Whether that noise was stated with the image, or is that of its sky.
+        Whether ``deviation`` is the image's uncertainty; else it is that of the sky.
     known : numpy.ndarray of bool, shape (bands,)
-        Which bands have data in at least half of the middle of the stamp.
+        Bands with data in at least half of the middle of the stamp.
     flags : Flag
-        What there is to know about it.
+        Flags of the source.
     """
 
     position: tuple[float, float]
@@ -79,7 +79,7 @@ class Stamp:
         return _touched(self._axes, self.shape)
 
     def places(self, positions):
-        """Return where positions (n, 2) in the image are in the stamp, in its pixels."""
+        """Return positions (n, 2) in the image in pixels of the stamp."""
         return (np.asarray(positions) - self.position) / self.scale + (self.pixels - 1) / 2
 
     def component(self, answer, std):
@@ -87,7 +87,7 @@ class Stamp:
         return self.scaling.component(self, answer, std)
 
     def to_image(self, values):
-        """Interpolate an array from the stamp's pixels to the image's own.
+        """Interpolate an array from the stamp's pixels to the image's.
 
         Parameters
         ----------
@@ -96,8 +96,8 @@ class Stamp:
         Returns
         -------
         numpy.ndarray, shape (..., y, x)
-            In the part of the image at ``slices``; sums are kept, over pixels ``scale`` times as
-            wide. Fractions that sum to 1 still do.
+            In the part of the image at ``slices``. The integral is kept, and so are fractions that
+            sum to 1.
         """
         x, y = self._axes
         rows, columns = self.slices
@@ -123,7 +123,7 @@ class Stamp:
 
     @property
     def weight(self):
-        """How much of a component is left of it as it fades, shape (y, x)."""
+        """Weight of a component, which fades at the edges of the stamp, shape (y, x)."""
         return np.outer(*self._ramps)
 
     @cached_property
@@ -145,7 +145,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A stamp along one axis: where its middle is, and its width, in pixels of the image."""
+    """A stamp along one axis: its middle and its width, in pixels of the image."""
 
     centre: float
     width: float
@@ -153,18 +153,18 @@ class _Axis:
 
     @property
     def edges(self):
-        """Edges of the stamp's pixels; those of the image are at integers and a half."""
+        """Edges of the stamp's pixels; those of the image's are at half integers."""
         return self.centre + self.width * (np.arange(self.pixels + 1) / self.pixels - 0.5)
 
     @property
     def start(self):
-        """First pixel of the image that the stamp touches, be it outside the image."""
-        # the small number keeps rounding errors from touching a pixel by nothing
+        """First pixel that the stamp touches, which may be outside the image."""
+        # 1e-9: a rounding error must not touch another pixel
         return int(np.floor(self.centre - self.width / 2 + 0.5 + 1e-9))
 
     @property
     def stop(self):
-        """The pixel after the last that the stamp touches."""
+        """The pixel after the last one that the stamp touches."""
         return int(np.ceil(self.centre + self.width / 2 + 0.5 - 1e-9))
 
     @property
@@ -180,27 +180,27 @@ class _Axis:
 
 
 def cut_stamp(image, sky, scaling, position, *, width, pixels, flags=Flag(0)):  # noqa: B008
-    """Cut a stamp and bring it to the network's pixels.
+    """Cut a stamp and resample it to the network's pixels.
 
-    Values are averaged over each pixel of the stamp: a cubic spline through their sums at the
-    image's pixels' edges, along y and x. A stamp whose pixels are the image's is a plain copy.
+    Values are averaged over each pixel of the stamp, by cubic splines through cumulative sums at
+    the edges of the image's pixels, along y and x. A stamp on the image's pixels is a copy.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
         Data of shape (bands, y, x).
     sky : `astrodeblend.sky.Sky`
-        Of the image.
+        The image's sky.
     scaling : Picture or Flux
-        How the network sees it.
+        Scaling from image values to network values.
     position : tuple of float
-        (x, y) in pixels; it comes to lie in the stamp's middle.
+        The middle of the stamp, (x, y) in pixels.
     width : float
-        In pixels of the image.
+        Width of the stamp in pixels of the image.
     pixels : int
-        Along each side of the stamp.
+        Pixels along each side of the stamp.
     flags : Flag, optional
-        What is known of the source.
+        Flags of the source.
 
     Returns
     -------
@@ -272,8 +272,8 @@ def _touched(axes, shape):
 
 
 def _rebinning(old, new):
-    """Return the matrix that takes light between edges ``old`` to that between edges ``new``."""
-    # of each old pixel the light below every edge, if there is one unit of it
+    """Return the matrix from light between edges ``old`` to light between edges ``new``."""
+    # light of each old pixel below every edge, for one unit in the pixel
     below = np.tri(len(old), len(old) - 1, -1)
     spline = make_interp_spline(old, below, k=3)
     return np.diff(spline(np.clip(new, old[0], old[-1])), axis=0)

@@ -1,22 +1,22 @@
-r"""What a mean squared error hides: whether components are as rough as galaxies are.
+r"""Texture of components compared with that of the truth: what a mean squared error hides.
 
-The network that errs least is blurred where it cannot know: it paints the mean of all that might
-be there, which is smoother than any galaxy. Three numbers show it, two of them on the occluded
-pixels alone, where the other galaxy outshines this one and its light has to be made up:
+The network of least squared error returns the mean of all galaxies that agree with the blend, which
+is smoother than any of them. Three numbers show this, two of them on occluded pixels, where the
+other galaxy is brighter and the light is inferred:
 
 - `power_ratio`, power of output over truth per spatial frequency in the galaxy's footprint;
 - the PSNR on the occluded pixels (`psnr_within`);
 - the `roughness` of output over truth there.
 
-For a set of blends, keep the sums of each component and divide once, at the end. `Texture` does
-so, and takes the blends in batches::
+For a set of blends, ratios are those of sums over all components. `Texture` accumulates them in
+batches::
 
     parts = [Texture.of(deblender.deblend_arrays(blend), isolated) for blend, isolated in batches]
     texture = Texture.join(parts)
     texture.power_ratio, texture.occluded_psnr, texture.occluded_roughness
     texture[:, 0].power_ratio  # of the central galaxies alone
 
-Any choice of components, such as a bootstrap's, is a `Texture` too. Arrays are as in
+Any selection of components, such as a bootstrap sample, is a `Texture`, too. Arrays are as in
 `astrodeblend.metrics`: (..., bands, y, x), any number of leading axes.
 """
 
@@ -37,20 +37,20 @@ __all__ = [
     "roughness",
 ]
 
-_BINS = 10  # of spatial frequency
-# Weight in a footprint: pixels from its edge to full weight, and of smoothing. Galaxies have a
-# thousand times less power in fine structure than in coarse; through a weight with a corner or a
-# step the coarse would leak into the fine.
+_BINS = 10  # number of bins of spatial frequency
+# Pixels: width of the taper of a footprint, and standard deviation of its smoothing. The fine
+# structure of galaxies has a thousandth of the power of the coarse, which would leak into it
+# through a weight with a corner or a step.
 _TAPER, _SMOOTH = 8.0, 1.5
 
 
 def frequencies(bins=_BINS):
-    """Middle of each bin of spatial frequency, in cycles per pixel, shape (bins,).
+    """Return the middle of each bin of spatial frequency in cycles per pixel, shape (bins,).
 
     Parameters
     ----------
     bins : int, optional
-        How many bins of equal width from 0 to 0.5, the highest frequency that pixels hold.
+        Number of bins of equal width from 0 to 0.5, the Nyquist frequency.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def frequencies(bins=_BINS):
 
 
 def power_spectrum(image, footprint, *, bins=_BINS):
-    r"""Azimuthally averaged power spectrum of the light in a footprint.
+    r"""Return the azimuthally averaged power spectrum of the light in a footprint.
 
     With w a weight that rises smoothly from the edge of the footprint,
     :math:`\sin^2(\pi d / 16)` at :math:`d < 8` pixels from the nearest pixel outside of footprint
@@ -77,9 +77,8 @@ def power_spectrum(image, footprint, *, bins=_BINS):
     averaged over bands and over all frequencies :math:`k = (k_x, k_y)` whose length is in the
     bin, bins half open, :math:`k = 0` and lengths above 0.5 cycles per pixel left out. This is
     the modified periodogram (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70), so white
-    noise of variance :math:`s^2` gives :math:`s^2` in every bin. Frequencies closer together
-    than one over the footprint's width are not told apart, and those below it are lowered with
-    the mean that is taken off.
+    noise of variance :math:`s^2` gives :math:`s^2` in every bin. The resolution is one over the
+    footprint's width; the subtraction of the mean lowers the power at frequencies below that.
 
     Parameters
     ----------
@@ -94,8 +93,8 @@ def power_spectrum(image, footprint, *, bins=_BINS):
     Returns
     -------
     numpy.ndarray
-        Shape (..., bins); NaN where the footprint is empty, and in a bin that has no frequency
-        (images of fewer than 2 ``bins`` pixels).
+        Shape (..., bins); NaN for an empty footprint, and in a bin without frequencies (in images
+        of fewer than 2 ``bins`` pixels).
 
     Raises
     ------
@@ -128,19 +127,18 @@ def power_spectrum(image, footprint, *, bins=_BINS):
 
 
 def power_ratio(image, truth, footprint=None, *, bins=_BINS):
-    """Power of images over that of the truth, per bin of spatial frequency.
+    """Return the power of images over that of the truth, per bin of spatial frequency.
 
-    Below 1 the images are blurred at this scale, above 1 they are too rough, at 1 right. The
-    powers of all images are summed before they are divided, so that an image counts by its
-    light and none with little of it upsets the rest.
+    Images below 1 are blurred at this scale, those above 1 too rough. The ratio is that of the
+    sums over all images, so that faint images have little weight.
 
     Parameters
     ----------
     image, truth : array_like
         Shape (..., bands, y, x).
     footprint : array_like of bool, optional
-        Shape (..., y, x), by default `astrodeblend.metrics.isophote` of the truth. Images whose
-        footprint is empty do not count.
+        Shape (..., y, x), by default `astrodeblend.metrics.isophote` of the truth. Images with an
+        empty footprint are left out.
     bins : int, optional
         As in `frequencies`.
 
@@ -160,19 +158,17 @@ def power_ratio(image, truth, footprint=None, *, bins=_BINS):
 
 
 def occluded(isolated, *, fraction=0.1):
-    """Pixels of each galaxy's footprint where the other galaxy is the brighter one.
+    """Return the pixels of each galaxy's footprint where the other galaxy is brighter.
 
-    Under a maximum these are what has to be infilled: of this galaxy's own light nothing is
-    left in the blend. Where light adds (``sum``) they are where the other galaxy gives more
-    than half of it, and the light of this one is there but drowned. Brighter is meant of the
-    sum over bands.
+    Brightness is summed over bands. In mode ``max`` the blend has no light of this galaxy there; in
+    mode ``sum`` less than half of the blend's light is its own.
 
     Parameters
     ----------
     isolated : array_like
         Both galaxies alone, shape (..., 2, bands, y, x).
     fraction : float, optional
-        Where footprints end, as in `astrodeblend.metrics.isophote`.
+        Threshold of footprints, as in `astrodeblend.metrics.isophote`.
 
     Returns
     -------
@@ -192,10 +188,9 @@ def occluded(isolated, *, fraction=0.1):
 
 
 def psnr_within(image, truth, where, *, data_range=1.0):
-    r"""Peak signal-to-noise ratio in decibels on some of the pixels.
+    r"""Return the peak signal-to-noise ratio in decibels on selected pixels.
 
-    As `astrodeblend.metrics.psnr`, with the mean of the squared error taken over bands and the
-    chosen pixels alone.
+    As `astrodeblend.metrics.psnr`, with the mean squared error over bands and selected pixels.
 
     Parameters
     ----------
@@ -209,7 +204,7 @@ def psnr_within(image, truth, where, *, data_range=1.0):
     Returns
     -------
     numpy.ndarray
-        Shape (...); NaN where no pixel is chosen.
+        Shape (...); NaN where no pixel is selected.
 
     Raises
     ------
@@ -221,15 +216,13 @@ def psnr_within(image, truth, where, *, data_range=1.0):
 
 
 def roughness(image, where):
-    r"""Variance of the light's finest structure on some of the pixels.
+    r"""Return the variance of the finest structure of light on selected pixels.
 
     The mean over bands and pixels of :math:`\frac{9}{8} (I - \langle I \rangle)^2`, with
-    :math:`\langle I \rangle` the mean of the 3x3 pixels around each. A pixel counts if these are
-    all chosen, so that nothing is measured of what borders on the chosen ones, nor the seam
-    between. White noise of variance :math:`s^2` gives :math:`s^2`; light that changes linearly
-    gives nothing. It needs no neat region as a power spectrum does, and so works where few
-    pixels, here and there, are occluded. Divide that of the output by that of the truth: below
-    1 is blurred.
+    :math:`\langle I \rangle` the mean of the 3x3 pixels around each, over the pixels for which all
+    nine are selected. White noise of variance :math:`s^2` gives :math:`s^2`, light with a constant
+    gradient 0. Unlike a power spectrum it also applies to small scattered regions. An output is
+    blurred if its roughness is below that of the truth.
 
     Parameters
     ----------
@@ -241,7 +234,7 @@ def roughness(image, where):
     Returns
     -------
     numpy.ndarray
-        Shape (...); NaN where no 3x3 pixels are chosen.
+        Shape (...); NaN where no 3x3 pixels are selected.
 
     Raises
     ------
@@ -255,20 +248,20 @@ def roughness(image, where):
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """Texture of components beside that of the truth, and what it comes to for all of them.
+    """Texture of components and of their truth, made by `Texture.of`.
 
-    Made by `Texture.of`; an index chooses components, as it would in an array of shape (...).
+    An index selects components, as in an array of shape (...).
 
     Attributes
     ----------
     power, true_power : numpy.ndarray
         `power_spectrum` in the footprint of the truth, shape (..., bins).
     pixels : numpy.ndarray of int
-        How many pixels are `occluded`, shape (...).
+        Number of `occluded` pixels, shape (...).
     squared_error : numpy.ndarray
-        Mean over bands and occluded pixels, shape (...).
+        Mean squared error over bands and occluded pixels, shape (...).
     inner_pixels : numpy.ndarray of int
-        How many of them count for `roughness`, shape (...).
+        Number of these that enter `roughness`, shape (...).
     rough, true_rough : numpy.ndarray
         `roughness` on the occluded pixels, shape (...).
     """
@@ -288,7 +281,7 @@ class Texture:
         Parameters
         ----------
         components : array_like
-            What a deblender made of blends, shape (..., 2, bands, y, x), from 0 to 1.
+            Components of blends, shape (..., 2, bands, y, x), from 0 to 1.
         isolated : array_like
             The truth, of the same shape.
 
@@ -300,7 +293,7 @@ class Texture:
         Raises
         ------
         ValueError
-            If the shapes differ or are others.
+            If the shapes differ or are not as above.
         """
         components, isolated = _pair(components, isolated)
         hidden = occluded(isolated)
@@ -317,7 +310,7 @@ class Texture:
 
     @classmethod
     def join(cls, parts):
-        """Put batches together along their first axis.
+        """Concatenate batches along their first axis.
 
         Parameters
         ----------
@@ -340,12 +333,12 @@ class Texture:
 
     @property
     def power_ratio(self):
-        """As `power_ratio` of all components, shape (bins,): the brightest decide."""
+        """`power_ratio` of all components, shape (bins,), weighted by brightness."""
         return _ratio_of_sums(self.power, self.true_power)
 
     @property
     def median_power_ratio(self):
-        """Median of the components' own ratios, shape (bins,): every galaxy counts alike."""
+        """Median over components of their power ratio, shape (bins,)."""
         power, true = (part.reshape(-1, part.shape[-1]) for part in (self.power, self.true_power))
         some = np.all(true > 0, axis=-1)
         if not some.any():
@@ -372,18 +365,18 @@ def _taper(footprint):
 
 
 def _inner(where):
-    """Choose the pixels whose neighbours are chosen too, sides and corners."""
+    """Return the selected pixels whose eight neighbours are selected, too."""
     return ndimage.binary_erosion(where, np.ones((3, 3)), axes=(-2, -1))
 
 
 def _pooled(means, pixels):
-    """Mean over the pixels of all components from the mean of each."""
+    """Mean over the pixels of all components, from the mean of each."""
     some = pixels > 0
     return (pixels[some] * means[some]).sum() / pixels[some].sum() if some.any() else np.nan
 
 
 def _mean_square(values, where):
-    """Mean of the squares over bands and chosen pixels, (..., bands, y, x) -> (...)."""
+    """Mean of the squares over bands and selected pixels, (..., bands, y, x) -> (...)."""
     where = _fitting(where, values, "where")
     squares = np.where(where, np.square(values, dtype=np.float64).mean(axis=-3), 0)
     number = where.sum(axis=(-2, -1))
@@ -401,7 +394,7 @@ def _ratio_of_sums(power, truth):
 
 
 def _fitting(pixels, image, name):
-    """Broadcast a choice of pixels to an image without its bands."""
+    """Broadcast selected pixels to the shape of an image without its bands."""
     pixels = np.asarray(pixels, dtype=bool)
     shape = image.shape[:-3] + image.shape[-2:]
     try:

@@ -1,4 +1,4 @@
-"""The walk of images: sky, sources, stamps, what a network says of them, light."""
+"""The steps from an image to its scene: sky, sources, stamps, network, light."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,24 +29,24 @@ from astrodeblend.weights import load_model
 
 __all__ = ["Answer", "FieldTask", "Model", "StampTask", "plan"]
 
-_AT_ONCE = 128  # stamps in memory
-_DISK = 2.16  # Petrosian radii of an exponential disk, in half-light radii
-_NEAR = 16  # pixels around a source, that need to have data somewhere
-_UNSEEN = 0.5  # probability of a source, below which a position has none
+_AT_ONCE = 128  # stamps per call of the network
+_DISK = 2.16  # Petrosian radius of an exponential disk in half-light radii
+_NEAR = 16  # pixels: a source without data within is not deblended
+_UNSEEN = 0.5  # probability below which a given position is flagged NO_SOURCE
 
 
 def plan(image, model, positions, *, purity):
-    """Plan the walk of an image: as one field if the model can find sources, or by stamps.
+    """Prepare the deblending of an image: as one field if the model finds sources, else by stamps.
 
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` gives it.
+        As `astrodeblend.images.read_image` returns it.
     model : Model
     positions : sequence of (x, y) or None
-        Of the sources; None: they are detected.
+        Positions of the sources; None: they are detected.
     purity : float
-        Share of true sources to be expected among those that a network finds.
+        Expected share of true sources among those that a network finds.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def plan(image, model, positions, *, purity):
 
 
 class Model:
-    """A network with its card, and how it answers about stamps."""
+    """A network with its card, which deblends stamps in batches."""
 
     def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
         branches = card.network.get("branches", 2)
@@ -79,12 +79,12 @@ class Model:
 
     @property
     def finds(self):
-        """Whether the network finds the sources of a field, and splits their light at once."""
+        """Whether the network finds the sources of a field and splits their light in one pass."""
         return hasattr(self.inference.network, "find")
 
     @property
     def arithmetic(self):
-        """Of the network, such as ``"float32"``."""
+        """Name of the network's dtype, such as ``"float32"``."""
         return str(self.inference.dtype).removeprefix("torch.")
 
     @property
@@ -94,7 +94,7 @@ class Model:
         return None if scorer is None else float(scorer.threshold)
 
     def answers(self, tasks, watch=lambda number: None):
-        """Return what the network says of tasks, all alike: of stamps a list for each."""
+        """Return the network's outputs for tasks of one class: for stamps a list for each task."""
         if self.finds:
             return [task.answer(watch) for task in tasks]
         asked = [(task, k) for task in tasks for k in range(len(task.stamps))]
@@ -119,7 +119,7 @@ class Model:
         return [[found[id(task), k] for k in range(len(task.stamps))] for task in tasks]
 
     def _ask(self, members, known, calibration):
-        """Ask about stamps that have the same bands."""
+        """Run the network on stamps with the same bands."""
         blends = np.stack([task.stamps[k].blend[known] for task, k in members])
         bands, shown = blends.shape[1], len(self.card.bands) or blends.shape[1]
         batch = torch.from_numpy(np.repeat(blends, shown // bands, axis=1))
@@ -134,7 +134,7 @@ class Model:
             std = self.inference.spread(batch, *where)
         components, std = components.numpy(), std.numpy()
         std = calibration.std(std, components, batch.numpy()[:, None])
-        if bands < shown:  # repeated in the model's bands: average
+        if bands < shown:  # average over the model's bands, in which one was repeated
             components, std = (a.mean(axis=2, keepdims=True) for a in (components, std))
         answers = []
         for n, (task, k) in enumerate(members):
@@ -144,7 +144,7 @@ class Model:
             if distance is not None:
                 limit = float(self.inference.network.familiarity.threshold)
                 familiarity = {"distance": float(distance[n]), "threshold": limit}
-                if not familiarity["distance"] <= limit:  # what is no number is not small
+                if not familiarity["distance"] <= limit:  # true for NaN
                     flags |= Flag.OUT_OF_DISTRIBUTION
             if scores is not None:
                 score = float(scores[n])
@@ -156,7 +156,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a network says of a stamp: light and deviation, (2, bands, y, x) in its own values."""
+    """A network's output for a stamp: light and deviation, (2, bands, y, x), in network values."""
 
     light: np.ndarray
     std: np.ndarray
@@ -168,7 +168,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """An image, its sky, and the model that takes it apart."""
+    """An image, its sky, and the model that deblends it."""
 
     image: NDData
     model: Model
@@ -177,7 +177,7 @@ class _Task:
     detected: bool
 
     def _scene(self, found, sources, light, calibration):
-        """Put the light of sources together with all that is known of it."""
+        """Return the scene of the sources' light, with its meta data."""
         model, image, sky = self.model, self.image, self.sky
         meta = {
             "version": __version__,
@@ -201,14 +201,14 @@ class _Task:
 
 @dataclass(frozen=True, eq=False)
 class StampTask(_Task):
-    """An image to be taken apart by stamps, one around each source."""
+    """An image to deblend by stamps, one around each source."""
 
     sources: QTable
     stamps: list
 
     @classmethod
     def of(cls, image, model, positions):
-        """Find the sources of an image, or take those at positions, and cut their stamps."""
+        """Find the sources of an image, or take the given positions, and cut their stamps."""
         rule, shape = model.card.size_rule, image.data.shape[-2:]
         sky, scaling = estimate_sky(image), scaling_of(image)
         sources, _ = find_sources(image, sky, positions=positions, rest=True)
@@ -231,12 +231,12 @@ class StampTask(_Task):
 
     @property
     def known(self):
-        """Whether there are data around the first source."""
+        """Whether the image has data around the first source."""
         return self.stamps[0].known.any()
 
     @cached_property
     def positions(self):
-        """Of the sources to be taken apart, shape (n, 2)."""
+        """Positions of the sources to deblend, shape (n, 2)."""
         return np.stack([self.sources["x_centroid"], self.sources["y_centroid"]], axis=-1)
 
     def position(self, k):
@@ -245,15 +245,15 @@ class StampTask(_Task):
 
     @property
     def complete(self):
-        """Whether these are all sources; what else there is, is the companion of a single one."""
+        """Whether these are all sources; else a single one has the rest as companion."""
         return self.detected or len(self.stamps) != 1
 
     def alone(self, k):
-        """Say whether a source's light touches that of no other."""
+        """Return whether a source's light touches that of no other."""
         return self.sources["n_blended"][k] == 1
 
     def marks(self, k):
-        """Return where the sources in a stamp are, its own first, in its pixels."""
+        """Return the positions of sources in a stamp, its own first, in pixels of the stamp."""
         stamp = self.stamps[k]
         places = stamp.places(self.positions)
         inside = ((places > -0.5) & (places < stamp.pixels - 0.5)).all(axis=1)
@@ -261,12 +261,12 @@ class StampTask(_Task):
         return np.concatenate([places[k : k + 1], places[inside]])
 
     def unanswered(self, k):
-        """Return the answer about a stamp without data: none."""
+        """Return the output for a stamp without data: no light."""
         nothing = np.full((2, *self.stamps[k].blend.shape), np.nan, np.float32)
         return Answer(nothing, nothing, self.position(k), Flag(0))
 
     def scene(self, answers, light):
-        """Put the answers together."""
+        """Return the scene of the network's outputs."""
         calibration = self.model.calibration
         calibration = calibration if len(answers) == 1 else calibration.of_scenes()
         parts = of_stamps(
@@ -276,7 +276,7 @@ class StampTask(_Task):
         return self._scene(found, self.sources, light, calibration)
 
     def deblended(self, answers):
-        """Put the answer about the only source together."""
+        """Return the result for the only source."""
         scene, stamp, answer = self.scene(answers, "network"), self.stamps[0], answers[0]
         meta = scene.meta | {
             "stamp_width": stamp.width,
@@ -293,17 +293,17 @@ class StampTask(_Task):
 
 @dataclass(frozen=True, eq=False)
 class FieldTask(_Task):
-    """An image to be taken apart at once, sources found and split by a network for fields.
+    """An image to deblend in one pass by a network for fields.
 
     Attributes
     ----------
     values : numpy.ndarray, shape (bands, y, x)
-        Above the sky, in units of its noise; NaN where there are no data.
+        Sky-subtracted flux in units of each band's noise; NaN in pixels without data.
     given : numpy.ndarray, shape (n, 2)
-        Positions of the sources that are asked for; none if all are to be found. A single one has
-        all others as the rest.
+        Given positions of sources; empty to find all. With a single one, all other light is the
+        rest.
     purity : float
-        Of what is found.
+        Expected purity of the sources found.
     """
 
     values: np.ndarray
@@ -316,7 +316,7 @@ class FieldTask(_Task):
         sky = estimate_sky(image)
         values = np.where(sky.hidden, np.nan, (image.data - sky.level) / sky.noise)
         given = np.reshape([] if positions is None else np.array(positions, float), (-1, 2))
-        pixels_of(given, values.shape[1:])  # or refused
+        pixels_of(given, values.shape[1:])  # raises for positions outside
         scaling, detected = scaling_of(image), positions is None
         return cls(image, model, sky, scaling, detected, values.astype(np.float32), given, purity)
 
@@ -325,13 +325,13 @@ class FieldTask(_Task):
 
     @property
     def known(self):
-        """Whether there are data around the first source."""
+        """Whether the image has data around the first source."""
         x, y = self.given[0]
         near = tuple(slice(max(int(at - _NEAR), 0), int(at + _NEAR) + 2) for at in (y, x))
         return np.isfinite(self.values[:, *near]).any()
 
     def answer(self, watch):
-        """Return what the network says, a FieldAnswer."""
+        """Return the network's output, a FieldAnswer."""
         psf = self.image.meta["astrodeblend"].get("psf")
         psf = np.full(len(self.values), np.nan) if psf is None else np.asarray(psf, float)
         return take_apart(
@@ -340,7 +340,7 @@ class FieldTask(_Task):
         )  # fmt: skip
 
     def scene(self, answer, light):
-        """Put what the network says together."""
+        """Return the scene of the network's output."""
         shape, sky, calibration = self.values.shape, self.sky, self.model.calibration
         number = len(answer.positions) if self.detected else len(self.given)
         own, radii = [], []
@@ -360,7 +360,7 @@ class FieldTask(_Task):
         return self._scene(found, sources, light, calibration)
 
     def deblended(self, answer):
-        """Put what the network says of the only source together."""
+        """Return the result for the only source."""
         scene = self.scene(answer, "network")
         central, rest = scene.light.components[0], scene.light.rest
         box = [[part.start, part.stop] for part in rest.box]
@@ -377,7 +377,7 @@ class FieldTask(_Task):
         return Deblended(scene, meta)
 
     def _rest(self, central, unclaimed):
-        """Return all else in the stamp of the only source, which is as likely to be off."""
+        """Return all other light in the stamp of the only source, with the same errors."""
         half = max(central.width, self.model.card.size_rule["pixels"]) / 2
         box = tuple(
             slice(max(int(at - half + 0.5), 0), min(int(at + half + 0.5) + 1, side))

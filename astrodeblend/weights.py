@@ -1,4 +1,4 @@
-"""Names to weights: trained networks with their cards, saved, found, checked and loaded."""
+"""Trained networks with their cards: names, saving, checking and loading."""
 
 import hashlib
 import json
@@ -27,48 +27,48 @@ __all__ = [
 
 _SHIPPED = Path(__file__).parent / "models"
 _FAMILIARITY = "familiarity."
-#: Small modules that are fitted to a network when it is trained, and saved with it.
+#: Modules that are fitted to a trained network and saved with it.
 _HEADS = {"familiarity": Familiarity, "blend_score": BlendScore}
 
 
 @dataclass(frozen=True)
 class Card:
-    """What there is to know about a model; kept as JSON beside its weights.
+    """Description of a model, stored as JSON beside its weights.
 
     Parameters
     ----------
     name, description : str
-        What it is called, and one sentence on what it is.
+        Name of the model, and one sentence on what it is.
     network : dict
         Kind and configuration, as `astrodeblend.networks.build` takes them.
     bands : tuple of str
-        The bands it takes, in this order; none for any bands in any order.
+        The bands it takes, in this order; empty for any bands in any order.
     modes : tuple of str
-        Blending modes it was trained on.
+        Blending modes of its training.
     recipe : str
-        Recipe of the blends it was trained on.
+        Recipe of its training blends.
     size_rule : dict
-        Width of a stamp: ``petrosian_radii`` of the source over ``pixels`` of the network. Of
-        linear flux it is at least that many pixels of the image.
+        Width of a stamp: ``petrosian_radii`` of the source on ``pixels`` of the network; for
+        linear flux at least that many pixels of the image.
     scaling : {'picture', 'noise'}
-        What the network sees: light from 0 to 1, displayed as a survey displays it; or linear
-        flux above the sky, in units of the noise of each band.
+        The network's input: a picture, from 0 to 1; or sky-subtracted linear flux in units of the
+        noise of each band.
     training : dict
-        The training configuration, the command that repeats it, and what it cost.
+        Configuration of the training, the command that repeats it, and its cost.
     data, licence : str
-        What it was trained on and under which terms; credit.
+        Training data with credit, and their licence.
     scores : dict
-        What it scores, on which split, with which recipe and seed.
+        Scores, with split, recipe and seed.
     calibration : dict
-        What makes its standard deviations hold 68.3 % of the truths, as
-        `astrodeblend.calibration.Calibration` takes it; empty if they are as they come.
+        Parameters of `astrodeblend.calibration.Calibration`, with which one standard deviation
+        holds 68.3 % of the truths; empty if not calibrated.
     crowded : str
-        The model that takes its place in scenes of several sources, or, if that finds sources
+        The model that replaces it in scenes of several sources or, if that model finds sources
         itself, for every image; empty for none.
     limits : str
-        What it is known to fail at.
+        Known failures.
     sha256 : str
-        Of the weight file.
+        Hash of the weight file.
     """
 
     name: str
@@ -100,8 +100,8 @@ def find_model(model):
     Parameters
     ----------
     model : str or path-like
-        A name out of `list_models`, or a path to a ``.safetensors`` file with its card (the
-        same name, ``.json``) beside it.
+        A name from `list_models`, or the path of a ``.safetensors`` file with its card (the same
+        name, ``.json``) in the same folder.
 
     Returns
     -------
@@ -150,20 +150,19 @@ def read_card(model):
 
 
 def load_model(model, *, device="cpu"):
-    """Load a model, its hash checked.
+    """Load a model after checking its hash.
 
     Parameters
     ----------
     model : str or path-like
         As in `find_model`.
     device : str or torch.device, optional
-        Where to.
+        Device of the network.
 
     Returns
     -------
     network : torch.nn.Module
-        In evaluation mode, float32; with its ``familiarity`` and ``blend_score`` if these are in
-        the file.
+        In evaluation mode, float32; with the ``familiarity`` and ``blend_score`` in the file.
     card : Card
         Its card.
 
@@ -196,22 +195,22 @@ def load_model(model, *, device="cpu"):
 
 
 def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
-    """Save a model and its card beside it.
+    """Save a model, and its card in the same folder.
 
     Parameters
     ----------
     path : str or path-like
-        Of the weight file, ``.safetensors``.
+        The weight file, ``.safetensors``.
     network : torch.nn.Module
-        A network that `astrodeblend.networks.build` can build; if it has a ``familiarity`` or a
-        ``blend_score``, that is saved with it.
+        A network of `astrodeblend.networks.build`; its ``familiarity`` and ``blend_score`` are
+        saved with it.
     card : Card
         Its card; network and sha256 are filled in.
     dtype : torch.dtype, optional
-        What the weights are stored as; half the size of float32 by default. What is in the
-        ``familiarity`` stays as it is, and so do single numbers.
+        Type of the stored weights, by default of half the size of float32. The ``familiarity`` and
+        scalars keep their type.
     overwrite : bool, optional
-        Replace files that are there already.
+        Replace files that exist.
 
     Returns
     -------
@@ -245,7 +244,7 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
 
 
 def stored_dtype(path):
-    """Return what the weights in a file are stored as, to save them so again.
+    """Return the type of the weights in a file.
 
     Parameters
     ----------
@@ -268,7 +267,7 @@ def write_card(model, card):
     model : str or path-like
         As in `find_model`.
     card : Card
-        The new one, with the network and sha256 of the old one.
+        The new card, with the network and sha256 of the old one.
 
     Raises
     ------
@@ -284,7 +283,7 @@ def write_card(model, card):
 
 
 def check_model(card, what="blends"):
-    """Refuse a model that is not for colour pictures, which ``what`` are made of.
+    """Raise if a model is not for colour pictures.
 
     Raises
     ------

@@ -158,7 +158,7 @@ def test_what_it_started_from_and_knows(tiny_model):
     parent = {"name": "older", "sha256": 64 * "a"}
     known = {"blends": 4096, "false_alarms": 0.01}
     text = flat(with_training(tiny_model, hours=1.0, **{"from": parent}, familiarity=known))
-    assert "(1.00 hours of 1 thread), on top of what its start took" in text
+    assert "(1.00 hours of 1 thread), in addition to that of its start" in text
     assert "started from older (sha256 aaaaaaaaaaaa...)" in text
     assert "familiarity blends 4096, false_alarms 0.01" in text
 
