@@ -53,7 +53,7 @@ class Inference:
 
     @property
     def scorer(self):
-        """The network's `BlendScore`, or None."""
+        """The network's `astrodeblend.networks.BlendScore`, or None."""
         return getattr(self.network, "blend_score", None)
 
     def check(self, batch):

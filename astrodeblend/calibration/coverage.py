@@ -26,7 +26,7 @@ _RESAMPLES = 200  # bootstrap samples: errors to 5 %
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """Counts of truths within error bars, by blend; made by `of` and `join`.
+    """Counts of truths within error bars, by blend; made by ``of`` and ``join``.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ def ask_in_turn(answer, blend, positions):
     blend : numpy.ndarray, shape (n, bands, y, x)
         As ``answer`` takes it; stamps are 0 beyond it.
     positions : numpy.ndarray, shape (n, sources, 2)
-        x and y of the sources in pixels; NaN for none.
+        Positions of the sources, x and y in pixels; NaN for none.
 
     Returns
     -------
