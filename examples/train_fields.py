@@ -12,12 +12,13 @@ exactly, by --resume, is in the file of --state.
 import argparse
 import sys
 import zlib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from astrodeblend.simulate import Morphologies
-from astrodeblend.training.fields import FieldConfig, train_fields
+from astrodeblend.training import FieldConfig, train_fields
 
 SETS = ("galaxies", "large", "val", "val_large")
 
@@ -80,13 +81,14 @@ def main():
     run.add_argument("--state", help="file with all that it takes to go on exactly")
     run.add_argument("--resume", action="store_true", help="go on from that")
     run.add_argument("--minutes", type=float, default=float("inf"))
-    run.add_argument("--blocks", type=int, default=FieldConfig.blocks)
-    run.add_argument("--batch", type=int, default=FieldConfig.batch, help="0: as many as fit")
-    run.add_argument("--sizes", type=int, nargs="+", default=list(FieldConfig.sizes))
-    run.add_argument("--learning-rate", type=float, default=FieldConfig.learning_rate)
-    run.add_argument("--warmup", type=int, default=FieldConfig.warmup, help="blocks")
-    run.add_argument("--decay", type=float, default=FieldConfig.decay)
-    run.add_argument("--seed", type=int, default=FieldConfig.seed)
+    choices = {field.name: field for field in fields(FieldConfig)}
+    for name, field in choices.items():
+        if field.type in (int, float):
+            run.add_argument(
+                f"--{name.replace('_', '-')}", type=field.type, default=field.default,
+                help=field.metadata["help"],
+            )  # fmt: skip
+    run.add_argument("--sizes", type=int, nargs="+", default=FieldConfig.sizes)
     run.add_argument("--bfloat16", action="store_const", const=True, help="on a CPU, too")
     run.add_argument("--judge", type=int, default=8, help="fields to judge it by")
     run.add_argument("--device")
@@ -96,11 +98,7 @@ def main():
         return
     sys.stdout.reconfigure(line_buffering=True)
     sets = unpack(given.data)
-    config = FieldConfig(
-        sizes=tuple(given.sizes), batch=given.batch, blocks=given.blocks, warmup=given.warmup,
-        learning_rate=given.learning_rate, decay=given.decay, seed=given.seed,
-        bfloat16=given.bfloat16,
-    )  # fmt: skip
+    config = FieldConfig(**{name: v for name, v in vars(given).items() if name in choices})
     train_fields(
         config, given.out, galaxies=(sets["galaxies"], sets["large"]),
         judged_by=(sets["val"], sets["val_large"]), start=given.start, state=given.state,

@@ -29,8 +29,7 @@ from regions import Regions
 from astrodeblend import Deblender
 from astrodeblend.cli import main
 from astrodeblend.cli.deblending import _parse_position
-from astrodeblend.cli.options import LEARNING, RECIPES, outputs
-from astrodeblend.cli.training import FIELDS
+from astrodeblend.cli.options import outputs
 from astrodeblend.training.checkpoint import read_state
 from astrodeblend.weights import list_models
 
@@ -96,27 +95,26 @@ class TestHelp:
             "report", "finish",
         }  # fmt: skip
 
-    def test_options_of_train_are_the_configuration(self):
+    def test_every_field_is_an_option_of_train(self):
         from astrodeblend.networks.registry import _KINDS
         from astrodeblend.training import TrainingConfig
-        from astrodeblend.training import config as module
 
-        default = TrainingConfig().to_dict() | {"network": "unet"}
-        # Shapes come through --config, and surveys by an option that may be repeated.
-        for name in ("discriminator", "surveys", "survey_options"):
-            del default[name]
-        assert {name: value for name, (value, *_) in FIELDS.items()} == default
-        assert set(FIELDS["network"][1]) == set(_KINDS) - {"field"}  # which learns by train_fields
-        assert FIELDS["loss"][1] == module.LOSSES
-        assert FIELDS["plan"][1] == module.PLANS
-        assert FIELDS["adversarial"][1] == module.ADVERSARIAL
-        assert set(FIELDS["precision"][1]) == set(module.PRECISIONS)
-
-    def test_recipes_are_all_offered(self):
-        from astrodeblend.simulate import RECIPES as KNOWN
-
-        assert tuple(KNOWN) == LEARNING
-        assert tuple(n for n, r in KNOWN.items() if r.companions == (0.0, 1.0)) == RECIPES
+        options = {option.name: option for option in main.commands["train"].params}
+        text = " ".join(invoke("train", "--help").output.split())
+        for name, default in TrainingConfig().to_dict().items():
+            if isinstance(default, dict | tuple):  # shapes come through --config
+                continue
+            assert options[name].opts == [f"--{name.replace('_', '-')}"]
+            assert options[name].default is None
+            if default is not None:
+                shown = "no" if default is False else default
+                assert options[name].help.endswith(f"  [default: {shown}]"), name
+        kinds = set(_KINDS) - {"field"}  # which learns by train_fields
+        assert set(options["network"].type.choices) == kinds
+        assert options["loss"].type.choices == ("log_mse", "mse", "flux")
+        names = {name: options[name].type.name for name in ("steps", "clip", "vgg")}
+        assert names == {"steps": "integer", "clip": "float", "vgg": "text"}
+        assert "--compile / --no-compile" in text
 
     def test_what_every_command_has(self):
         names = {name: {p.name for p in c.params} for name, c in main.commands.items()}
@@ -830,6 +828,19 @@ class TestTrain:
         assert "'tinny' is not known" in refused(*arguments[:3], "--from", "tinny", "--out", again)
         assert not again.exists()
         invoke(*arguments, "--config", quick, "--steps", 1)
+
+    def test_a_run_that_its_minutes_end_early_has_too_few_blends_to_finish(
+        self, galaxies, quick, tmp_path
+    ):
+        run = tmp_path / "run"
+        result = invoke(
+            "train", "--images", galaxies, "--out", run, "--config", quick, "--steps", 100_000,
+            "--minutes", 0.001,
+        )  # fmt: skip
+        card = json.loads((run / "model.json").read_text())
+        assert 2 * card["training"]["steps"] < 200
+        assert "familiarity" not in card["training"]
+        assert "fitted" not in result.stderr
 
     def test_the_choices_of_the_paper(self):
         from astrodeblend.cli.training import _training_config

@@ -10,10 +10,10 @@ import torch
 
 from astrodeblend.networks import build
 from astrodeblend.simulate import FieldStream
+from astrodeblend.training import FieldConfig, train_fields
 from astrodeblend.training import fields as module
 from astrodeblend.training.field_losses import ask, field_losses, match, snr
 from astrodeblend.training.field_scores import calibrate, score_fields, table
-from astrodeblend.training.fields import FieldConfig, train_fields
 from astrodeblend.training.start import start_from
 from astrodeblend.weights import Card, load_model, save_model
 
@@ -228,7 +228,7 @@ def test_training_needs_no_astropy(tmp_path):
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['astropy', 'photutils', 'reproject']))\n"
-        "from astrodeblend.training.fields import FieldConfig, train_fields\n"
+        "from astrodeblend.training import FieldConfig, train_fields\n"
         f"config = FieldConfig(network={TINY}, surveys=('lsst',), sizes=(32,), bands={{2: 1.0}},"
         f" batch=1, blocks=2, options={FEW})\n"
         "train_fields(config, 'run', judge=1, device='cpu')\n"

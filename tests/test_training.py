@@ -1,6 +1,8 @@
 import csv
+import inspect
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from astrodeblend.networks import BranchedGenerator, Discriminator, build
 from astrodeblend.simulate import Recipe, Simulator
 from astrodeblend.training import (
     BlendStream,
+    FieldConfig,
     TrainingConfig,
     add_familiarity,
     loop,
@@ -162,13 +165,25 @@ class TestConfig:
             ({"plan": "flat"}, "plan='flat'"),
             ({"steps": 0}, "steps=0: give a number at least 1"),
             ({"average": 1.0}, r"average=1\.0"),
-            ({"recipe": "galfit"}, "recipe='galfit' is not known"),
+            ({"steps": "many"}, "steps='many': give a number at least 1"),
+            ({"decay": math.nan}, "decay=nan: give a number from 0 to 1"),
+            ({"keep": -0.5}, r"keep=-0\.5: give a number from 0 to 1"),
+            ({"compile": 1}, "compile=1: give true or false"),
+            ({"recipe": "galfit"}, "recipe='galfit': choose one of reiman2019, sum"),
+            ({"final_recipe": "galfit"}, "final_recipe='galfit': choose one of"),
             ({"plan": "cosine", "final_recipe": "sum"}, "only plan='trapezoid' has a final part"),
         ],
     )
     def test_wrong_choices_are_named(self, change, message):
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**change)
+
+    def test_the_docstring_has_every_field(self):
+        for kind in (TrainingConfig, FieldConfig):
+            documented = inspect.getdoc(kind).partition("Parameters\n----------\n")[2]
+            names = re.findall(r"^(\w+) : ", documented, flags=re.MULTILINE)
+            assert names == list(inspect.signature(kind).parameters)
+        assert "\nloss : {'log_mse', 'mse', 'flux'}\n    Pixel loss" in TrainingConfig.__doc__
 
     def test_the_papers_plan(self):
         config = reiman2019()

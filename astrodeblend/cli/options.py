@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-# What options offer, so that help needs no import of torch; a test compares it with the code.
-RECIPES = ("reiman2019", "sum", "max_sum", "varied", "mostly_reiman2019", "rerendered")
-LEARNING = (*RECIPES, "crowded", "crowded_max")  # of more than two galaxies, to learn from
+from astrodeblend.simulate.recipes import RECIPES as KNOWN
 
+#: Recipes of blends of two, which can be judged.
+RECIPES = tuple(name for name, recipe in KNOWN.items() if recipe.companions == (0.0, 1.0))
 
 #: Titles under which help shows options; all others are "Options".
 _GROUPS = {

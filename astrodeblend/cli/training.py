@@ -4,83 +4,38 @@ import hashlib
 import json
 import os
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
+from astrodeblend.training.config import TrainingConfig, reiman2019
+
 from . import options
 
-# The fields of TrainingConfig: default, kind of value or choices, and what to say about it. Stated
-# here too, so that help needs no import of torch; a test compares it with the code. Shapes of
-# networks are not options: they come through --config.
+#: Fields that an option can say; shapes of networks come through --config.
 FIELDS = {
-    "recipe": ("varied", options.LEARNING, "Blends to learn from."),
-    "final_recipe": (None, options.LEARNING, "Blends to end on, while the trapezoid falls."),
-    "validation_recipe": ("reiman2019", options.RECIPES, "Blends to be judged by."),
-    "network": (
-        "unet",
-        ("unet", "reiman2019", "band_unet"),
-        "Our own, or the paper's; for surveys band_unet.",
-    ),
-    "steps": (16000, int, "Updates."),
-    "minutes": (0.0, float, "End after so many, learning rate and all; 0 for any."),
-    "batch": (16, int, "Blends per update, over all processes."),
-    "seed": (1, int, "Everything random follows from it."),
-    "loss": ("log_mse", ("log_mse", "mse", "flux"), "Pixel loss; for surveys flux."),
-    "learning_rate": (6e-4, float, "The highest."),
-    "plan": ("trapezoid", ("trapezoid", "cosine", "reiman2019"), "Learning rate over time."),
-    "warmup": (500, int, "Updates over which the learning rate rises."),
-    "decay": (0.3, float, "Share of the steps over which it falls, for the trapezoid."),
-    "optimizer": ("adamw", ("adamw", "adam"), "With weight decay or without."),
-    "weight_decay": (0.01, float, "For adamw."),
-    "average": (0.999, float, "Decay of the weights' running average, which is what is saved."),
-    "keep": (0.0, float, "Share of the weights of --from in what is saved; it forgets less."),
-    "clip": (1.0, float, "Largest norm of the gradient; 0 for any."),
-    "adversarial": (
-        "none",
-        ("none", "nonsaturating", "minimax"),
-        "Loss against a discriminator: as the published code, or as the paper's equations.",
-    ),
-    "adversarial_weight": (1e-3, float, "Its weight."),
-    "burn_in": (0, int, "Updates before it, on VGG19 features if there is --vgg."),
-    "vgg": (None, str, "VGG19 weights in torchvision's format, or torchvision to fetch its own."),
-    "vgg_preprocess": ("torchvision", ("torchvision", "caffe"), "Scale of images for VGG19."),
-    "std_weight": (0.1, float, "Weight of the loss from which standard deviations are learned."),
-    "precision": (
-        "auto",
-        ("auto", "float32", "bfloat16"),
-        "Arithmetic of the network. auto: bfloat16 on a GPU, float32 on a CPU.",
-    ),
-    "compile": (
-        False,
-        bool,
-        "Have torch compile the networks, to be faster after a slow start; not for surveys.",
-    ),
-    "validate_every": (1000, int, "Updates between validations."),
-    "validation_blends": (256, int, "Blends of a validation."),
-    "checkpoint_every": (500, int, "Updates between checkpoints."),
-    "log_every": (50, int, "Updates between lines in the log."),
-    "familiarity_blends": (
-        4096,
-        int,
-        "Blends that tell in the end what is unlike any; 0 to finish later.",
-    ),
+    f.name: f for f in fields(TrainingConfig) if f.type in (str, str | None, int, float, bool)
 }
+_KINDS = {str | None: str}
+_METAVARS = {int: "N", float: "X", str | None: "PATH"}
 #: Options that say which images.
 IMAGES = ("images", "split", "validation_images", "validation_split")
 
 
 def _config_options(command):
     """Add an option for every field."""
-    for name, (default, kind, text) in reversed(FIELDS.items()):
-        option = name.replace("_", "-")
-        shown = ("no", "yes")[default] if kind is bool else default
+    for name, field in reversed(FIELDS.items()):
+        option, default = f"--{name.replace('_', '-')}", field.default
+        text, among = field.metadata["help"], field.metadata["among"]
+        if field.type is bool:
+            option, default = f"{option}/--no-{option[2:]}", "yes" if default else "no"
         command = click.option(
-            f"--{option}/--no-{option}" if kind is bool else f"--{option}",
+            option,
             default=None,  # what was not given may have been chosen otherwise
-            type=click.Choice(kind) if isinstance(kind, tuple) else kind,
-            metavar={int: "N", float: "X", str: "PATH"}.get(kind),
-            help=text if default is None else f"{text}  [default: {shown}]",
+            type=click.Choice(list(among)) if among else _KINDS.get(field.type, field.type),
+            metavar=None if among else _METAVARS.get(field.type),
+            help=text if default is None else f"{text}  [default: {default}]",
         )(command)
     return command
 
@@ -144,6 +99,7 @@ def _config_options(command):
 @click.option(
     "--paper",
     is_flag=True,
+    default=None,
     help="All choices of Reiman & Goehre (2019): network, loss, plan, discriminator, burn-in; "
     "other options win.",
 )
@@ -152,6 +108,11 @@ def _config_options(command):
     metavar="NAME|JSON",
     help="All choices of a model of the package, of a model's card, or of a JSON file of "
     "TrainingConfig's fields; other options win.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["unet", "reiman2019", "band_unet"]),
+    help="Our own, or the paper's; for surveys band_unet.  [default: unet]",
 )
 @_config_options
 @options.quiet
@@ -166,11 +127,7 @@ def train(out, resume, device, **given):
     """
     speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
     run = Path(out)
-    given = {  # 0 is a choice, too, and so is --no-compile
-        name: value
-        for name, value in given.items()
-        if value is not None and value != () and (value is not False or name in FIELDS)
-    }
+    given = {name: value for name, value in given.items() if value not in (None, ())}
     if run.exists() and not run.is_dir():
         raise FileExistsError(f"{out!r} is a file; choose another name for the run's folder")
     started = (run / "checkpoint.safetensors").exists()
@@ -193,20 +150,19 @@ def train(out, resume, device, **given):
     import torch
 
     from astrodeblend.networks import build
-    from astrodeblend.simulate import cut_galaxies, get_recipe, read_images, share_out
-    from astrodeblend.training import BlendStream
     from astrodeblend.training import train as train_model
     from astrodeblend.training.checkpoint import read_state
     from astrodeblend.training.familiarity import FEWEST_BLENDS
     from astrodeblend.training.start import check_compiler, load_parent
-    from astrodeblend.weights import Card
+    from astrodeblend.weights import Card, read_card
 
     if started:  # it may have been made longer since it was begun
         record["config"] = read_state(run / "checkpoint.safetensors")["config"]
     # A run that has begun knows where from; asked again, it checks.
     start = given.get("from") if resume else record.get("from")
     config = _training_config(given, record["config"], start)
-    if "images" not in record["images"] and not config.surveys:
+    folder = record["images"].get("images")
+    if folder is None and not config.surveys:
         raise ValueError("--images is missing; give the folder of galaxies to learn from")
     if start is not None:
         load_parent(start, build(**config.network), weights=False)  # refused before the work
@@ -214,66 +170,40 @@ def train(out, resume, device, **given):
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
     if config.compile:
         check_compiler(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    own = any(Path(survey).is_dir() for survey in config.surveys)
-    cut = config.surveys and str(record["images"].get("images")).endswith(".npz")
-    if own:
-        learn, judge = galaxies, others = _stamps_of_ones_own(config, start, record["images"])
-    elif cut:
-        galaxies, others = _cut_before(**record["images"])
-        learn, judge = galaxies, () if others is None else others
-    else:
-        learn, judge = share_out(**record["images"]) if record["images"] else ([], [])
-        if learn:
-            _check_galaxies(record, learn, started=started)
-    if len(learn):
-        judged = f"judged by {len(judge)} others" if len(judge) else "judged by no others"
-        _say(f"learning from {len(learn)} galaxies, {judged}", speaks)
-    source = config.surveys[0] if own else record["images"].get("images")
-    card = Card(
-        name=run.resolve().name,
-        description=f"a {config.network['kind']} trained on "
-        + (
-            f"blends of {', '.join(config.surveys)}" if config.surveys else f"{len(learn)} galaxies"
-        ),
-        network=config.network,
-        modes=tuple(dict.fromkeys(get_recipe(config.recipe).modes)),
-        training={"command": record["command"]},
-        data=f"{len(learn)} images of {Path(source).resolve().name}"
-        if len(learn)
-        else "parametric galaxies",
-    )
     if config.burn_in and config.vgg is None:
         _say("burn-in without --vgg: on the pixel loss alone, not on deep features", speaks)
-    if not (own or cut):
-        read = cut_galaxies if config.surveys else read_images
-        galaxies = read(learn, progress=speaks) if learn else None
-        others = read(judge, progress=speaks) if judge and speaks else None
-    for images in () if config.surveys else (galaxies, others):  # refused before there is a folder
-        if images is not None:
-            BlendStream(images, config.recipe, batch=config.batch, seed=config.seed)
+    galaxies, others = _galaxies(config, start, record, started=started, speaks=speaks)
+    number = 0 if galaxies is None else len(galaxies)
+    if number:
+        judges = "no" if others is None else len(others)
+        _say(f"learning from {number} galaxies, judged by {judges} others", speaks)
+    blends = f"blends of {', '.join(config.surveys)}" if config.surveys else f"{number} galaxies"
+    source = Path(folder or config.surveys[0]).resolve().name
+    card = Card(
+        name=run.resolve().name,
+        description=f"a {config.network['kind']} trained on {blends}",
+        network=config.network,
+        training={"command": record["command"]},
+        data=f"{number} images of {source}" if number else "parametric galaxies",
+    )
     if speaks and not started:
         run.mkdir(parents=True, exist_ok=True)
         _write_record(run, {**record, "config": config.to_dict()})
     model = train_model(
-        config,
-        galaxies,
-        run,
-        validation=others,
-        start=start,
-        resume=resume,
-        device=device,
-        card=card,
-        progress=speaks,
-    )
+        config, galaxies, run, validation=others, start=start, resume=resume, device=device,
+        card=card, progress=speaks,
+    )  # fmt: skip
     if not speaks:
         return
     if model is None:
         _say(f"stopped and saved; go on with: astrodeblend train --out {shlex.quote(out)} --resume")
         raise SystemExit(130)  # what shells have for Ctrl-C
-    if config.familiarity_blends and config.steps * config.batch >= FEWEST_BLENDS:
+    learned = read_card(model).training["steps"] * config.batch  # the minutes may end it early
+    if config.familiarity_blends and learned >= FEWEST_BLENDS:
         images = record["images"]
-        if config.surveys:  # of galaxies that it has not learned from, or parametric ones
-            images = {"images": images.get("validation_images")} if cut else {}
+        if config.surveys:  # real galaxies that it has not learned from, or parametric ones
+            others = images.get("validation_images")
+            images = {"images": others} if _are_cut_out(others) else {}
         _finish(model, **images)
     _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
 
@@ -313,13 +243,36 @@ def _finish(model, images=None, **parts):
     return failed
 
 
-def _cut_before(images, split=None, validation_images=None, validation_split=None):
-    """Read real galaxies that were cut out before: those to learn from, those to be judged by."""
-    from astrodeblend.simulate import Morphologies
+def _galaxies(config, start, record, *, started, speaks):
+    """Read the galaxies to learn from and those to be judged by; None if there are none."""
+    from astrodeblend.simulate import Morphologies, cut_galaxies, read_images, share_out
+    from astrodeblend.training import BlendStream
 
-    if split or validation_split:
-        raise ValueError(f"--images {images!r} has no splits; write a file for each of them")
-    return tuple(path and Morphologies.read(path) for path in (images, validation_images))
+    images = record["images"]
+    if any(Path(survey).is_dir() for survey in config.surveys):
+        return _stamps_of_ones_own(config, start, images)
+    if config.surveys and _are_cut_out(images.get("images")):
+        if "split" in images or "validation_split" in images:
+            raise ValueError(
+                f"--images {images['images']!r} has no splits; write a file for each of them"
+            )
+        paths = (images["images"], images.get("validation_images"))
+        return tuple(path and Morphologies.read(path) for path in paths)
+    if not images:
+        return None, None
+    learn, judge = share_out(**images)
+    _check_galaxies(record, learn, started=started)
+    read = cut_galaxies if config.surveys else read_images
+    galaxies = read(learn, progress=speaks)
+    others = read(judge, progress=speaks) if judge and speaks else None
+    for each in () if config.surveys else (galaxies, others):  # refused before there is a folder
+        if each is not None:
+            BlendStream(each, config.recipe, batch=config.batch, seed=config.seed)
+    return galaxies, others
+
+
+def _are_cut_out(images):
+    return str(images).endswith(".npz")
 
 
 def _stamps_of_ones_own(config, start, images):
@@ -328,6 +281,7 @@ def _stamps_of_ones_own(config, start, images):
     Every tenth is not learned from but judged by.
     """
     import numpy as np
+    from astropy.nddata import extract_array
     from tqdm import tqdm
 
     from astrodeblend import Deblender
@@ -360,7 +314,9 @@ def _stamps_of_ones_own(config, start, images):
                 f"{str(path)!r} has {len(both)} bands, and those before {len(light[0])}; give "
                 "stamps of the same bands"
             )
-        light.append(_middle_of(both, STAMP))
+        bands, y, x = both.shape
+        middle = (bands / 2, y // 2, x // 2)
+        light.append(extract_array(both, (bands, STAMP, STAMP), middle, fill_value=0))
     for words in bad:
         _say(f"left out {words}")
     if len(light) < 20:
@@ -368,16 +324,6 @@ def _stamps_of_ones_own(config, start, images):
     light = np.array(light, np.float32)
     judged = np.arange(len(light)) % 10 == 0
     return light[~judged], light[judged]
-
-
-def _middle_of(values, width):
-    """Return the middle of an array (bands, y, x), zero where it ends before."""
-    import numpy as np
-
-    margin = [max(0, -(-(width - side) // 2)) for side in values.shape[1:]]
-    values = np.pad(values, [(0, 0), *((m, m) for m in margin)])
-    start = [(side - width) // 2 for side in values.shape[1:]]
-    return values[:, *(slice(s, s + width) for s in start)]
 
 
 def _say(text, aloud=True):
@@ -423,7 +369,6 @@ def _training_config(given, choices, start=None):
 
     The network is that of the model to start from, if nothing says otherwise.
     """
-    from astrodeblend.training import TrainingConfig, reiman2019
     from astrodeblend.training.loop import FREE
     from astrodeblend.weights import read_card
 
@@ -458,9 +403,6 @@ def _training_config(given, choices, start=None):
 
 def _read_config(path):
     """Read choices from a model's card or from a file of their own."""
-    from dataclasses import fields
-
-    from astrodeblend.training import TrainingConfig
     from astrodeblend.weights import find_model, list_models
 
     known = {field.name for field in fields(TrainingConfig)}

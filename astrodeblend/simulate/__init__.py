@@ -2,81 +2,62 @@
 
 Blends of pictures: `blend_pair` is a slow reference, `Simulator` (torch) is for training. Blends in
 linear flux, as surveys observe them: `simulate_blends` (GalSim) is the reference, `SurveyStream`
-(torch) is for training; whole fields: `FieldStream` and `simulate_fields` (torch). torch and
-GalSim are imported on first use.
+(torch) is for training; whole fields: `FieldStream` and `simulate_fields` (torch). Each is
+imported on first use.
 """
 
 from importlib import import_module
 
-from .plain import blend_images, blend_pair, reduce_image
-from .populations import Sources, draw_sources
-from .recipes import BLENDING_MODES, RECIPES, Draw, Recipe, Rendering, get_recipe
-from .scenes import SCENE_MODES, SimulatedScene, simulate_scene
-from .sources import find_images, image_width, read_images, share_out
-from .surveys import SURVEYS, Band, Survey, get_survey
-
-__all__ = [
-    "BLENDING_MODES",
-    "RECIPES",
-    "SCENE_MODES",
-    "SURVEYS",
-    "Band",
-    "Draw",
-    "FieldDraw",
-    "FieldStream",
-    "Fields",
-    "Light",
-    "Morphologies",
-    "Recipe",
-    "Rendering",
-    "SimulatedScene",
-    "Simulator",
-    "Sources",
-    "Survey",
-    "SurveyBlends",
-    "SurveyDraw",
-    "SurveyStream",
-    "blend_images",
-    "blend_pair",
-    "composite",
-    "cut_galaxies",
-    "cut_large_galaxies",
-    "draw_psfs",
-    "draw_sources",
-    "find_images",
-    "get_recipe",
-    "get_survey",
-    "image_width",
-    "linear_light",
-    "read_images",
-    "reduce_image",
-    "share_out",
-    "simulate_blends",
-    "simulate_fields",
-    "simulate_scene",
-]
-
-_LAZY = {
+# Public name -> the module that defines it.
+_HOME = {
+    "BLENDING_MODES": "recipes",
+    "RECIPES": "recipes",
+    "SCENE_MODES": "scenes",
+    "SURVEYS": "surveys",
+    "Band": "surveys",
+    "Draw": "recipes",
     "FieldDraw": "fields",
     "FieldStream": "fields",
     "Fields": "fields",
     "Light": "fields",
     "Morphologies": "morphology",
+    "Recipe": "recipes",
+    "Rendering": "recipes",
+    "SimulatedScene": "scenes",
     "Simulator": "batched",
+    "Sources": "populations",
+    "Survey": "surveys",
     "SurveyBlends": "survey",
     "SurveyDraw": "survey_batches",
     "SurveyStream": "survey_batches",
+    "blend_images": "plain",
+    "blend_pair": "plain",
     "composite": "morphology",
     "cut_galaxies": "morphology",
     "cut_large_galaxies": "large_galaxies",
     "draw_psfs": "survey",
+    "draw_sources": "populations",
+    "find_images": "sources",
+    "get_recipe": "recipes",
+    "get_survey": "surveys",
+    "image_width": "sources",
     "linear_light": "morphology",
+    "read_images": "sources",
+    "reduce_image": "plain",
+    "share_out": "sources",
     "simulate_blends": "survey",
     "simulate_fields": "fields",
+    "simulate_scene": "scenes",
 }
+
+__all__ = list(_HOME)
 
 
 def __getattr__(name):
-    if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(_HOME)

@@ -1,21 +1,31 @@
-"""Training: configuration, losses, streams of blends, and the training loops."""
+"""Training: configuration, losses, streams of blends, and the training loops.
 
-from .blend_score import add_blend_score
-from .calibration import add_calibration
-from .config import TrainingConfig, reiman2019
-from .familiarity import add_familiarity
-from .fields import FieldConfig, train_fields
-from .loop import train
-from .stream import BlendStream
+Each is imported on first use: configurations need no torch.
+"""
 
-__all__ = [
-    "BlendStream",
-    "FieldConfig",
-    "TrainingConfig",
-    "add_blend_score",
-    "add_calibration",
-    "add_familiarity",
-    "reiman2019",
-    "train",
-    "train_fields",
-]
+from importlib import import_module
+
+# Public name -> the module that defines it.
+_HOME = {
+    "BlendStream": "stream",
+    "FieldConfig": "config",
+    "TrainingConfig": "config",
+    "add_blend_score": "blend_score",
+    "add_calibration": "calibration",
+    "add_familiarity": "familiarity",
+    "reiman2019": "config",
+    "train": "loop",
+    "train_fields": "fields",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(_HOME)

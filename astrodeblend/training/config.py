@@ -1,184 +1,106 @@
 """What makes a model: every choice of a training run, in one frozen object."""
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
-from ..simulate.recipes import get_recipe
+from ..simulate.recipes import RECIPES
+from .choices import check, choice, documented
 
-__all__ = ["TrainingConfig"]
+__all__ = ["FieldConfig", "TrainingConfig", "reiman2019"]
 
-LOSSES = ("log_mse", "mse", "flux")
-PLANS = ("trapezoid", "cosine", "reiman2019")
-ADVERSARIAL = ("none", "nonsaturating", "minimax")
-PRECISIONS = ("auto", "float32", "bfloat16")
-_COUNTS = (
-    "steps",
-    "batch",
-    "validate_every",
-    "checkpoint_every",
-    "log_every",
-    "validation_blends",
-)
+_RATE = {"least": 1e-12, "most": 1}
+_BELOW_ONE = {"most": 1 - 1e-9}
 
 
+# fmt: off
+@documented
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Every choice of a training run.
+    """Every choice of a training run."""
 
-    Parameters
-    ----------
-    network : dict
-        Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.
-    recipe : str
-        Recipe of the blends it learns from.
-    surveys : tuple of str
-        Surveys whose blends it learns from instead, in linear flux, in units of each band's
-        noise: names, or YAML files, as `astrodeblend.simulate.get_survey` takes them; or the
-        folder that isolated stamps of one's own were read from. Recipes count for nothing then.
-    survey_options : dict
-        How these blends are, as `astrodeblend.simulate.SurveyStream` takes it; and ``widths``,
-        how many pixels of the middle of a stamp are shown: a number, or chances of some. For
-        stamps of one's own as ``astrodeblend.training.stream.StampStream`` takes it.
-    final_recipe : str or None
-        Recipe while the learning rate of the trapezoid falls, to end on what matters most;
-        None for the same.
-    validation_recipe : str
-        Recipe of the blends it is judged by, during training.
-    steps : int
-        Updates of the generator.
-    minutes : float
-        The run ends after so many, before all updates are done if need be; 0 for any. Learning
-        rate, burn-in and final recipe follow the share of the updates done or of the minutes gone,
-        whichever is larger; time counts from the first update, over all parts of a resumed run.
-    batch : int
-        Blends per update, over all processes together.
-    loss : {'log_mse', 'mse', 'flux'}
-        Pixel loss, see `astrodeblend.training.losses`.
-    learning_rate : float
-        The highest learning rate.
-    plan : {'trapezoid', 'cosine', 'reiman2019'}
-        Learning rate over time: warm-up, level, linear fall to zero over the last ``decay``
-        of the steps; warm-up and half a cosine; or the paper's, level and a tenth of it for
-        the second half.
-    warmup : int
-        Updates over which the learning rate rises.
-    decay : float
-        Share of the steps over which the trapezoid falls.
-    optimizer : {'adamw', 'adam'}
-        Adam as in the paper, or with weight decay.
-    weight_decay : float
-        For AdamW.
-    average : float
-        Decay of the running average of the weights, which is what ships; 0 for none.
-    keep : float
-        Share of the weights it started from in those that are saved; 0.5 is the mean of both, which
-        forgets less of what the first model knew (Wortsman et al. 2022, arXiv:2109.01903).
-    clip : float
-        Largest norm of the gradient; 0 for no limit.
-    adversarial : {'none', 'nonsaturating', 'minimax'}
-        Generator's adversarial loss: cross-entropy against "real" (as the published code) or
-        the minimax form (as the paper's equations 1 to 3).
-    adversarial_weight : float
-        Its weight; 1e-3 in the paper.
-    discriminator : dict
-        Width and dense layer of the discriminator, if not the paper's, as
-        `astrodeblend.networks.DiscriminatorConfig` takes them.
-    burn_in : int
-        Updates before that, on the distance of deep VGG19 features alone if there are
-        weights for it (``vgg``), otherwise on the pixel loss alone.
-    vgg : str or None
-        File with VGG19 weights in torchvision's format, or ``torchvision`` to fetch
-        torchvision's own.
-    vgg_preprocess : {'torchvision', 'caffe'}
-        How images are scaled for them, see `astrodeblend.networks.load_vgg19`.
-    std_weight : float
-        Weight of the likelihood from which the standard deviations are learned.
-    precision : {'auto', 'float32', 'bfloat16'}
-        Arithmetic of the network (weights and losses stay float32). ``auto`` is bfloat16 on a
-        GPU, and float32 on a CPU, most of which have to emulate it, many times slower.
-    compile : bool
-        Have torch write code of its own for the networks, by `torch.compile`: a minute at the
-        start, then faster updates. Takes a C++ compiler, or Triton on a GPU. Not for surveys,
-        whose stamps come in too many shapes.
-    seed : int
-        Everything random follows from it.
-    validate_every, checkpoint_every, log_every : int
-        Updates between validations, checkpoints and lines in the log.
-    validation_blends : int
-        How many blends a validation takes.
-    familiarity_blends : int
-        How many blends tell, in the end, what the network is familiar with (see
-        `astrodeblend.networks.Familiarity`), though no more than it has learned from; with
-        fewer than 200 it does not learn to tell.
-    """
-
-    network: dict = field(default_factory=lambda: {"kind": "unet", "marks": True})
-    recipe: str = "varied"
-    surveys: tuple[str, ...] = ()
-    survey_options: dict = field(default_factory=dict)
-    final_recipe: str | None = None
-    validation_recipe: str = "reiman2019"
-    steps: int = 16_000
-    minutes: float = 0.0
-    batch: int = 16
-    loss: str = "log_mse"
-    learning_rate: float = 6e-4
-    plan: str = "trapezoid"
-    warmup: int = 500
-    decay: float = 0.3
-    optimizer: str = "adamw"
-    weight_decay: float = 1e-2
-    average: float = 0.999
-    keep: float = 0.0
-    clip: float = 1.0
-    adversarial: str = "none"
-    adversarial_weight: float = 1e-3
-    discriminator: dict = field(default_factory=dict)
-    burn_in: int = 0
-    vgg: str | None = None
-    vgg_preprocess: str = "torchvision"
-    std_weight: float = 0.1
-    precision: str = "auto"
-    compile: bool = False
-    seed: int = 1
-    validate_every: int = 1000
-    checkpoint_every: int = 500
-    log_every: int = 50
-    validation_blends: int = 256
-    familiarity_blends: int = 4096
+    network: dict = choice(lambda: {"kind": "unet", "marks": True},
+        "Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.")
+    recipe: str = choice("varied", "Blends to learn from.", among=RECIPES)
+    surveys: tuple[str, ...] = choice((),
+        "Surveys whose blends to learn from instead, in linear flux, in units of each band's "
+        "noise: names, or YAML files, as `astrodeblend.simulate.get_survey` takes them; or the "
+        "folder that isolated stamps of one's own were read from. Recipes count for nothing then.")
+    survey_options: dict = choice(dict,
+        "How these blends are, as `astrodeblend.simulate.SurveyStream` takes it; and ``widths``, "
+        "how many pixels of the middle of a stamp are shown: a number, or chances of some. For "
+        "stamps of one's own as ``astrodeblend.training.stream.StampStream`` takes it.")
+    final_recipe: str | None = choice(None,
+        "Blends to end on, while the trapezoid falls. None for the same.", among=RECIPES)
+    validation_recipe: str = choice("reiman2019", "Blends to be judged by.", among=RECIPES)
+    steps: int = choice(16_000, "Updates.", least=1)
+    minutes: float = choice(0.0,
+        "End after so many, learning rate and all; 0 for any. Learning rate, burn-in and final "
+        "recipe follow the share of the updates done or of the minutes gone, whichever is larger; "
+        "time counts from the first update, over all parts of a resumed run.")
+    batch: int = choice(16, "Blends per update, over all processes.", least=1)
+    loss: str = choice("log_mse",
+        "Pixel loss; for surveys flux. See `astrodeblend.training.losses`.",
+        among=("log_mse", "mse", "flux"))
+    learning_rate: float = choice(6e-4, "The highest learning rate.", **_RATE)
+    plan: str = choice("trapezoid",
+        "Learning rate over time. Warm-up, level, linear fall to zero over the last ``decay`` of "
+        "the steps; warm-up and half a cosine; or the paper's, level and a tenth of it for the "
+        "second half.", among=("trapezoid", "cosine", "reiman2019"))
+    warmup: int = choice(500, "Updates over which the learning rate rises.")
+    decay: float = choice(0.3, "Share of the steps over which the trapezoid falls.", most=1)
+    optimizer: str = choice("adamw",
+        "Adam with weight decay, or without, as in the paper.", among=("adamw", "adam"))
+    weight_decay: float = choice(1e-2, "For adamw.")
+    average: float = choice(0.999,
+        "Decay of the weights' running average, which is what is saved; 0 for none.", **_BELOW_ONE)
+    keep: float = choice(0.0,
+        "Share of the weights that it starts from in what is saved; it forgets less. 0.5 is the "
+        "mean of both (Wortsman et al. 2022, arXiv:2109.01903).", **_BELOW_ONE)
+    clip: float = choice(1.0, "Largest norm of the gradient; 0 for any.")
+    adversarial: str = choice("none",
+        "Loss against a discriminator: as the published code, or as the paper's equations. That is "
+        "cross-entropy against \"real\", or the minimax form of equations 1 to 3.",
+        among=("none", "nonsaturating", "minimax"))
+    adversarial_weight: float = choice(1e-3, "Weight of the adversarial loss.")
+    discriminator: dict = choice(dict,
+        "Width and dense layer of the discriminator, if not the paper's, as "
+        "`astrodeblend.networks.DiscriminatorConfig` takes them.")
+    burn_in: int = choice(0,
+        "Updates before that loss, on VGG19 features alone if there are weights for them. Those "
+        "are ``vgg``; without, on the pixel loss alone.")
+    vgg: str | None = choice(None,
+        "VGG19 weights in torchvision's format, or torchvision to fetch its own.")
+    vgg_preprocess: str = choice("torchvision",
+        "Scale of images for VGG19. See `astrodeblend.networks.load_vgg19`.",
+        among=("torchvision", "caffe"))
+    std_weight: float = choice(0.1,
+        "Weight of the loss from which standard deviations are learned.")
+    precision: str = choice("auto",
+        "Arithmetic of the network; auto is bfloat16 on a GPU, float32 on a CPU. Most CPUs have to "
+        "emulate bfloat16, many times slower. Weights and losses are float32.",
+        among=("auto", "float32", "bfloat16"))
+    compile: bool = choice(False,
+        "Have torch compile the networks, to be faster after a slow start; not for surveys. By "
+        "`torch.compile`: it takes a minute, and a C++ compiler, or Triton on a GPU. Stamps of "
+        "surveys come in too many shapes.")
+    seed: int = choice(1, "Everything random follows from it.")
+    validate_every: int = choice(1000, "Updates between validations.", least=1)
+    checkpoint_every: int = choice(500, "Updates between checkpoints.", least=1)
+    log_every: int = choice(50, "Updates between lines in the log.", least=1)
+    validation_blends: int = choice(256, "Blends of a validation.", least=1)
+    familiarity_blends: int = choice(4096,
+        "Blends that tell in the end what is unlike any; 0 to finish later. See "
+        "`astrodeblend.networks.Familiarity`. No more than it has learned from; with fewer than "
+        "200 it does not learn to tell.")
+    # fmt: on
 
     def __post_init__(self):
-        for name, allowed in (
-            ("loss", LOSSES),
-            ("plan", PLANS),
-            ("adversarial", ADVERSARIAL),
-            ("precision", PRECISIONS),
-            ("optimizer", ("adamw", "adam")),
-            ("vgg_preprocess", ("torchvision", "caffe")),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
-        for names, low, high in (
-            (_COUNTS, 1, math.inf),
-            (("warmup", "burn_in", "seed", "familiarity_blends"), 0, math.inf),
-            (("minutes", "clip", "weight_decay", "adversarial_weight", "std_weight"), 0, math.inf),
-            (("learning_rate",), 1e-12, 1),
-            (("decay",), 0, 1),
-            (("average", "keep"), 0, 1 - 1e-9),
-        ):
-            for name in names:
-                if not low <= getattr(self, name) <= high:  # nor is NaN
-                    limits = f"at least {low}" if high == math.inf else f"from {low} to {high:.4g}"
-                    raise ValueError(f"{name}={getattr(self, name)}: give a number {limits}")
+        check(self)
         object.__setattr__(self, "surveys", tuple(self.surveys))
         if (self.loss == "flux") != bool(self.surveys):
             raise ValueError(
                 f"loss={self.loss!r} with surveys={self.surveys!r}: 'flux' is the loss for "
                 "surveys, and for nothing else"
             )
-        if not isinstance(self.compile, bool):
-            raise ValueError(f"compile={self.compile!r}: give true or false")
         if self.surveys and self.compile:
             raise ValueError(
                 "compile=True: surveys have blends of many shapes, each of which would be compiled"
@@ -187,14 +109,10 @@ class TrainingConfig:
             raise ValueError(
                 f"adversarial={self.adversarial!r}: the discriminator is for pictures, not surveys"
             )
-        get_recipe(self.recipe)
-        get_recipe(self.validation_recipe)
-        if self.final_recipe is not None:
-            if self.plan != "trapezoid":
-                raise ValueError(
-                    f"final_recipe={self.final_recipe!r}: only plan='trapezoid' has a final part"
-                )
-            get_recipe(self.final_recipe)
+        if self.final_recipe is not None and self.plan != "trapezoid":
+            raise ValueError(
+                f"final_recipe={self.final_recipe!r}: only plan='trapezoid' has a final part"
+            )
 
     def to_dict(self):
         """Return the configuration as a dict of plain values, from which it can be made again."""
@@ -230,3 +148,42 @@ def reiman2019(**changes):
         "precision": "float32",
     }
     return TrainingConfig(**{**paper, **changes})
+
+
+# fmt: off
+@documented
+@dataclass(frozen=True)
+class FieldConfig:
+    """Every choice of a training run on fields."""
+
+    network: dict = choice(lambda: {"kind": "field"},
+        "Of kind ``field``, as `astrodeblend.networks.build` takes it.")
+    surveys: tuple[str, ...] = choice(("lsst", "hsc", "des", "sdss"),
+        "As `astrodeblend.simulate.FieldStream` takes them.")
+    sizes: tuple[int, ...] = choice((128, 192, 256),
+        "Widths of blocks in pixels; each update draws one.")
+    bands: dict = choice(lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05},
+        "Chances of numbers of bands.")
+    options: dict = choice(lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4,
+                                    "bright": 0.12, "counted": 0.08},
+        "More of `astrodeblend.simulate.FieldStream`.")
+    batch: int = choice(0,
+        "Blocks per update, of the largest size; 0 for as many as fit. Of smaller ones as many "
+        "more as fill the pixels. As many as fit take half of the memory of a GPU; 2 without one.")
+    blocks: int = choice(100_000, "Blocks to learn from.", least=1)
+    learning_rate: float = choice(5e-4, "The highest learning rate.", **_RATE)
+    warmup: int = choice(2000, "Blocks over which the learning rate rises.")
+    decay: float = choice(0.5,
+        "Share of the run, its last, over which the learning rate falls.", least=1e-6, most=1)
+    weight_decay: float = choice(1e-2, "Of AdamW.")
+    average: float = choice(0.998,
+        "Decay of the weights' running average, which is what is saved; 0 for none.", **_BELOW_ONE)
+    clip: float = choice(1.0, "Largest norm of the gradient; 0 for any.")
+    seed: int = choice(1, "Everything random follows from it.")
+    bfloat16: bool | None = choice(None,
+        "Whether the network's arithmetic is bfloat16; None for where the processor multiplies "
+        "such.")
+    # fmt: on
+
+    def __post_init__(self):
+        check(self)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,71 +26,16 @@ from .field_scores import calibrate, score_fields, table
 from .loop import _interruptible, _update_average
 from .start import start_from
 
-__all__ = ["FieldConfig", "train_fields"]
+__all__ = ["train_fields"]
 
 _WEIGHTS = {
     "pixel": 1.0, "flux": 0.3, "total": 1.0, "heat": 1.0, "offset": 1.0, "size": 0.2, "std": 0.1,
-}  # fmt: skip
-_OPTIONS = {
-    "wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4, "bright": 0.12, "counted": 0.08,
 }  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
 _CHECKPOINT = 120.0  # seconds between checkpoints
 _USES = 2  # updates with the same noiseless light, each with new noise
 _AHEAD = 2  # draws rendered in advance
-
-
-@dataclass(frozen=True)
-class FieldConfig:
-    """Every choice of a training run on fields.
-
-    Parameters
-    ----------
-    network : dict
-        Kind ``field`` and its configuration, as `astrodeblend.networks.build` takes them.
-    surveys : tuple of str
-        As in `astrodeblend.simulate.FieldStream`.
-    sizes : tuple of int
-        Widths of blocks in pixels; each update draws one.
-    bands : dict of int to float
-        Probabilities of numbers of bands.
-    options : dict
-        Further parameters of `astrodeblend.simulate.FieldStream`.
-    batch : int
-        Blocks of the largest size per update; of smaller ones more, with as many pixels in all.
-        0: as many as fit into half of the memory of a GPU; 2 without one.
-    blocks : int
-        Number of blocks in the run.
-    learning_rate : float
-        The largest learning rate.
-    warmup : int
-        Blocks over which it rises.
-    decay : float
-        Share of the run, at its end, over which it falls to zero.
-    weight_decay, average, clip : float
-        As in `TrainingConfig`.
-    seed : int
-        As in `TrainingConfig`.
-    bfloat16 : bool or None
-        Whether the network computes in bfloat16; None: if the processor supports it.
-    """
-
-    network: dict = field(default_factory=lambda: {"kind": "field"})
-    surveys: tuple[str, ...] = ("lsst", "hsc", "des", "sdss")
-    sizes: tuple[int, ...] = (128, 192, 256)
-    bands: dict = field(default_factory=lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05})
-    options: dict = field(default_factory=_OPTIONS.copy)
-    batch: int = 0
-    blocks: int = 100_000
-    learning_rate: float = 5e-4
-    warmup: int = 2000
-    decay: float = 0.5
-    weight_decay: float = 1e-2
-    average: float = 0.998
-    clip: float = 1.0
-    seed: int = 1
-    bfloat16: bool | None = None
 
 
 def train_fields(
@@ -234,7 +179,7 @@ def train_fields(
                 torch.cuda.empty_cache()
                 step += 1
                 continue
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
             losses["gradient"] = norm
             if torch.isfinite(norm):
                 optimizer.step()
