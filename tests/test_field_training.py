@@ -128,6 +128,21 @@ def configuration(**changes):
     return FieldConfig(**{**values, **changes})
 
 
+def test_wrong_choices_are_named():
+    with pytest.raises(ValueError, match=r"decay=0: give a number from 1e-06 to 1"):
+        configuration(decay=0)
+    with pytest.raises(ValueError, match=r"blocks=0: give a number at least 1"):
+        configuration(blocks=0)
+
+
+def test_a_clip_of_zero_is_none(tmp_path):
+    free, wide = (
+        load_model(train_fields(configuration(blocks=4, clip=clip), tmp_path / str(clip), judge=0))
+        for clip in (0, 1e9)
+    )
+    assert all(map(torch.equal, free[0].parameters(), wide[0].parameters()))
+
+
 def test_a_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
     whole = train_fields(configuration(blocks=8), tmp_path / "whole", judge=0, device="cpu")
     # Stop the other one after some updates, as SIGTERM does.

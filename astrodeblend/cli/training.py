@@ -378,8 +378,8 @@ def _training_config(given, choices, start=None):
         chosen = _read_config(given["config"])
         if choices:  # of a run that has begun: the file checks them, but does not shorten it again
             chosen = {name: value for name, value in chosen.items() if name not in FREE}
-        choices = {**choices, **chosen}
-    choices = {**choices, **{name: value for name, value in given.items() if name in FIELDS}}
+        choices = choices | chosen
+    choices = choices | {name: value for name, value in given.items() if name in FIELDS}
     if "surveys" in given:
         choices = {"loss": "flux", **choices, "surveys": given["surveys"]}
     if "network" in given:

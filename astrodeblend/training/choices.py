@@ -36,12 +36,12 @@ def check(configuration):
 
 def documented(configuration):
     """Add its fields to the docstring of a configuration."""
-    doc = f"{inspect.cleandoc(configuration.__doc__)}\n\nParameters\n----------"
+    doc = f"{inspect.cleandoc(configuration.__doc__)}\n\nParameters\n----------\n"
     for each in fields(configuration):
         kind = each.type.__name__ if isinstance(each.type, type) else str(each.type)
         if among := each.metadata["among"]:
             kind = f"{{{', '.join(map(repr, among))}}}" + " or None" * (each.default is None)
         text = textwrap.fill(each.metadata["text"], 92, break_on_hyphens=False)
-        doc += f"\n{each.name} : {kind}\n{textwrap.indent(text, '    ')}"
+        doc += f"{each.name} : {kind}\n{textwrap.indent(text, '    ')}\n"
     configuration.__doc__ = doc
     return configuration

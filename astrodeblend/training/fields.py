@@ -9,7 +9,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ..weights import Card, save_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .field_losses import field_losses
 from .field_scores import calibrate, score_fields, table
-from .loop import _interruptible, _update_average
+from .loop import _interruptible, _plain, _update_average
 from .start import start_from
 
 __all__ = ["train_fields"]
@@ -258,7 +258,3 @@ def _batch_that_fits(config, device):
         return 2
     pixels = max(config.sizes) ** 2 * max(config.bands) * _BYTES
     return int(min(_MOST, max(1, 0.5 * torch.cuda.mem_get_info(device)[0] // pixels)))
-
-
-def _plain(config):
-    return json.loads(json.dumps(asdict(config)))

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -410,8 +410,8 @@ def _check_same(saved, config):
 
 
 def _plain(config):
-    """Return the configuration as JSON returns it, tuples as lists."""
-    return json.loads(json.dumps(config.to_dict()))
+    """Return the configuration as JSON gives it back, tuples as lists."""
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _export(out, config, network, card, steps, core_hours, more):
