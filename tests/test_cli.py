@@ -91,7 +91,7 @@ class TestHelp:
 
     def test_all_commands_are_there(self):
         assert set(main.commands) == {
-            "deblend", "simulate", "train", "evaluate", "benchmark", "galaxies", "models", "demo",
+            "deblend", "simulate", "train", "evaluate", "benchmark", "models", "demo",
             "report", "finish",
         }  # fmt: skip
 
@@ -578,70 +578,6 @@ class TestBadInput:
         assert done.stdout == ""
         assert done.stderr == "Error: image 'missing.fits' does not exist; check the path\n"
         assert not listing(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def galaxy_picture(tmp_path_factory):
-    """Return a PNG of one round galaxy in noise."""
-    y, x = np.mgrid[:200, :200] - 100
-    light = 20 * np.exp(-np.hypot(x, y) / 4)[..., None] * [1, 0.9, 0.8] + 0.5
-    noise = 3 * np.random.default_rng(1).standard_normal((200, 200, 3))
-    pixels = (np.arcsinh(light) / 6.5 * 255 + noise).clip(0, 255).astype(np.uint8)
-    path = tmp_path_factory.mktemp("picture") / "picture.png"
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-class TestGalaxies:
-    def test_a_folder_and_a_sheet(self, galaxy_picture, tmp_path):
-        out, sheet = tmp_path / "cut", tmp_path / "sheet.png"
-        text = invoke("galaxies", galaxy_picture, "-o", out, "--plot", sheet, "-n", 5).output
-        assert f"wrote galaxies.ecsv and 1 PNG to {out}" in text
-        assert f"wrote {sheet}" in text
-        row = QTable.read(out / "galaxies.ecsv")[0]
-        assert row["x_centroid"] == pytest.approx(100, abs=0.3)
-        with Image.open(out / row["file"]) as image:
-            assert image.size == (424, 424)
-        with Image.open(sheet) as image:
-            assert image.size == (106, 106)
-
-    def test_what_is_refused(self, galaxy_picture, tmp_path):
-        out = tmp_path / "cut"
-        assert "is inside" in refused(
-            "galaxies", galaxy_picture, "-o", out, "--plot", out / "sheet.png"
-        )
-        assert "does not exist" in refused("galaxies", "none.jpg", "-o", out)
-        assert not out.exists()
-        out.mkdir()
-        (out / "galaxies.ecsv").write_text("mine")
-        assert "holds galaxies.ecsv already" in refused("galaxies", galaxy_picture, "-o", out)
-        assert (out / "galaxies.ecsv").read_text() == "mine"
-
-
-class TestDemoOfAFolder:
-    def test_a_page(self, galaxies, tiny_model, tmp_path):
-        common = ("--data", galaxies, "--model", tiny_model, "-n", 1)
-        text = invoke("demo", *common, "-o", tmp_path / "page").output
-        assert f"{galaxies}, all pictures, seed 1, model tiny" in text
-        assert "taking 1 of 8 pictures apart" in text
-        names = {path.name for path in (tmp_path / "page").iterdir()}
-        assert names == {"panels.png", "catalogue.ecsv"}
-        assert "holds panels.png" in refused("demo", *common, "-o", tmp_path / "page")
-
-    @pytest.mark.parametrize("option", [("--split", "test"), ("--seed", "1")])
-    def test_options_that_choose_pictures_need_some(self, option, tmp_path):
-        assert f"{option[0]} chooses pictures of a folder" in refused("demo", *option)
-
-    def test_the_split_is_test_by_itself(self, galaxies, tiny_model, tmp_path):
-        folder = tmp_path / "pictures"
-        folder.mkdir()
-        shutil.copy(galaxies / "galaxy0.jpg", folder)
-        (folder / "splits.csv").write_text("file,split,blend_candidate\ngalaxy0.jpg,train,1\n")
-        out = tmp_path / "page"
-        arguments = ("demo", "--data", folder, "--model", tiny_model, "-o", out)
-        assert "split='test' is not in" in refused(*arguments)
-        assert not out.exists()
-        assert "train" in invoke(*arguments, "--split", "train").output
 
 
 class TestModels:

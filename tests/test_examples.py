@@ -2,6 +2,7 @@
 
 import ast
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ OPTIONS = {
     "compare_marks.py": ["GALAXIES", "galaxyzoo", "--blends", "1", "--pairs", "1"],
     "error_bars.py": ["GALAXIES", "", "4"],
     "fewer_bands.py": ["", "3"],
+    "isolated_galaxies.py": ["hubble", "cut", "--number", "2", "--plot", "sheet.png"],
     "isolated_stamps.py": ["", "3"],
     "pinned_set.py": ["GALAXIES", "--few"],
     "train_fields.py": [
@@ -31,6 +33,7 @@ OPTIONS = {
         "--judge",
         "0",
     ],
+    "real_blends.py": ["GALAXIES", "--number", "1"],
     "three_branches.py": ["GALAXIES", "--steps", "1", "--batch", "2", "--blends", "2"],
 }
 
@@ -44,6 +47,19 @@ def test_example(name, galaxies, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example prints what it found"
+
+
+def test_real_blends_are_those_that_the_table_says(galaxies, tmp_path):
+    folder = shutil.copytree(galaxies, tmp_path / "all")
+    candidates = runpy.run_path(str(EXAMPLES / "real_blends.py"))["candidates"]
+    assert len(candidates(folder)) == 8
+    rows = ["file,split,blend_candidate", "galaxy0.jpg,test,1", "galaxy1.jpg,train,1"]
+    rows += ["galaxy2.jpg,test,0", "galaxy3.jpg,test,1", "galaxy4.jpg,val,0"]
+    (folder / "splits.csv").write_text("\n".join(rows))
+    assert [path.stem for path in candidates(folder, "test")] == ["galaxy0", "galaxy3"]
+    assert [path.stem for path in candidates(folder)] == ["galaxy0", "galaxy1", "galaxy3"]
+    with pytest.raises(ValueError, match="no picture with blend_candidate = 1"):
+        candidates(folder, "val")
 
 
 def test_packed_pictures_are_trained_on_without_astropy(galaxies, tiny_model, tmp_path):

@@ -1,5 +1,10 @@
 """Galaxies cut out of a picture, against a picture whose galaxies are known."""
 
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -11,9 +16,10 @@ from scipy.optimize import brentq
 
 from astrodeblend.blends import draw_blends
 from astrodeblend.detect import find_sources, stamp_widths
-from astrodeblend.galaxies import TABLE, find_galaxies
 from astrodeblend.images import read_image
 
+EXAMPLE = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "isolated_galaxies.py"))
+find_galaxies = EXAMPLE["find_galaxies"]
 SIDE = 420
 SKY, NOISE = 20.0, 3.0
 # x, y, scale length and axis ratio of exponential discs, in pixels
@@ -45,12 +51,7 @@ def picture():
 
 @pytest.fixture(scope="module")
 def found(picture):
-    return find_galaxies(picture)
-
-
-@pytest.fixture(scope="module")
-def one(picture):
-    return find_galaxies(picture, number=1)
+    return SimpleNamespace(**dict(zip(("pictures", "table"), find_galaxies(picture), strict=True)))
 
 
 def petrosian_radius_of_a_disc():
@@ -66,7 +67,7 @@ def petrosian_radius_of_a_disc():
 def test_isolated_galaxies_are_found_and_no_others(found):
     places = np.array([found.table["x_centroid"], found.table["y_centroid"]]).T
     np.testing.assert_allclose(places, [place[:2] for place in ALONE], atol=0.5)
-    assert len(found) == len(ALONE)
+    assert len(found.table) == len(ALONE)
     assert found.pictures.shape == (2, 424, 424, 3)
     assert found.pictures.dtype == np.uint8
 
@@ -111,9 +112,7 @@ def test_nothing_but_sky_is_around_them(found):
 
 
 def test_noise_of_what_was_replaced_is_that_of_the_sky(picture):
-    from astrodeblend.galaxies import _Field
-
-    field = _Field(read_image(picture))
+    field = EXAMPLE["_Field"](read_image(picture))
     row = np.argmin(
         np.abs(field.sources["x_centroid"] - 300) + np.abs(field.sources["y_centroid"] - 115)
     )
@@ -135,37 +134,30 @@ def test_noise_of_what_was_replaced_is_that_of_the_sky(picture):
     assert together(alone, lost) == pytest.approx(together(field.data, field.owner == 0), abs=0.1)
 
 
-def test_number_takes_those_that_are_enlarged_least(found, one):
-    assert len(one) == 1
-    assert one.table["petrosian_radius"][0] == max(found.table["petrosian_radius"])
-    np.testing.assert_array_equal(one.pictures[0], found.pictures[0])  # and the same again
+def test_number_takes_those_that_are_enlarged_least(found, picture):
+    pictures, table = find_galaxies(picture, number=1)
+    assert len(table) == 1
+    assert table["petrosian_radius"][0] == max(found.table["petrosian_radius"])
+    np.testing.assert_array_equal(pictures[0], found.pictures[0])  # and the same again
 
 
-def test_the_folder_is_one_for_blends(found, tmp_path):
+def test_the_folder_is_one_for_blends(picture, tmp_path, monkeypatch):
+    Image.fromarray(picture).save(tmp_path / "picture.png")
     folder = tmp_path / "galaxies"
-    found.write(folder)
-    table = QTable.read(folder / TABLE)
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "picture.png"), str(folder)])
+    EXAMPLE["main"]()
+    table = QTable.read(folder / "galaxies.ecsv")
     assert list(table["file"]) == ["galaxy1.png", "galaxy2.png"]
-    assert {path.name for path in folder.iterdir()} == {TABLE, *table["file"]}
-    with Image.open(folder / "galaxy1.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), found.pictures[0])
+    assert {path.name for path in folder.iterdir()} == {"galaxies.ecsv", *table["file"]}
     blend, isolated = next(iter(draw_blends(folder, number=2).batches()))
     assert blend.shape == (2, 3, 80, 80)
     assert isolated.max() > 0.4
-
-
-def test_earlier_galaxies_are_replaced_on_demand_alone(found, one, tmp_path):
-    folder = tmp_path / "galaxies"
-    found.write(folder)
-    (folder / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"galaxies\.ecsv"):
-        found.write(folder)
-    one.write(folder, overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {TABLE, "galaxy1.png", "mine.txt"}
+    with pytest.raises(SystemExit):  # the folder is there
+        EXAMPLE["main"]()
 
 
 def test_the_sheet_shows_all(found):
-    sheet = found.sheet(side=53, across=5)
+    sheet = EXAMPLE["sheet"](found.pictures, side=53, across=5)
     assert sheet.size == (106, 53)
     small = found.pictures[1].reshape(53, 8, 53, 8, 3).mean(axis=(1, 3))
     below = np.asarray(sheet)[20:, 53:].astype(float)  # the number is above

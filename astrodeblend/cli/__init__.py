@@ -10,7 +10,7 @@ from functools import partial
 
 import click
 
-from .blends import galaxies, simulate
+from .blends import simulate
 from .deblending import deblend, demo, models, report
 from .options import examples
 from .score import benchmark, evaluate
@@ -71,16 +71,5 @@ def main(traceback):
     """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
 
 
-for command in (
-    demo,
-    deblend,
-    report,
-    models,
-    simulate,
-    train,
-    finish,
-    evaluate,
-    benchmark,
-    galaxies,
-):
+for command in (demo, deblend, report, models, simulate, train, finish, evaluate, benchmark):
     main.add_command(command)

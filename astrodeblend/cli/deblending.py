@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from . import options
 
@@ -195,7 +194,6 @@ def models(name):
 @options.command(
     "astrodeblend demo",
     "astrodeblend demo --out elsewhere",
-    "astrodeblend demo --data galaxies --split test -n 24 -o page",
 )
 @click.option(
     "-o",
@@ -206,64 +204,35 @@ def models(name):
     help="Where to; made if it is missing.",
 )
 @click.option(
-    "--data",
-    "--images",
-    "data",
-    metavar="DIR",
-    help="Folder of pictures to take blends from, instead of the Hubble Deep Field: those with "
-    "blend_candidate = 1 in its splits.csv, or all if it has no such column.",
-)
-@click.option(
-    "--split",
-    metavar="S",
-    help="Part of them, by splits.csv in DIR. Default: test if there is that table, else all.",
-)
-@click.option(
     "-n",
     "--number",
     type=click.IntRange(min=1),
-    help="How many blends at most. Default: 6, and 24 out of a folder.",
+    default=6,
+    show_default=True,
+    help="How many blends at most.",
 )
-@options.seed
 @options.model("galaxyzoo")
 @options.as_json
 @options.quiet
 @options.overwrite
 @options.how
-@click.pass_context
-def demo(context, out, data, split, number, seed, model, overwrite, how):
+def demo(out, number, model, overwrite, how):
     """Deblend the clearest blends of the Hubble Deep Field.
 
     The picture comes with scikit-image: real light, in colour, full of overlaps. Detects its
     sources, picks the clearest blends, deblends them, prints a table and writes panels.png,
     stamps.fits and catalogue.ecsv. Takes less than a minute and no internet.
-
-    With --data the blends are pictures of a folder, drawn by the seed; the galaxy in the middle
-    of each is the central one. They overlap in truth, and there is nothing to compare with.
-    Writes panels.png and catalogue.ecsv.
     """
-    from astrodeblend.demo import FILES, PAGE, deblend_folder, run_demo
+    from skimage.data import hubble_deep_field
 
-    if data is None:
-        _refuse_without_data(context)
-    elif split is None and (Path(data) / "splits.csv").is_file():
-        split = "test"
-    files = FILES if data is None else PAGE
-    options.check_folder(out, files, overwrite=overwrite)
+    from astrodeblend.demo import FILES, run_demo
+
+    options.check_folder(out, FILES, overwrite=overwrite)
     deblender = options.load_model(model, **how)
+    click.echo(f"Hubble Deep Field (NASA, ESA; out of scikit-image), model {deblender.card.name}")
     common = {"overwrite": overwrite, "say": click.echo}
-    if data is None:
-        from skimage.data import hubble_deep_field
-
-        click.echo(
-            f"Hubble Deep Field (NASA, ESA; out of scikit-image), model {deblender.card.name}"
-        )
-        run_demo(deblender, hubble_deep_field(), out, number=number or 6, **common)
-    else:
-        click.echo(f"{data}, {split or 'all pictures'}, seed {seed}, model {deblender.card.name}")
-        common |= {"split": split, "number": number or 24, "seed": seed, "progress": True}
-        deblend_folder(deblender, data, out, **common)
-    return {"files": [str(Path(out) / name) for name in files], "model": deblender.card.name}
+    run_demo(deblender, hubble_deep_field(), out, number=number, **common)
+    return {"files": [str(Path(out) / name) for name in FILES], "model": deblender.card.name}
 
 
 @options.command(
@@ -290,13 +259,6 @@ def report(source, out, overwrite):
         click.echo(f"Left out: {why}", err=True)
     click.echo(f"wrote {out}: {sources} sources")
     return {"files": [out], "sources": sources, "left_out": bad}
-
-
-def _refuse_without_data(context):
-    """Refuse options of the demonstration that only choose pictures of a folder."""
-    for name in ("split", "seed"):
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise ValueError(f"--{name} chooses pictures of a folder; give that by --data")
 
 
 def _read(images, kind, planes):

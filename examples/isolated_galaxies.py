@@ -1,6 +1,16 @@
-"""Isolated galaxies cut out of a colour picture, in the format of Galaxy Zoo."""
+"""Cut isolated galaxies out of a colour picture, in the format of Galaxy Zoo, to make blends of.
 
-from dataclasses import dataclass, replace
+    python examples/isolated_galaxies.py hubble hubble-galaxies --plot hubble-galaxies.png
+    astrodeblend evaluate --data hubble-galaxies -n 300
+
+The picture is a JPEG or PNG file, or "hubble", the Hubble Deep Field that comes with scikit-image.
+Each galaxy becomes a picture 424 pixels wide, its middle 240 pixels 5.8 Petrosian radii; other
+sources are replaced by sky. The folder, which is a new one, gets the pictures (PNG) and the table
+galaxies.ecsv.
+"""
+
+import argparse
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,21 +21,16 @@ from astropy.stats import mad_std
 from astropy.table import QTable
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from skimage.data import hubble_deep_field
 from skimage.measure import regionprops
 from tqdm import tqdm
 
 from astrodeblend.detect import find_sources, stamp_widths
-from astrodeblend.files import atomic_paths
 from astrodeblend.flags import Flag
 from astrodeblend.images import read_image
 from astrodeblend.scaling import scaling_of
 from astrodeblend.sky import estimate_sky
 from astrodeblend.stamps import cut_stamp
-
-__all__ = ["TABLE", "Galaxies", "find_galaxies"]
-
-#: The table that `Galaxies.write` writes beside the pictures.
-TABLE = "galaxies.ecsv"
 
 # A picture of Galaxy Zoo, and the middle of it, which is the stamp of the models.
 _PIXELS, _STAMP = 424, 240
@@ -47,81 +52,40 @@ _SPECK = 4.0  # signal to noise of what is in one band alone, and hidden
 _TRIES = 64  # pieces of sky of which that which fits best is taken
 
 
-@dataclass(frozen=True, eq=False)
-class Galaxies:
-    """Isolated galaxies out of one picture.
-
-    Made by `find_galaxies`.
-
-    Attributes
-    ----------
-    pictures : `~numpy.ndarray`
-        uint8, shape (n, 424, 424, 3): as Galaxy Zoo has them.
-    table : `~astropy.table.QTable`
-        One row per galaxy: its ``file``, ``x_centroid`` and ``y_centroid`` in the picture it
-        comes from, its ``petrosian_radius`` there, ``enlargement`` (pixels here for each pixel
-        there), ``signal_to_noise`` and ``asymmetry``.
-    """
-
-    pictures: np.ndarray
-    table: QTable
-
-    def __len__(self):
-        return len(self.table)
-
-    def sheet(self, *, side=106, across=12):
-        """Draw all galaxies side by side, numbered as their files are.
-
-        Parameters
-        ----------
-        side : int, optional
-            Width of each in pixels.
-        across : int, optional
-            How many in a row.
-
-        Returns
-        -------
-        `PIL.Image.Image`
-        """
-        across = min(across, len(self))
-        sheet = Image.new("RGB", (across * side, -(-len(self) // across) * side))
-        for k, pixels in enumerate(self.pictures):
-            small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
-            ImageDraw.Draw(small).text((3, 1), str(k + 1), fill="white")
-            sheet.paste(small, (k % across * side, k // across * side))
-        return sheet
-
-    def write(self, folder, *, overwrite=False):
-        """Write a PNG for each galaxy, and the table ``galaxies.ecsv``: all of them, or none.
-
-        Parameters
-        ----------
-        folder : str or path-like
-            Where to; made if its parent exists. What it holds beside may be taken for galaxies
-            too by commands that read the folder, so it should be one of its own.
-        overwrite : bool, optional
-            Replace what is there from an earlier time; by default that is refused.
-
-        Raises
-        ------
-        FileExistsError, FileNotFoundError, PermissionError
-            If there are galaxies in the folder already, its parent does not exist, or nothing
-            can be written there.
-        """
-        folder = Path(folder)
-        files = list(self.table["file"])
-        old = []
-        if (folder / TABLE).is_file() and overwrite:
-            old = list(QTable.read(folder / TABLE)["file"])
-        with atomic_paths(folder, (TABLE, *files), overwrite=overwrite) as (table, *places):
-            for place, pixels in zip(places, self.pictures, strict=True):
-                Image.fromarray(pixels).save(place)
-            self.table.write(table, format="ascii.ecsv")
-        for name in set(old) - set(files):  # fewer galaxies than before leave no old ones behind
-            (folder / name).unlink(missing_ok=True)
+def main():
+    """Run the example."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("image", help='a JPEG or PNG file, or "hubble"')
+    parser.add_argument("folder", type=Path, help="where to; made, and may not be there")
+    parser.add_argument("--number", type=int, help="those that are enlarged least; default: all")
+    parser.add_argument("--plot", help="PNG of all side by side; not inside the folder")
+    given = parser.parse_args()
+    if given.folder.exists():
+        parser.error(f"folder {str(given.folder)!r} exists; choose another name")
+    image = hubble_deep_field() if given.image == "hubble" else given.image
+    pictures, table = find_galaxies(image, number=given.number)
+    given.folder.mkdir()
+    for name, pixels in zip(table["file"], pictures, strict=True):
+        Image.fromarray(pixels).save(given.folder / name)
+    table.write(given.folder / "galaxies.ecsv")
+    if given.plot:
+        sheet(pictures).save(given.plot)
+    table.pprint_all()
+    print(f"wrote galaxies.ecsv and {len(table)} PNG to {given.folder}")
 
 
-def find_galaxies(image, *, number=None, rng=1, progress=False):
+def sheet(pictures, *, side=106, across=12):
+    """Draw pictures side by side, so many pixels wide each, numbered as their files are."""
+    across = min(across, len(pictures))
+    whole = Image.new("RGB", (across * side, -(-len(pictures) // across) * side))
+    for k, pixels in enumerate(pictures):
+        small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
+        ImageDraw.Draw(small).text((3, 1), str(k + 1), fill="white")
+        whole.paste(small, (k % across * side, k // across * side))
+    return whole
+
+
+def find_galaxies(image, *, number=None, rng=1):
     """Cut the isolated galaxies out of a colour picture.
 
     Galaxies are isolated if nearly nothing touches their light, no other source is near, and
@@ -140,18 +104,15 @@ def find_galaxies(image, *, number=None, rng=1, progress=False):
         How many galaxies at most, those first that are enlarged least; by default all.
     rng : int or `numpy.random.Generator`, optional
         Where the randomness comes from: which pieces of sky are taken.
-    progress : bool, optional
-        Show a progress bar.
 
     Returns
     -------
-    Galaxies
-
-    Raises
-    ------
-    ValueError
-        If the image is no colour picture, there is no isolated galaxy in it, or ``number`` is
-        not positive.
+    pictures : `~numpy.ndarray`
+        uint8, shape (n, 424, 424, 3): as Galaxy Zoo has them.
+    table : `~astropy.table.QTable`
+        One row per galaxy: its ``file``, ``x_centroid`` and ``y_centroid`` in the picture it
+        comes from, its ``petrosian_radius`` there, ``enlargement`` (pixels here for each pixel
+        there), ``signal_to_noise`` and ``asymmetry``.
     """
     if number is not None and number < 1:
         raise ValueError(f"number={number}: give at least 1")
@@ -164,7 +125,7 @@ def find_galaxies(image, *, number=None, rng=1, progress=False):
     field = _Field(image)
     rng = np.random.default_rng(rng)
     found = []
-    for row in tqdm(field.candidates, "looking at galaxies", disable=not progress, unit="galaxy"):
+    for row in tqdm(field.candidates, "looking at galaxies", disable=None):
         cut = field.cut(row, rng)
         if cut is not None:
             found.append(cut)
@@ -182,7 +143,7 @@ def find_galaxies(image, *, number=None, rng=1, progress=False):
     table.add_column(names, name="file", index=0)
     for name in table.colnames[1:]:
         table[name].info.format = ".4f"
-    return Galaxies(np.stack([pixels for pixels, _ in found]), table)
+    return np.stack([pixels for pixels, _ in found]), table
 
 
 class _Field:
@@ -379,3 +340,7 @@ class _Field:
             if there.all():
                 break
         return best
+
+
+if __name__ == "__main__":
+    main()
