@@ -216,18 +216,9 @@ class BlendSet:
         blend, isolated = (
             np.concatenate(parts) for parts in zip(*self.batches(progress=progress), strict=True)
         )
-        primary = fits.PrimaryHDU()
-        for key, value in self.meta.items():
-            primary.header[key[:8].upper()] = value
-        table = self.to_table()
-        table.meta = {"EXTNAME": "DRAW"}
-        hdus = [
-            primary,
-            fits.ImageHDU(blend, name="BLEND"),
-            fits.ImageHDU(isolated, name="ISOLATED"),
-            fits.table_to_hdu(table),
-        ]
-        write_fits(hdus, path, overwrite=overwrite)
+        images = {"BLEND": (blend, None), "ISOLATED": (isolated, None)}
+        header = {key[:8].upper(): value for key, value in self.meta.items()}
+        _write(header, images, "DRAW", self.to_table(), path, overwrite)
         return blend, isolated
 
     @property
@@ -259,11 +250,6 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
     Returns
     -------
     BlendSet
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such folder, split or recipe, or fewer than two images.
     """
     recipe = get_recipe(recipe)
     if recipe.companions != (0.0, 1.0):
@@ -314,13 +300,6 @@ def read_blends(path, folder):
     Returns
     -------
     BlendSet
-
-    Raises
-    ------
-    FileNotFoundError
-        If the list does not exist, or an image in it is not in the folder.
-    ValueError
-        If the file is no such list.
     """
     path, folder = Path(path), Path(folder)
     if not path.is_file():
@@ -380,11 +359,6 @@ def flux_ratio(isolated, *, fraction=0.1):
     -------
     numpy.ndarray
         Shape (...); NaN where either has no light.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another, or ``fraction`` is not between 0 and 1.
     """
     isolated = _pairs(isolated)
     flux = moments(isolated, isophote(isolated, fraction=fraction)).flux
@@ -411,11 +385,6 @@ def overlap(isolated, *, fraction=0.1):
     -------
     numpy.ndarray
         Shape (..., 2); NaN for a galaxy that has no light.
-
-    Raises
-    ------
-    ValueError
-        If the shape is another, or ``fraction`` is not between 0 and 1.
     """
     isolated = _pairs(isolated)
     hidden = moments(isolated, occluded(isolated, fraction=fraction)).flux
@@ -467,20 +436,22 @@ def write_survey_blends(blends, path, *, overwrite=False):
         Replace a file that is there already.
     """
     table = survey_truth(blends)
-    primary = fits.PrimaryHDU()
-    for key, value in table.meta.items():
-        primary.header[key.upper()] = value
-    table.meta = {"EXTNAME": "TRUTH"}
     images = {
         "BLEND": (blends.blend, "nJy"),
         "ISOLATED": (blends.isolated, "nJy"),
         "VARIANCE": (blends.variance, "nJy2"),
         "NOISE": (blends.noise, "nJy"),
     }
-    hdus = [primary]
-    for name, (data, unit) in images.items():
-        hdus.append(fits.ImageHDU(data, name=name))
-        hdus[-1].header["BUNIT"] = unit
+    header = {key.upper(): value for key, value in table.meta.items()}
+    _write(header, images, "TRUTH", table, path, overwrite)
+
+
+def _write(header, images, name, table, path, overwrite):
+    """Write images by their names, each with a unit or None, and a table."""
+    table.meta = {"EXTNAME": name}
+    hdus = [fits.PrimaryHDU(header=fits.Header(header))]
+    for each, (data, unit) in images.items():
+        hdus.append(fits.ImageHDU(data, fits.Header({"BUNIT": unit} if unit else {}), each))
     write_fits([*hdus, fits.table_to_hdu(table)], path, overwrite=overwrite)
 
 

@@ -293,7 +293,9 @@ class TestBenchmark:
         assert "first 3" in str(found)
         found.figures["panels"]()
         (axes,) = found.figures["benchmark"]().axes
-        assert axes.get_title().startswith("4 blends (open: the first 3, which all have tried)")
+        title = axes.get_title().replace("\n", " ")
+        assert title.startswith("4 blends of ")
+        assert title.endswith("(open: the first 3, which all have tried)")
         open_one = next(line for line in axes.lines if line.get_fillstyle() == "none")
         assert open_one.get_ydata() == pytest.approx(table["psnr_same_blends"][1])
         with pytest.raises(ValueError, match="slow_blends=0"):

@@ -27,7 +27,7 @@ def known(score, second, blended, separation):
     )
     meta = {"model": "tiny", "sha256": "0" * 64, "arithmetic": "float32", "stamps": number}
     meta |= {"split": "all", "seed": 1}
-    of = {"folder": "FOLDER", "version": "0", "galaxies": 10, "threshold": 0.9}
+    of = {"folder": "FOLDER", "galaxies": 10, "threshold": 0.9}
     return _report(stamps, np.array([0.1, 0.95]), meta, of)
 
 

@@ -10,8 +10,12 @@ from PIL import Image
 
 from astrodeblend.score import Report
 from astrodeblend.score.report import (
+    aligned,
     limits_text,
+    mean,
+    median,
     number_text,
+    quantile,
     ratio_of_sums,
     standard_error,
     table_lines,
@@ -90,10 +94,10 @@ class TestWords:
     @pytest.mark.parametrize(
         ("arguments", "text"),
         [
-            ((1.234, 2, 8), "    1.23"),
-            ((1.234, 1, 12, 0.06), "   1.2 ± 0.1"),
-            ((np.nan, 1, 4), "   -"),
-            ((1.0, 1, 5, np.nan), "  1.0"),
+            ((1.234, 2), "1.23"),
+            ((1.234, 1, 0.06), "1.2 ± 0.1"),
+            ((np.nan, 1), "-"),
+            ((1.0, 1, np.nan), "1.0"),
         ],
     )
     def test_numbers(self, arguments, text):
@@ -104,13 +108,25 @@ class TestWords:
         assert limits_text(0.5, np.inf) == "from 0.5"
         assert limits_text(1, 2.5) == "1 to 2.5"
 
+    def test_rows(self):
+        rows = [["", "n", "all"], ["a title that is long"], ["  one", "10", "x"]]
+        assert list(aligned(rows)) == ["        n  all", "a title that is long", "  one  10    x"]
+
     def test_a_table(self):
-        shown = {"a": ("of", "all", 7, 1), "b": ("", "some", 6, 0), "missing": ("", "", 9, 0)}
+        shown = {"a": ("of", "all", 1), "b": ("", "some", 0, 100), "missing": ("", "", 0)}
         assert table_lines(TABLE, ("name",), shown) == [
-            "            of      ",
-            "name       all  some",
-            "one        1.2     3",
-            "other        -     4",
+            "        of      ",
+            "name   all  some",
+            "one    1.2   300",
+            "other    -   400",
+        ]
+
+    def test_a_table_with_errors_and_a_heading_of_one_line(self):
+        table = QTable({"a": [1.0, 2.0], "a_error": [0.25, np.nan]})
+        assert table_lines(table, {"": ["x", "y"]}, {"a": ("", "all", 1)}) == [
+            "         all",
+            "x  1.0 ± 0.2",
+            "y        2.0",
         ]
 
 
@@ -120,3 +136,5 @@ def test_standard_errors():
     assert np.isnan(standard_error(values[:1]))
     assert ratio_of_sums(np.array([[1, 2], [2, 4]])) == 0.5
     assert np.isnan(ratio_of_sums(np.zeros((3, 2))))
+    assert np.isnan([mean([]), median([]), quantile([], 0.9)]).all()
+    assert median([1.0, np.inf, np.inf]) == np.inf

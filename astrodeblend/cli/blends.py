@@ -11,23 +11,11 @@ from . import options
     "astrodeblend simulate --survey lsst --bands g,r,i,z,y -n 100 -o blends.fits --plot",
     "astrodeblend simulate --survey MY.yaml --images galaxies -o blends.fits",
 )
-@click.option(
-    "--images",
-    "--data",
-    "images",
-    metavar="DIR",
-    help="Folder of isolated galaxies, JPEG or PNG; for surveys colour pictures of SDSS. Without, "
-    "the galaxies of surveys are parametric alone.",
-)
-@click.option("--split", metavar="S", help="Part of them, by splits.csv in DIR. Default: all.")
+@options.data("For surveys of SDSS; without, their galaxies are parametric alone.")
+@options.split("all")
 @options.recipe
-@click.option(
-    "--survey",
-    metavar="NAME|YAML",
-    help="Instead of a recipe: blends in linear flux as lsst, hsc, des or sdss sees them, or the "
-    "survey of a file.",
-)
-@click.option("--bands", metavar="B,B,...", help="Bands of the survey. Default: all.")
+@options.survey
+@options.bands("Of the survey. Default: all.")
 @click.option(
     "--sources",
     type=click.IntRange(min=1),
@@ -35,14 +23,7 @@ from . import options
     show_default=True,
     help="With --survey: how many sources a blend has.",
 )
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="How many blends.",
-)
+@options.number("How many blends.", default=100, show_default=True)
 @options.seed
 @click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
 @options.plot("the first blends with their galaxies")
@@ -51,7 +32,7 @@ from . import options
 @options.overwrite
 @click.pass_context
 def simulate(
-    context, images, split, recipe, survey, bands, sources, number, seed, out, plot, overwrite
+    context, data, split, recipe, survey, bands, sources, number, seed, out, plot, overwrite
 ):
     """Make blends with known truth.
 
@@ -71,15 +52,17 @@ def simulate(
         raise ValueError(
             f"{given} does not go with{'out' * (survey is None)} --survey; leave it out"
         )
-    if images is None and survey is None:
+    if data is None and survey is None:
         raise ValueError("--images is missing: a folder of galaxies; or give a --survey")
     with options.outputs(out, plot, overwrite=overwrite) as ((fits_file, picture), written):
         if survey is not None:
-            text = _simulate_survey(
-                survey, images, split, bands, sources, number, seed, fits_file, picture
+            blends = options.survey_blends(
+                survey, number, data, split, bands=bands, seed=seed, sources=sources
             )
+            _write_survey(blends, fits_file, picture)
+            text = f"{blends}, seed {seed}"
         else:
-            blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
+            blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
             blend, isolated = blends.write(fits_file, progress=True)
             text = str(blends)
             if picture:
@@ -89,37 +72,19 @@ def simulate(
     return {"files": written, "number": number, "seed": seed}
 
 
-def _simulate_survey(survey, images, split, bands, sources, number, seed, fits_file, picture):
-    """Write blends of a survey, and say what they are."""
+def _write_survey(blends, fits_file, picture):
+    """Write blends of a survey, and draw the first ones."""
     import numpy as np
 
     from astrodeblend.blends import write_survey_blends
     from astrodeblend.plot import in_colour
-    from astrodeblend.simulate import cut_galaxies, find_images, get_survey, simulate_blends
 
-    survey = get_survey(survey)
-    galaxies = None
-    if images is not None:
-        galaxies = cut_galaxies(find_images(images, split=split), progress=True)
-    try:
-        blends = simulate_blends(
-            survey,
-            number,
-            sources=sources,
-            bands=None if bands is None else bands.split(","),
-            images=galaxies,
-            rng=seed,
-            progress=True,
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
     write_survey_blends(blends, fits_file)
     if picture:
         wavelength = [band.wavelength for band in blends.survey.bands]
         rows = np.concatenate([blends.blend[:8, None], blends.isolated[:8]], axis=1)
         rows = in_colour(rows, blends.noise[:8], wavelength)
         _draw(rows[:, 0], rows[:, 1:], picture)
-    return f"{blends}, seed {seed}"
 
 
 def _draw(blend, isolated, path):

@@ -195,22 +195,8 @@ def models(name):
     "astrodeblend demo",
     "astrodeblend demo --out elsewhere",
 )
-@click.option(
-    "-o",
-    "--out",
-    default="astrodeblend-demo",
-    show_default=True,
-    metavar="FOLDER",
-    help="Where to; made if it is missing.",
-)
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    default=6,
-    show_default=True,
-    help="How many blends at most.",
-)
+@options.folder("Where to; made if it is missing.", default="astrodeblend-demo", show_default=True)
+@options.number("How many blends at most.", default=6, show_default=True)
 @options.model("galaxyzoo")
 @options.as_json
 @options.quiet

@@ -77,6 +77,46 @@ recipe = click.option(
     show_default=True,
     help="What blends to make.",
 )
+survey = click.option(
+    "--survey",
+    metavar="NAME|YAML",
+    help="Instead of a recipe for pictures: blends in linear flux as lsst, hsc, des or sdss sees "
+    "them, or the survey of a file.",
+)
+
+
+def data(text="", **options):
+    """Return the option --data."""
+    text = f"Folder of isolated galaxies, JPEG or PNG. {text}"
+    return click.option("--data", "--images", "data", metavar="DIR", help=text, **options)
+
+
+def split(default="val if there is that table, else all"):
+    """Return the option --split."""
+    text = f"Part of them, by splits.csv in DIR. Default: {default}."
+    return click.option("--split", metavar="S", help=text)
+
+
+def bands(text):
+    """Return the option --bands, which gives a list, or None."""
+    return click.option(
+        "--bands", metavar="B,B,...", help=text, callback=lambda *a: a[-1] and a[-1].split(",")
+    )
+
+
+def number(text, **options):
+    """Return the option --number."""
+    return click.option("-n", "--number", type=click.IntRange(min=1), help=text, **options)
+
+
+def peers(names, text):
+    """Return the option --peer, which gives all that are chosen."""
+    return click.option("--peer", "peers", type=click.Choice(names), multiple=True, help=text)
+
+
+def folder(text, **options):
+    """Return the option --out for a folder."""
+    return click.option("-o", "--out", metavar="FOLDER", help=text, **options)
 
 
 def how(command):
@@ -157,6 +197,19 @@ def load_model(name, **how):
     if name is not None and name.endswith(".safetensors"):
         return Deblender.load(name, **how)
     return Deblender.from_pretrained(name, **how)
+
+
+def survey_blends(survey, number, data, split, *, bands, seed, **options):
+    """Simulate the blends of a survey, with galaxies out of a folder if there is one."""
+    from astrodeblend.simulate import cut_galaxies, find_images, simulate_blends
+
+    images = data and cut_galaxies(find_images(data, split=split), progress=True)
+    try:
+        return simulate_blends(
+            survey, number, images=images, bands=bands, rng=seed, progress=True, **options
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager

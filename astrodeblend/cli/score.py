@@ -18,26 +18,13 @@ PEERS = ("photutils", "sep", "scarlet2")
     "astrodeblend benchmark --survey hsc --bands i --data galaxies --split test",
     "astrodeblend benchmark --fields lsst -n 20 --out benchmark",
 )
-@click.option(
-    "--data",
-    "--images",
-    "data",
-    metavar="DIR",
-    help="Folder of isolated galaxies. With --survey or --fields half of the galaxies are of "
-    "these, which are then colour pictures of SDSS; without, all are parametric.",
+@options.data(
+    "With --survey or --fields half of the galaxies are of these, which are then of SDSS; without, "
+    "all are parametric."
 )
-@click.option(
-    "--split",
-    metavar="S",
-    help="Part of them, by splits.csv in DIR. Default: val if there is that table, else all.",
-)
+@options.split()
 @options.recipe
-@click.option(
-    "--survey",
-    metavar="NAME|YAML",
-    help="Instead of a recipe for pictures: blends in linear flux as lsst, hsc, des or sdss sees "
-    "them, or the survey of a file.",
-)
+@options.survey
 @click.option(
     "--fields",
     metavar="NAME|YAML",
@@ -57,17 +44,10 @@ PEERS = ("photutils", "sep", "scarlet2")
     show_default=True,
     help="Sources per square arcminute of fields.",
 )
-@click.option(
-    "--bands",
-    metavar="B,B,...",
-    help="Bands of the survey. Default: all but u, which is shallow.",
-)
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    help="How many blends. Default: as many as 'astrodeblend evaluate' takes; 1000 of a survey; 20 "
-    "fields.",
+@options.bands("Of the survey. Default: all but u, which is shallow.")
+@options.number(
+    "How many blends. Default: as many as 'astrodeblend evaluate' takes; 1000 of a survey; 20 "
+    "fields."
 )
 @options.seed
 @click.option(
@@ -78,13 +58,7 @@ PEERS = ("photutils", "sep", "scarlet2")
     help="A model of the package or a .safetensors file; may be given several times. Default: all "
     "models of the package for colour pictures, or with --survey for linear flux.",
 )
-@click.option(
-    "--peer",
-    "peers",
-    type=click.Choice(PEERS),
-    multiple=True,
-    help="Another deblender; may be given several times. Default: all.",
-)
+@options.peers(PEERS, "Another deblender; may be given several times. Default: all.")
 @click.option(
     "--scarlet2-blends",
     type=click.IntRange(min=1),
@@ -104,12 +78,7 @@ PEERS = ("photutils", "sep", "scarlet2")
     is_flag=True,
     help="Instead, try the settings of the peers on their grids, and print the scores of each.",
 )
-@click.option(
-    "-o",
-    "--out",
-    metavar="FOLDER",
-    help="Also write table (ECSV), numbers (JSON) and figures there.",
-)
+@options.folder("Also write table (ECSV), numbers (JSON) and figures there.")
 @click.option(
     "--card",
     is_flag=True,
@@ -179,7 +148,6 @@ def benchmark(
         )
     if out is not None:
         options.check_folder(out, score.FILES[kind], overwrite=overwrite)
-    bands = bands.split(",") if bands else None
     if fields:
         report = score.benchmark_fields(
             fields,
@@ -200,7 +168,12 @@ def benchmark(
         return _show(report, out, overwrite)
     meta = None
     if survey:
-        blends, meta = _survey_blends(survey, bands, data, split, number or 1000, seed)
+        from astrodeblend.simulate import get_survey
+
+        known = get_survey(survey)
+        bands = bands or [band.name for band in known.bands if band.name != "u"]
+        blends = options.survey_blends(known, number or 1000, data, split, bands=bands, seed=seed)
+        meta = {"seed": seed} | ({"data": str(data), "split": split or "all"} if data else {})
         chosen = [score.SURVEY_PEERS[name] for name in peers or PEERS]
     else:
         from astrodeblend.blends import draw_blends
@@ -208,18 +181,7 @@ def benchmark(
         blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
         chosen = [score.PEERS[name]() for name in peers or PEERS]
     if tune:
-        click.echo(str(blends))
-        content = {}
-        for peer in chosen:
-            if not peer.installed:
-                click.echo(f"\n{peer.hint}")
-                continue
-            table = score.tune(peer, blends, slow_blends=scarlet2_blends, progress=True)
-            click.echo(f"\n{peer.name} {peer.version}, {table.meta['blends']} blends")
-            click.echo(options.table_text(table))
-            rows = table.iterrows()
-            content[peer.name] = [dict(zip(table.colnames, row, strict=True)) for row in rows]
-        return content
+        return _tune(chosen, blends, scarlet2_blends)
     models = models or _models("noise" if survey else "picture")
     if not models:
         click.echo("no model of the package takes linear flux; give one by --model", err=True)
@@ -232,6 +194,24 @@ def benchmark(
         progress=True,
     )
     return _show(report, out, overwrite, card=models[0] if card else None)
+
+
+def _tune(peers, blends, slow_blends):
+    """Print what each setting of other deblenders scores."""
+    from astrodeblend import score
+
+    click.echo(str(blends))
+    content = {}
+    for peer in peers:
+        if not peer.installed:
+            click.echo(f"\n{peer.hint}")
+            continue
+        table = score.tune(peer, blends, slow_blends=slow_blends, progress=True)
+        click.echo(f"\n{peer.name} {peer.version}, {table.meta['blends']} blends")
+        click.echo(options.table_text(table))
+        rows = table.iterrows()
+        content[peer.name] = [dict(zip(table.colnames, row, strict=True)) for row in rows]
+    return content
 
 
 def _show(report, out, overwrite, *, card=None):
@@ -274,30 +254,6 @@ def _real_galaxies(data, split):
     return {name: cut(paths, progress=True) for name, cut in kinds.items()}
 
 
-def _survey_blends(survey, bands, data, split, number, seed):
-    """Simulate the blends of a survey, and say where they come from."""
-    from astrodeblend.simulate import cut_galaxies, find_images, get_survey, simulate_blends
-
-    survey = get_survey(survey)
-    names = [band.name for band in survey.bands if band.name != "u"]
-    meta, images = {"seed": seed}, None
-    if data is not None:
-        images = cut_galaxies(find_images(data, split=split), progress=True)
-        meta |= {"data": str(data), "split": split or "all"}
-    try:
-        blends = simulate_blends(
-            survey,
-            number,
-            bands=bands or names or None,
-            images=images,
-            rng=seed,
-            progress=True,
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    return blends, meta
-
-
 def _models(scaling, *, fields=False):
     """Name the models of the package for colour pictures, or for linear flux, or for fields."""
     from astrodeblend.weights import list_models, read_card
@@ -328,7 +284,7 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
         for peer in peers:
             if not peer.installed:
                 raise ValueError(f"--peer {peer.name}: {peer.hint}")
-        chosen = {"bands": bands and bands.replace(",", ""), "peers": peers}
+        chosen = {"bands": bands and "".join(bands), "peers": peers}
         return {"": lambda model: score.score_real_blends(model, data, **chosen, progress=True)}
     if task == "detection":
         drawn["number"] = number or 2000
@@ -371,14 +327,8 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
     "blends with known peaks.",
 )
 @options.model("galaxyzoo")
-@click.option(
-    "--data", "--images", "data", required=True, metavar="DIR", help="Folder of isolated galaxies."
-)
-@click.option(
-    "--split",
-    metavar="S",
-    help="Part of them, by splits.csv in DIR. Default: val if there is that table, else all.",
-)
+@options.data(required=True)
+@options.split()
 @click.option(
     "--recipe",
     "recipes",
@@ -387,13 +337,10 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
     help="What to make. May be given several times. Default: reiman2019; for scenes, which are "
     "made by max, sum or both, both.",
 )
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    help="How many blends. Default: 3200, as in the paper; galaxies are used again, all as often, "
+@options.number(
+    "How many blends. Default: 3200, as in the paper; galaxies are used again, all as often, "
     "if there are too few. Of fewer than 40 galaxies: each once. Of scenes: 200. Of stamps "
-    "with one galaxy or two: 2000.",
+    "with one galaxy or two: 2000."
 )
 @options.seed
 @click.option(
@@ -402,25 +349,15 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
     metavar="LIST",
     help="Make the blends of this list, a blends.ecsv from --out, instead of drawing any.",
 )
-@click.option(
-    "--bands",
-    metavar="B,B,...",
-    help="Of g, r, i, z, y, for --task hsc, in the order in which the model takes them. Default: "
-    "i,r,g for colour models, else all.",
+@options.bands(
+    "Of g, r, i, z, y, for --task hsc, in the order in which the model takes them. Default: "
+    "i,r,g for colour models, else all."
 )
-@click.option(
-    "--peer",
-    "peers",
-    type=click.Choice(["scarlet2"]),
-    multiple=True,
-    help="For --task hsc: fit the same blends with it too, for what it leaves of the light.",
+@options.peers(
+    ["scarlet2"],
+    "For --task hsc: fit the same blends with it too, for what it leaves of the light.",
 )
-@click.option(
-    "-o",
-    "--out",
-    metavar="FOLDER",
-    help="Also write there; with several recipes, a folder for each.",
-)
+@options.folder("Also write there; with several recipes, a folder for each.")
 @click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
 @options.as_json
 @options.quiet
@@ -476,10 +413,12 @@ def evaluate(
                 "--card keeps scores with the command that prints them again, and there is none "
                 "for a list of blends; leave out --blends or --card"
             )
-    recipes = _recipes(recipes, known)
-    if task == "scenes" and (not recipes or "both" in recipes):
+    for recipe in recipes:
+        if recipe not in known:
+            raise ValueError(f"--recipe {recipe} is none of this --task: {', '.join(known)}")
+    recipes = tuple(dict.fromkeys(recipes)) or ("reiman2019",)
+    if task == "scenes" and {"both", "reiman2019"} & {*recipes}:
         recipes = ("max", "sum")
-    recipes = recipes or ("reiman2019",)
     names = real_files(data) if task == "hsc" else FILES[task]
     folders = _folders(out, recipes, names, overwrite=overwrite)
     deblender = options.load_model(model, **how)
@@ -507,14 +446,6 @@ def evaluate(
     if "" in reports:
         return reports[""].to_dict()
     return {name: report.to_dict() for name, report in reports.items()}
-
-
-def _recipes(recipes, known):
-    """Return recipes, each once, or refuse those of another task."""
-    for recipe in recipes:
-        if recipe not in known:
-            raise ValueError(f"--recipe {recipe} is none of this --task: {', '.join(known)}")
-    return tuple(dict.fromkeys(recipes))
 
 
 def _folders(out, recipes, names, *, overwrite):

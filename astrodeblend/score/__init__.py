@@ -3,17 +3,20 @@
 Everything that takes images apart is a `Method`, and everything that scores gives a `Report`.
 """
 
-from .blends import PEERS, SURVEY_PEERS, Entry, benchmark, by_position, kindest, tune
+from .blends import PEERS, SURVEY_PEERS, Entry, benchmark, tune
 from .calibrating import add_field_calibration, add_scene_calibration
+from .choice import by_position, kindest
 from .detection import score_detection
 from .evaluation import Examples, evaluate, summary_of
-from .fields import FieldEntry, FieldTruth, benchmark_fields
+from .field_runs import FieldEntry, FieldTruth
+from .fields import benchmark_fields
 from .methods import Catalogue, Conditions, Found, Method, Model, Package, Seen
 from .photutils import Photutils
 from .real import real_files, score_real_blends
 from .report import Report
 from .scarlet2 import Scarlet2
-from .scenes import SceneSet, draw_scenes, match_sources, score_scenes
+from .scene_set import SceneSet, draw_scenes
+from .scenes import match_sources, score_scenes
 from .sep import SEP
 from .surveys import Truth
 
@@ -72,7 +75,7 @@ FILES = {
         "errors.png",
     ),
     "detection": (
-        "table.ecsv", "reliability.ecsv", "stamps.ecsv", "scores.json", "detection.png",
+        "table.ecsv", "reliability.ecsv", "stamps.ecsv", "scores.json",
     ),
     "fields": ("fields.ecsv", "fields.json", "fields.png"),
 }  # fmt: skip

@@ -14,14 +14,16 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from astropy.table import QTable
-from scipy import ndimage
 from tqdm import tqdm
 
 from astrodeblend import __version__
 
+from . import figures
+from .choice import by_position, checked, kindest
 from .methods import Found, Model, Nothing, attempt
 from .photutils import Photutils
 from .pictures import Pictures
+from .report import Report, closing_lines
 from .scarlet2 import Scarlet2
 from .sep import SEP
 from .surveys import Surveys
@@ -31,8 +33,6 @@ __all__ = [
     "SURVEY_PEERS",
     "Entry",
     "benchmark",
-    "by_position",
-    "kindest",
     "name_apart",
     "platform_of",
     "tune",
@@ -111,12 +111,6 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, meta=None, progr
 
         ``measured`` has ``entries``, what each deblender scored (`Entry`), ``pictures`` of the
         first few blends, and of a survey ``truth`` (`Truth`).
-
-    Raises
-    ------
-    ValueError
-        If a model is not one for such images, a blend of a survey has not two sources, or
-        ``slow_blends`` is not positive.
     """
     task = _task(blends)
     if peers is None:
@@ -133,15 +127,36 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, meta=None, progr
     for batch in task.batches(progress=progress):
         for run in runs:
             run.score(batch)
-    found = SimpleNamespace(
-        entries=tuple(run.entry() for run in runs),
-        missing=tuple(peer.hint for peer in peers if not peer.installed),
-        drawn={run.name: np.concatenate(run.drawn) for run in runs},
-        first=runs[0].first,
-        meta=meta or {},
-        **platform_of({model.device for model in models}),
+    return _report(task, runs, [peer.hint for peer in peers if not peer.installed], models, meta)
+
+
+def _report(task, runs, missing, models, meta):
+    """Return the `Report` on what was scored."""
+    entries = tuple(run.entry() for run in runs)
+    number, fewest = len(task.blends), min(map(len, entries))
+    same = fewest if fewest < number else None  # that all have tried, if some tried fewer
+    notes = [*task.notes, *(note for entry in entries for note in entry.notes())]
+    if same:
+        notes.insert(len(task.notes), f"Same blends: the first {same}, which all have tried.")
+    made = platform_of({model.device for model in models}) | {"notes": notes}
+    meta = task.meta | (meta or {})
+    tables, lines, numbers = task.tables(entries, same, meta | made)
+    drawn = {run.name: np.concatenate(run.drawn) for run in runs}
+    pictures = task.pictures(runs[0].first, drawn)
+    title = f"{task.blends}" + (f" (open: the first {same}, which all have tried)" if same else "")
+    scored = [[task.value(e, most) for most in (None, same)] for e in entries]
+    return Report(
+        text="\n".join([*lines[0], *missing, *lines[1], *closing_lines(**made)]),
+        tables=tables,
+        numbers=meta | made | numbers | {"not installed": missing},
+        json="benchmark",
+        figures={
+            "benchmark": lambda: figures.quality(entries, scored, number, title, task.quality),
+            "panels": lambda: figures.compared(pictures, task.labels(entries, pictures)),
+        },
+        card_scores=task.card_scores(tables["benchmark"], meta),
+        measured=SimpleNamespace(entries=entries, pictures=pictures, truth=task.truth),
     )
-    return task.report(found)
 
 
 def tune(peer, blends, *, slow_blends=30, progress=False):
@@ -166,11 +181,6 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
         pictures ``psnr_mean``, which decides, and ``psnr_by_position``; of surveys ``flux_mean``,
         which decides, ``flux_median`` and ``psnr``, all bands together, of sources with a
         signal-to-noise ratio above 20 in a band.
-
-    Raises
-    ------
-    ValueError
-        If the peer has no grid, or its package is not installed.
     """
     task = _task(blends)
     grid = getattr(peer, task.grid)
@@ -310,7 +320,7 @@ class _Run:
         return images, placed
 
     def _found(self, blend, known):
-        found, why = attempt(lambda: _checked(self.method.split(blend, *known), blend.shape))
+        found, why = attempt(lambda: checked(self.method.split(blend, *known), blend.shape))
         if why:
             return Found(blend, np.empty((0, *blend.shape))), why
         return found, "fewer than two sources"
@@ -345,109 +355,6 @@ class _Run:
             self.name, method.version, method.kind, getattr(method, self.task.given),
             method.settings, self.failures, *self.timing(), scores,
         )  # fmt: skip
-
-
-def _checked(found, shape):
-    """Return what a peer has found, or raise if it is of no use."""
-    sky, light = np.asarray(found.sky), np.asarray(found.light)
-    if sky.shape != shape or light.shape != (len(light), *shape):
-        raise ValueError(f"sky has shape {sky.shape} and light {light.shape} in a blend of {shape}")
-    if not (np.isfinite(sky).all() and np.isfinite(light).all()):
-        raise ValueError("there are values that are not finite")
-    return Found(sky, light)
-
-
-def kindest(found, blend, isolated):
-    """Choose the images of the two galaxies for a deblender, in its favour.
-
-    Of all pairs of sources, in either order, and with the other sources either dropped or each
-    added to the nearer of the pair (by their centroids), the one with the highest sum of the
-    two PSNR is taken. If there are fewer than two sources: the blend for both galaxies, or
-    the one source and the sky, whichever scores higher.
-
-    Parameters
-    ----------
-    found : Found
-        What the deblender found.
-    blend : numpy.ndarray
-        Shape (bands, y, x).
-    isolated : numpy.ndarray
-        The truth, shape (2, bands, y, x).
-
-    Returns
-    -------
-    numpy.ndarray
-        The two images in the order of the truth, shape (2, bands, y, x).
-    """
-    sky, light = found
-    number = len(light)
-    if number < 2:
-        images = [np.stack([blend, blend])]
-        if number == 1:
-            pair = np.stack([sky + light[0], sky])
-            images += [pair, pair[::-1]]
-        return max(images, key=lambda pair: -_log_error(_square(pair - isolated)))
-    one, other = np.triu_indices(number, 1)
-    alone = np.eye(number, dtype=bool)
-    middles = np.array([ndimage.center_of_mass(np.abs(each).sum(axis=0)) for each in light])
-    distance = np.linalg.norm(middles[:, None] - middles, axis=-1)
-    nearer = distance[one] <= distance[other]  # (pairs, sources): to the first of the pair
-    nearer[np.arange(len(one)), other] = False  # even if both are in the same place
-    firsts = np.concatenate([alone[one], nearer])
-    seconds = np.concatenate([alone[other], ~nearer])
-    ways = np.stack(  # (ways, 2, sources): which sources each galaxy gets
-        [np.concatenate([firsts, seconds]), np.concatenate([seconds, firsts])], axis=1
-    ).astype(float)
-    # The squared error of a sum of sources, from scalar products: no image is made for it.
-    flat = light.reshape(number, -1).astype(float)
-    left = (sky - isolated).reshape(2, -1).astype(float)
-    error = (
-        np.square(left).sum(axis=1)
-        + 2 * np.einsum("wgs,gs->wg", ways, left @ flat.T)
-        + np.einsum("wgs,sr,wgr->wg", ways, flat @ flat.T, ways, optimize=True)
-    )
-    best = ways[np.argmin(_log_error(error))]
-    return sky + np.tensordot(best, light, axes=1)
-
-
-def by_position(found, blend, positions):
-    """Choose the images of the two galaxies by where they are, as without the truth.
-
-    Each galaxy gets the source with the most light around its position (a Gaussian window of
-    1.5 pixels); if both get the same one, it has not been deblended: both get the blend.
-
-    Parameters
-    ----------
-    found : Found
-        What the deblender found.
-    blend : numpy.ndarray
-        Shape (bands, y, x).
-    positions : numpy.ndarray
-        Shape (2, 2): x and y in pixels, central first.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (2, bands, y, x).
-    """
-    sky, light = found
-    if len(light) > 1:
-        y, x = np.indices(blend.shape[1:])
-        squared = [(x - px) ** 2 + (y - py) ** 2 for px, py in positions]
-        window = np.exp(-np.array(squared) / (2 * 1.5**2))
-        central, companion = np.einsum("gyx,sbyx->gs", window, light).argmax(axis=1)
-        if central != companion:
-            return sky + light[[central, companion]]
-    return np.stack([blend, blend])
-
-
-def _square(images):
-    return np.square(images, dtype=float).sum(axis=(1, 2, 3))
-
-
-def _log_error(error):
-    """Sum of the logarithms, which orders as the sum of PSNR does (and falls where it rises)."""
-    return np.log(np.maximum(error, 1e-12)).sum(axis=-1)
 
 
 def name_apart(runs):

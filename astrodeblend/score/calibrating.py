@@ -16,7 +16,8 @@ from astrodeblend.simulate import SCENE_MODES, SURVEYS, FieldStream, simulate_fi
 from astrodeblend.training.field_scores import calibrate
 from astrodeblend.weights import check_model, load_model, save_model, stored_dtype, write_card
 
-from .scenes import draw_scenes, measure_truth, pixel_errors
+from .scene_set import draw_scenes
+from .scenes import measure_truth, pixel_errors
 
 __all__ = ["add_field_calibration", "add_scene_calibration"]
 
@@ -59,14 +60,6 @@ def add_scene_calibration(model, folder, *, split="val", scenes=40, seed=2, prog
     -------
     Card
         The card as it was saved.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model, folder or split.
-    ValueError
-        If the model is not one for colour pictures, there are too few galaxies, or no component
-        has any light.
     """
     network, card = load_model(model)
     check_model(card, "scenes")
@@ -163,13 +156,6 @@ def add_field_calibration(
     -------
     Card
         The card as it was saved.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model.
-    ValueError
-        If it is not one for fields, or finds too little.
     """
     network, card = load_model(model)
     if not hasattr(network, "find"):

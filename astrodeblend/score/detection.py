@@ -7,14 +7,12 @@ from astropy.table import QTable
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
-from astrodeblend import __version__
 from astrodeblend.detect import find_sources
 from astrodeblend.images import read_image
 from astrodeblend.simulate import find_images, read_images, reduce_image
 from astrodeblend.simulate.doubles import FARTHEST, make_doubles
 
-from . import figures
-from .report import Report, rows_of, standard_error
+from .report import Report, about, about_text, aligned, rows_of, standard_error, table_lines
 
 __all__ = ["score_detection"]
 
@@ -86,12 +84,6 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
         ``numbers["area"]`` has the area under the curve of completeness over false alarms of both
         methods, the probability that a blend comes before a single galaxy (ties count half), and
         its error, by bootstrap over stamps.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such folder or split, fewer than two isolated galaxies, fewer than 200
-        stamps, or the model has no blend score.
     """
     card = deblender.card
     if deblender.blend_threshold is None:
@@ -123,12 +115,10 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
             rows.append(columns)
             bar.update(size)
     columns = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-    meta = {"model": card.name, "sha256": card.sha256, "arithmetic": deblender.arithmetic}
-    meta |= {"stamps": len(columns["score"]), "split": split or "all", "seed": seed}
-    of = {"folder": str(folder), "version": __version__, "galaxies": len(paths)}
-    of["threshold"] = deblender.blend_threshold
-    untouched = _scores_of_pictures(deblender, images)
-    return _report(QTable(columns), untouched, meta, of)
+    meta = about(deblender) | {"stamps": len(columns["score"]), "split": split or "all"}
+    meta["seed"] = seed
+    of = {"folder": str(folder), "galaxies": len(paths), "threshold": deblender.blend_threshold}
+    return _report(QTable(columns), _scores_of_pictures(deblender, images), meta, of)
 
 
 def _report(stamps, untouched, meta, of):
@@ -151,30 +141,23 @@ def _report(stamps, untouched, meta, of):
     above = float(np.mean(untouched > threshold))
     numbers = meta | of | {"untouched_above_threshold": above, "area": areas}
     numbers |= {name: rows_of(tables[name]) for name in ("table", "reliability")}
-    made_by = f"{meta['arithmetic']}, astrodeblend {of['version']}"
-    lines = [f"model {meta['model']} (sha256 {meta['sha256'][:12]}), {made_by}", words, ""]
-    lines += _point_lines(tables["table"], threshold)
+    lines = [about_text(meta), words, "", *_point_lines(tables["table"], threshold), ""]
     lines += [
         f"area under the curve, {_METHODS[method]:12}{each['area']:7.4f} ± {each['error']:.4f}"
         for method, each in areas.items()
     ]
-    lines += ["", f"{'blend score':16}{'stamps':>8}{'mean score':>14}{'blends (%)':>18}"]
-    for row in tables["reliability"]:
-        text = f"{row['low']:.1f} to {row['high']:.1f}"
-        share = f"{100 * row['blended']:.1f} ± {100 * row['error']:.1f}"
-        lines.append(f"  {text:14}{row['number']:8}{row['score']:14.3f}{share:>18}")
-    lines += ["", f"{len(untouched)} pictures as they are: {100 * above:.1f} % above the threshold"]
-    return Report(
-        text="\n".join(lines),
-        tables=tables,
-        numbers=numbers,
-        json="scores",
-        figures={
-            "detection": lambda: figures.detection(
-                tables["table"], tables["reliability"], POINTS, title=f"{meta['model']}, {words}"
-            )
-        },
-    )
+    reliability = tables["reliability"]
+    shares = reliability["number", "score"]
+    shares["blended"], shares["blended_error"] = reliability["blended"], reliability["error"]
+    scores = [f"  {row['low']:.1f} to {row['high']:.1f}" for row in reliability]
+    shown = {
+        "number": ("", "stamps", 0),
+        "score": ("", "mean score", 3),
+        "blended": ("", "blends (%)", 1, 100),
+    }
+    lines += ["", *table_lines(shares, {"blend score": scores}, shown), ""]
+    lines.append(f"{len(untouched)} pictures as they are: {100 * above:.1f} % above the threshold")
+    return Report(text="\n".join(lines), tables=tables, numbers=numbers, json="scores")
 
 
 def _operating_points(stamps, threshold):
@@ -227,25 +210,23 @@ def _reliability(stamps):
 
 def _point_lines(table, threshold):
     """Lay operating points out, a line for each method."""
-    yield f"{'completeness (%) by separation (stamp pixels)':58}false"
-    bins = "".join(f"{f'{low:g}-{high:g}':>7}" for low, high in pairwise(BINS))
-    yield f"{'':20}{bins}{'all':>14}{'alarms':>10}{'purity':>9}"
+    bins = [f"{low:g}-{high:g}" for low, high in pairwise(BINS)]
+    lines = [["", *bins, "all", "false alarms", "purity"]]
     for point, words in POINTS.items():
-        yield words + (f", {threshold:.3f}" if point == "threshold" else "")
+        lines.append([words + (f", {threshold:.3f}" if point == "threshold" else "")])
         for method, name in _METHODS.items():
             rows = table[(table["point"] == point) & (table["method"] == method)]
             if not len(rows):
                 continue
-            cells = "".join(f"{100 * row['completeness']:7.0f}" for row in rows[:-1])
-            last = rows[-1]
-            yield (
-                f"  {name:18}{cells}{100 * last['completeness']:7.1f} ± "
-                f"{100 * last['error']:.1f}{100 * last['false_alarms']:8.1f} %"
-                f"{100 * last['purity']:7.1f} %"
+            *parts, every = (100 * rows["completeness"]).tolist()
+            error, alarms, purity = (
+                100 * rows[name][-1] for name in ("error", "false_alarms", "purity")
             )
-    numbers = table[(table["point"] == "1 %") & (table["method"] == "score")]["number"]
-    yield f"  {'blends':18}" + "".join(f"{n:7}" for n in numbers)
-    yield ""
+            cells = [f"{part:.0f}" for part in parts] + [f"{every:.1f} ± {error:.1f}"]
+            lines.append([f"  {name}", *cells, f"{alarms:.1f} %", f"{purity:.1f} %"])
+    rows = table[(table["point"] == "1 %") & (table["method"] == "score")]
+    lines.append(["  blends", *map(str, rows["number"]), "", ""])
+    return ["completeness (%) by separation (stamp pixels)", *aligned(lines)]
 
 
 def _scores_of_pictures(deblender, images):

@@ -29,12 +29,15 @@ from . import figures
 from .pictures import METRICS
 from .report import (
     Report,
+    about,
+    aligned,
+    coverage_lines,
     limits_text,
     number_text,
     ratio_of_sums,
     rows_of,
-    share_text,
     standard_error,
+    table_lines,
 )
 
 __all__ = ["Examples", "evaluate", "summary_of"]
@@ -127,49 +130,38 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
         those of the blend itself (``blend_scores``), and the `Examples` that are drawn:
         ``failures``, the blends with the lowest PSNR (mean of both components), worst first, and
         ``successes``, random ones of those above the median, chosen by the seed of the blends.
-
-    Raises
-    ------
-    ValueError
-        If the model is not one for colour pictures, or ``examples`` is not positive.
     """
     card = deblender.card
     check_model(card)
     if examples < 1:
         raise ValueError(f"examples={examples}: give at least 1")
-    scores, blend_scores = ({name: [] for name in METRICS} for _ in range(2))
-    ratios, overlaps, textures, coverages = [], [], [], []
+    parts, textures, coverages = [], [], []
     calibration = Calibration(**card.calibration)
     start = 0
     for blend, isolated in blends.batches(progress=progress):
+        level = blends.sky[start : start + len(blend)]
         if start < _COVERED:
-            components, std = deblender.deblend_arrays(blend, std="calibrated")
             few = slice(_COVERED - start)
+            components, std = deblender.deblend_arrays(blend, std="calibrated")
             arrays = (each[few] for each in (components, std, isolated))
-            sky = blends.sky[start : start + len(blend)][few]
-            coverages.append(Coverage.of(*arrays, calibration, sky=sky))
+            coverages.append(Coverage.of(*arrays, calibration, sky=level[few]))
         else:
             components = deblender.deblend_arrays(blend)
-        nothing_done = np.broadcast_to(blend[:, None], isolated.shape)
-        for name, metric in METRICS.items():
-            scores[name].append(metric(components, isolated))
-            blend_scores[name].append(metric(nothing_done, isolated))
-        sky = blends.sky[start : start + len(blend), None, :, None, None]
         start += len(blend)
-        ratios.append(flux_ratio(isolated - sky))
-        overlaps.append(overlap(isolated - sky))
-        textures.append(Texture.of(components - sky, isolated - sky))
-    scores, blend_scores = (
-        {name: np.concatenate(parts) for name, parts in each.items()}
-        for each in (scores, blend_scores)
+        nothing_done = np.broadcast_to(blend[:, None], isolated.shape)
+        sky = level[:, None, :, None, None]
+        scored = {name: metric(components, isolated) for name, metric in METRICS.items()}
+        before = {name: metric(nothing_done, isolated) for name, metric in METRICS.items()}
+        light = isolated - sky
+        parts.append((scored, before, {"flux_ratio": flux_ratio(light), "overlap": overlap(light)}))
+        textures.append(Texture.of(components - sky, light))
+    scores, blend_scores, properties = (
+        {name: np.concatenate([part[name] for part in each]) for name in each[0]}
+        for each in zip(*parts, strict=True)
     )
+    properties = {"separation": blends.separation} | properties
     order = scores["psnr"].mean(axis=1).argsort(kind="stable")
     better = np.random.default_rng(blends.seed).permutation(order[len(order) // 2 :])
-    properties = {
-        "separation": blends.separation,
-        "flux_ratio": np.concatenate(ratios),
-        "overlap": np.concatenate(overlaps),
-    }
     failures = _make_examples(deblender, blends, order[:examples])
     successes = _make_examples(deblender, blends, better[:examples])
     measured = SimpleNamespace(
@@ -196,11 +188,11 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
     }
     calibrated = {"curve": coverage.curve(), "binned": coverage.binned()}
     numbers = {
-        "model": card.name, "sha256": card.sha256, "cost": _cost(deblender, blends.recipe.stamp),
+        **about(deblender), "cost": _cost(deblender, blends.recipe.stamp),
         "blends": len(blends), "galaxies": blends.galaxies, "uses": list(blends.uses),
         "folder": str(blends.folder), **blends.meta,
         "versions": {"astrodeblend": __version__, "torch": torch.__version__},
-        "arithmetic": deblender.arithmetic, "published": PUBLISHED,
+        "published": PUBLISHED,
         "frequencies": waves["frequencies"],
         **{name: rows_of(table) for name, table in tables.items() if name != "blends"},
         "calibration": {"blends": len(coverage), **calibrated},
@@ -316,23 +308,15 @@ def summary_of(evaluations):
     str
     """
     names = ("PSNR (dB)", "min", "p1", "ssim_reiman2019", "ssim", "PSNR of the blend itself")
-    lines = [f"{'recipe':20}{'blends':>8}" + "".join(f"{name:>{len(name) + 4}}" for name in names)]
-    for each in evaluations:
-        of = each.measured
+    rows = [["recipe", "blends", *names]]
+    for of in (each.measured for each in evaluations):
         score = of.scores["psnr"]
-        numbers = [
-            (score.mean(), 2), (score.min(), 2), (np.percentile(score, 1), 2),
-            (of.scores["ssim_reiman2019"].mean(), 4), (of.scores["ssim"].mean(), 4),
-            (of.blend_scores["psnr"].mean(), 2),
-        ]  # fmt: skip
-        lines.append(
-            f"{of.blends.recipe.name:20}{len(of.blends):8}"
-            + "".join(
-                number_text(value, digits, len(name) + 4)
-                for name, (value, digits) in zip(names, numbers, strict=True)
-            )
-        )
-    return "\n".join(lines)
+        numbers = [score.mean(), score.min(), np.percentile(score, 1)]
+        numbers += [of.scores[name].mean() for name in ("ssim_reiman2019", "ssim")]
+        numbers.append(of.blend_scores["psnr"].mean())
+        cells = map(number_text, numbers, (2, 2, 2, 4, 4, 2))
+        rows.append([of.blends.recipe.name, f"{len(of.blends)}", *cells])
+    return "\n".join(aligned(rows))
 
 
 def _lines(numbers, blends, tables):
@@ -352,62 +336,56 @@ def _lines(numbers, blends, tables):
     number = tables["coverage"].meta["blends of coverage"]
     some = f" of the first {number} blends" * (number < len(blends))
     yield f"truths within the error bars{some} (%)"
-    yield f"{'':26}{'number':>8}{'within 68.3 %':>18}{'within 95.4 %':>18}{'which is':>18}"
-    for row in tables["coverage"]:
-        cells = "".join(share_text(row, f"within_{share}", 18) for share in ("68", "95"))
-        interval = f"± {row['interval_95']:.2f} errors".rjust(18)
-        yield f"  {row['kind'] + ', ' + row['of']:24}{row['number']:8}{cells}{interval}"
+    yield from coverage_lines(tables["coverage"], "kind", "of")
     twice = " (that galaxies are in several of them is not in it)" * (blends.uses[1] > 1)
     yield from ("", f"error, ±: standard error, by bootstrap over the blends{twice}")
 
 
 def _score_lines(table):
     """Lay out the paper's Table 1, a metric below the other."""
-    yield f"{'':26}{'number':>8}" + "".join(f"{name:>10}" for name in STATISTICS)
+    lines = [["", "number", *STATISTICS]]
     for metric in dict.fromkeys(table["metric"]):
         digits = 2 if metric == "psnr" else 4
-        yield metric + (" (dB)" if metric == "psnr" else "")
+        lines.append([metric + (" (dB)" if metric == "psnr" else "")])
         rows = {row["of"]: row for row in rows_of(table[table["metric"] == metric])}
         if metric in PUBLISHED:
             rows["Reiman & Goehre 2019"] = {"number": 2 * PAPER_BLENDS, **PUBLISHED[metric]}
         for of, row in rows.items():
-            numbers = [number_text(row.get(name, np.nan), digits, 10) for name in STATISTICS]
-            yield f"  {of:24}{row['number']:8}{''.join(numbers)}"
+            cells = (number_text(row.get(name, np.nan), digits) for name in STATISTICS)
+            lines.append([f"  {of}", f"{row['number']}", *cells])
+    return aligned(lines)
 
 
 def _bin_lines(bins):
     """Lay out the bins of one quantity, a line each."""
-    shown = [
-        ("psnr", "components", 2), ("psnr", "central", 2), ("psnr", "companion", 2),
-        ("psnr", "blend itself", 2), ("ssim_reiman2019", "components", 4),
-        ("ssim", "components", 4),
-    ]  # fmt: skip
+    shown = [("psnr", of) for of in ("components", *BRANCHES, "blend itself")]
+    shown += [("ssim_reiman2019", "components"), ("ssim", "components")]
     rows = {}
     for row in bins:
         rows.setdefault((row["low"], row["high"]), {})[row["metric"], row["of"]] = row
-    yield f"{'':16}{'number':>8}" + "".join(f"{metric:>18}" for metric, _, _ in shown)
-    yield f"{'':24}" + "".join(f"{of:>18}" for _, of, _ in shown)
-    for (low, high), row in rows.items():
-        numbers = ""
-        for metric, of, digits in shown:
+    lines = [["", "number", *(m for m, _ in shown)], ["", "", *(of for _, of in shown)]]
+    for limits, row in rows.items():
+        lines.append([f"  {limits_text(*limits)}", f"{row['psnr', 'components']['number']}"])
+        for metric, of in shown:
             each = row.get((metric, of), {"mean": np.nan, "error": np.nan})
-            numbers += number_text(each["mean"], digits, 18, each["error"])
-        yield f"  {limits_text(low, high):14}{row['psnr', 'components']['number']:8}{numbers}"
+            digits = 2 if metric == "psnr" else 4
+            lines[-1].append(number_text(each["mean"], digits, each["error"]))
+    return aligned(lines)
 
 
 def _texture_lines(table):
+    """Lay out how rough components are."""
     yield "power of output over truth in the footprints, by spatial frequency (cycles per pixel)"
-    yield f"{'':26}" + "".join(f"{k:8.3f}" for k in table.meta["frequencies"])
+    lines = [["", *(f"{k:.3f}" for k in table.meta["frequencies"])]]
     for name, text in (("power_ratio", ""), ("median_power_ratio", ", median")):
         for row in table:
-            yield f"  {row['of'] + text:24}" + "".join(number_text(v, 3, 8) for v in row[name])
-    yield f"{'occluded pixels':26}{'PSNR (dB)':>18}{'roughness of output over truth':>34}"
-    for row in table:
-        psnr, roughness = (
-            number_text(row[name], digits, width, row[f"{name}_error"])
-            for name, digits, width in (("occluded_psnr", 2, 18), ("occluded_roughness", 3, 34))
-        )
-        yield f"  {row['of']:24}{psnr}{roughness}"
+            lines.append([f"  {row['of']}{text}", *(number_text(v, 3) for v in row[name])])
+    yield from aligned(lines)
+    shown = {
+        "occluded_psnr": ("", "PSNR (dB)", 2),
+        "occluded_roughness": ("", "roughness of output over truth", 3),
+    }
+    yield from table_lines(table, {"occluded pixels": [f"  {of}" for of in table["of"]]}, shown)
 
 
 def _statistics(scores):

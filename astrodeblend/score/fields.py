@@ -1,30 +1,26 @@
 """The same simulated fields through every deblender: what is found, and how exact it is."""
 
 import textwrap
-import time
-from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from astropy.table import QTable
-from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import get_survey, simulate_fields
-from astrodeblend.training.field_losses import FAINT, match
+from astrodeblend.training.field_losses import FAINT
 from astrodeblend.training.field_scores import CLOSE, EDGES
 
 from . import figures
 from .blends import PEERS, name_apart, platform_of
-from .methods import Catalogue, Method, Model, OtherLight, Seen, attempt, ellipticity_of
-from .report import Report, closing_lines, rows_of, table_lines
+from .field_runs import Field, FieldRun, FieldTruth
+from .methods import Catalogue, Method, Model, OtherLight, Seen
+from .report import Report, aligned, closing_lines, quantile, rows_of, table_lines
 
-__all__ = ["FieldEntry", "FieldTruth", "benchmark_fields"]
+__all__ = ["benchmark_fields"]
 
 #: What fields are like, where `simulate_fields` would have it otherwise: sources anywhere, white
 #: noise, so that the noise limit is one, and of the sky no more than surveys leave.
@@ -43,84 +39,24 @@ _NOTE = (
     "error of that to the next bluer band. Given are the true positions of all such "
     "sources."
 )
-# Columns of the tables: what they are called in two lines, width and digits.
+# Columns of the tables: what they are called in two lines, and digits.
 _COLUMNS = {
-    "sources": ("", "sources", 9, 0),
-    "complete": ("comp-", "lete", 7, 3),
-    "pure": ("", "pure", 7, 3),
-    "error_median": ("|dF|/limit", "median", 12, 2),
-    "error_90": ("", "90 %", 8, 2),
-    "bias": ("", "bias", 8, 2),
-    "relative_median": ("|dF/F|", "median", 9, 3),
-    "relative_90": ("", "90 %", 8, 3),
-    "colour_median": ("colour", "median", 9, 3),
-    "colour_90": ("(mag)", "90 %", 8, 3),
-    "centroid": ("cen-", "troid", 7, 2),
-    "ellipticity": ("ellip-", "ticity", 8, 3),
-    "within_1": ("within", "1 error", 9, 3),
-    "within_2": ("2", "errors", 8, 3),
-    "within_wide": ("wide", "errors", 8, 3),
+    "sources": ("", "sources", 0),
+    "complete": ("comp-", "lete", 3),
+    "pure": ("", "pure", 3),
+    "error_median": ("|dF|/limit", "median", 2),
+    "error_90": ("", "90 %", 2),
+    "bias": ("", "bias", 2),
+    "relative_median": ("|dF/F|", "median", 3),
+    "relative_90": ("", "90 %", 3),
+    "colour_median": ("colour", "median", 3),
+    "colour_90": ("(mag)", "90 %", 3),
+    "centroid": ("cen-", "troid", 2),
+    "ellipticity": ("ellip-", "ticity", 3),
+    "within_1": ("within", "1 error", 3),
+    "within_2": ("2", "errors", 3),
+    "within_wide": ("wide", "errors", 3),
 }
-
-
-class FieldTruth(NamedTuple):
-    """What is true of n sources, an array each.
-
-    Attributes
-    ----------
-    field : numpy.ndarray
-        Which field each is in.
-    position, flux, limit, size : numpy.ndarray
-        As `astrodeblend.simulate.Fields` has them.
-    ellipticity : numpy.ndarray
-        As `Catalogue` has it.
-    away : numpy.ndarray
-        Distance to the nearest other source, in pixels.
-    """
-
-    field: np.ndarray
-    position: np.ndarray
-    flux: np.ndarray
-    limit: np.ndarray
-    ellipticity: np.ndarray
-    size: np.ndarray
-    away: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class FieldEntry:
-    """What one deblender made of the first fields.
-
-    Attributes
-    ----------
-    method : Method
-        The deblender.
-    name : str
-        Its name, which no other has.
-    positions : {'detected', 'given'}
-        Where it was asked for sources.
-    found : numpy.ndarray of bool
-        Whether it has found a source of the truth, shape (m,): those of the fields that it tried.
-    sources : Catalogue
-        What it says of these; NaN for those that it did not find.
-    detections : numpy.ndarray
-        Shape (d, 4): of every detection where there are data its signal to noise, the distance to
-        the nearest other one in pixels, whether it is true, and its field. None of given positions.
-    seconds, processor_seconds : numpy.ndarray
-        For each field that it tried.
-    failures : dict of str to int
-        Why it failed, and on how many fields.
-    """
-
-    method: Method
-    name: str
-    positions: str
-    found: np.ndarray
-    sources: Catalogue
-    detections: np.ndarray
-    seconds: np.ndarray
-    processor_seconds: np.ndarray
-    failures: dict
 
 
 def benchmark_fields(
@@ -171,12 +107,6 @@ def benchmark_fields(
         (`FieldEntry`), ``truth`` (`FieldTruth`), ``band``, the number of the one that signal to
         noise is of, ``pictures`` of the first field, and two functions: ``targets``, of how many
         fields, and ``numbers``, of an entry and a class of sources.
-
-    Raises
-    ------
-    ValueError
-        If there is no deblender that finds sources, a model is not one for linear flux, a number is
-        not positive, or a peer, a band or an option is not known.
     """
     for name, value in (("number", number), ("scarlet2_fields", scarlet2_fields)):
         if value < 1:
@@ -201,7 +131,7 @@ def benchmark_fields(
         model = Model(deblender, whole=True)
         methods += [model, OtherLight(model)]
     methods += [other for other in others if other.installed]
-    runs = [_Run(method, number if method.detects else scarlet2_fields) for method in methods]
+    runs = [FieldRun(method, number if method.detects else scarlet2_fields) for method in methods]
     name_apart(runs)
     if not runs or not runs[0].method.detects:
         raise ValueError(
@@ -213,7 +143,7 @@ def benchmark_fields(
     band = bands.index("r") if "r" in bands else len(bands) // 2
     truths, pictures = [], {}
     for k in tqdm(range(number), "fields", disable=not progress, unit="field"):
-        one, detected = _Field(fields, k, band), None
+        one, detected = Field(fields, k, band), None
         truths.append(one.truth)
         seen = Seen(one.data, one.error, one.bad, survey, bands)
         for run in runs:
@@ -335,37 +265,31 @@ class _Scores:
 
     def numbers(self, entry, snr, *, away=_ALL, size=_ALL, fields=None):
         """Return the numbers of an entry for sources within limits, the upper ones without."""
-        truth, first = self.truth, (0, fields or np.inf)
-        strength_of = (truth.flux / truth.limit)[:, self.band]
+        truth, first, b = self.truth, (0, fields or np.inf), self.band
+        strength_of = (truth.flux / truth.limit)[:, b]
         chosen = _within(strength_of, snr) & _within(truth.away, away) & _within(truth.size, size)
         chosen = np.flatnonzero((chosen & _within(truth.field, first))[: len(entry.found)])
         strength, distance, true, of = entry.detections.T
         counted = _within(strength, snr) & _within(distance, away) & _within(of, first)
         found = chosen[entry.found[chosen]]
-        told, b = Catalogue(*(each[found] for each in entry.sources)), self.band
-        flux, limit = self.truth.flux[found], self.truth.limit[found]
+        told = Catalogue(*(each[found] for each in entry.sources))
+        flux, limit = truth.flux[found], truth.limit[found]
         off = told.flux[:, b] - flux[:, b]
+        colour = np.array([])
+        if b > 0:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                magnitude = -2.5 * np.log10(told.flux[:, b - 1 : b + 1] / flux[:, b - 1 : b + 1])
+            colour = np.diff(magnitude)[(flux / limit)[:, b - 1] > 10, 0]
+        apart = np.hypot(*(told.position - truth.position[found]).T)
+        shape = np.abs(told.ellipticity - truth.ellipticity[found])
         row = {
             "sources": len(chosen),
             "complete": len(found) / len(chosen) if len(chosen) else np.nan,
             "pure": true[counted].mean() if counted.any() and size == _ALL else np.nan,
-            "error_median": _quantile(np.abs(off / limit[:, b]), 0.5),
-            "error_90": _quantile(np.abs(off / limit[:, b]), 0.9),
+            **_median_and_90("error", off / limit[:, b]),
             "bias": _quantile(off / limit[:, b], 0.5),
-            "relative_median": _quantile(np.abs(off / flux[:, b]), 0.5),
-            "relative_90": _quantile(np.abs(off / flux[:, b]), 0.9),
-        }
-        colour = np.array([])
-        if b > 0:
-            pair = [b - 1, b]
-            seen = (flux / limit)[:, b - 1] > 10
-            with np.errstate(invalid="ignore", divide="ignore"):
-                colour = np.diff(-2.5 * np.log10(told.flux[:, pair] / flux[:, pair]))[seen, 0]
-        apart = np.hypot(*(told.position - self.truth.position[found]).T)
-        shape = np.abs(told.ellipticity - self.truth.ellipticity[found])
-        row |= {
-            "colour_median": _quantile(np.abs(colour), 0.5),
-            "colour_90": _quantile(np.abs(colour), 0.9),
+            **_median_and_90("relative", off / flux[:, b]),
+            **_median_and_90("colour", colour),
             "centroid": _quantile(apart, 0.5),
             "ellipticity": _quantile(shape, 0.5),
         }
@@ -376,29 +300,26 @@ class _Scores:
         return row
 
     def target_lines(self, fields):
-        band, targets = self.bands[self.band], self.targets(fields)
-        width = max(14, *map(len, targets)) + 3
+        """Lay the headline numbers out, a line each."""
+        targets = self.targets(fields)
+        near = f"a neighbour within {CLOSE:g} pixels"
         looks = {  # title: numbers, digits, times what
-            f"|dF| over the noise limit in {band}, S/N > {_BRIGHT}: median": (
+            f"|dF| over the noise limit in {self.bands[self.band]}, S/N > {_BRIGHT}: median": (
                 ["error_median"], 2, 1,
             ),
-            f"|dF/F|, a neighbour within {CLOSE:g} pixels: median / 90 %": (
-                ["close_median", "close_90"], 3, 1,
-            ),
+            f"|dF/F|, {near}: median / 90 %": (["close_median", "close_90"], 3, 1),
             "complete above S/N 10 (%)": (["complete"], 1, 100),
-            f"the same, a neighbour within {CLOSE:g} pixels (%)": (["complete_close"], 1, 100),
+            f"the same, {near} (%)": (["complete_close"], 1, 100),
             "pure (%)": (["pure"], 1, 100),
             f"fluxes within 1 / 2 errors, S/N > {EDGES[0]} (%)": (["within_1", "within_2"], 1, 100),
             "seconds a field: wall / processor": (["seconds", "processor_seconds"], 2, 1),
             "fields": (["fields"], 0, 1),
         }  # fmt: skip
-        yield f"{'':58}" + "".join(f"{name:>{width}}" for name in targets)
+        rows = [["", *targets]]
         for title, (names, digits, times) in looks.items():
-            cells = (
-                " / ".join(f"{times * row[name]:.{digits}f}" for name in names)
-                for row in targets.values()
-            )
-            yield f"{title:58}{''.join(f'{cell:>{width}}' for cell in cells)}"
+            cells = ([f"{times * of[n]:.{digits}f}" for n in names] for of in targets.values())
+            rows.append([title, *map(" / ".join, cells)])
+        return aligned(rows)
 
     def notes(self):
         """Say what the numbers mean, and who took part, line by line."""
@@ -415,130 +336,6 @@ class _Scores:
                 yield f"{entry.name} failed on {number} fields: {why}"
 
 
-class _Field:
-    """One field: what is shown, what is true, and which detection is what."""
-
-    def __init__(self, fields, k, band):
-        bad = fields.mask[k] | fields.saturated[k]
-        self.data, self.error = np.where(bad, 0, fields.image[k]), np.sqrt(fields.variance[k])
-        self.bad, self.band = bad, band
-        position, snr = fields.position[k], fields.snr[k]
-        strong = fields.present[k] & (np.sqrt(np.square(snr).sum(axis=1)) > FAINT)
-        of = {name: torch.as_tensor(getattr(fields, name)[[k]]) for name in ("size", "psf")}
-        self.every, self.strong = (
-            SimpleNamespace(
-                present=torch.as_tensor(there[None]), position=torch.as_tensor(position[None]), **of
-            )
-            for there in (fields.present[k], strong)
-        )
-        judged = fields.inside[k] & ~self.hidden(position) & np.isfinite(fields.limit[k, :, band])
-        self.judged = np.flatnonzero(judged)
-        away = cdist(position, position)
-        np.fill_diagonal(away, np.inf)
-        away[:, ~strong] = np.inf
-        values = (
-            np.full(len(position), k), position, fields.flux[k], fields.limit[k],
-            _ellipticities(fields, k), fields.size[k], away.min(axis=1),
-        )  # fmt: skip
-        self.truth = FieldTruth(*(each[judged] for each in values))
-        # positions to give: of two in one pixel that of the brighter one
-        told = np.flatnonzero(judged & strong)
-        told = told[np.argsort(-snr[told, band], kind="stable")]
-        pixels = np.floor(position[told] + 0.5)
-        self.told = told[np.sort(np.unique(pixels, axis=0, return_index=True)[1])]
-        self.position = position
-
-    def hidden(self, position):
-        """Return whether positions are where a band has no data or is saturated."""
-        bad = self.bad.any(axis=0)
-        x, y = np.round(np.nan_to_num(position)).astype(int).T
-        return bad[y.clip(0, len(bad) - 1), x.clip(0, bad.shape[1] - 1)]
-
-    def match(self, position):
-        """Return which source each detection is, -1 for none; and whether it counts."""
-        places = torch.as_tensor(np.nan_to_num(position, nan=-1e6))
-        which = match(self.strong, 0, places).numpy()
-        faint = match(self.every, 0, places).numpy() >= 0
-        return which, ~self.hidden(position) & ((which >= 0) | ~faint)
-
-    def aligned(self, which, catalogue):
-        """Return which of the sources to be judged were found, and what is said of them."""
-        known = which >= 0
-        rows = Catalogue.empty(len(self.position), len(self.data))
-        found = np.zeros(len(self.position), bool)
-        found[which[known]] = True
-        for mine, theirs in zip(rows, catalogue, strict=True):
-            mine[which[known]] = theirs[known]
-        return found[self.judged], Catalogue(*(each[self.judged] for each in rows))
-
-
-class _Run:
-    """A deblender, field by field, of detected and of given positions."""
-
-    def __init__(self, method, most):
-        self.method, self.most, self.name = method, most, method.name
-        kinds = ("detected", "given") if method.takes_positions else ("detected",)
-        self.parts = {kind: [] for kind in kinds}
-        self.failures = {kind: Counter() for kind in kinds}
-
-    def score(self, one, seen, detected):
-        """Ask for the sources of a field; return where they were detected."""
-        positions = None if self.method.detects else detected
-        catalogue, *times = self.ask("detected", seen, positions)
-        which, counts = one.match(catalogue.position)
-        away = cdist(catalogue.position, catalogue.position)
-        np.fill_diagonal(away, np.inf)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            strength = (catalogue.flux / catalogue.error)[:, one.band]
-        away = away.min(axis=1, initial=np.inf)
-        field = np.full(len(which), len(self.parts["detected"]))
-        detections = np.stack([strength, away, which >= 0, field], axis=1)
-        self.parts["detected"].append((*one.aligned(which, catalogue), detections[counts], *times))
-        found = catalogue.position[np.isfinite(catalogue.position).all(axis=1)]
-        if "given" in self.parts:
-            catalogue, *times = self.ask("given", seen, one.position[one.told])
-            which = one.told if len(catalogue.flux) else one.told[:0]  # none if it has failed
-            self.parts["given"].append((*one.aligned(which, catalogue), np.empty((0, 4)), *times))
-        return found
-
-    def ask(self, kind, seen, positions):
-        """Return a catalogue, and the seconds and processor seconds that it took."""
-        start = time.perf_counter(), time.process_time()
-
-        def find():
-            found = self.method.find(seen, positions)
-            if kind == "given" and len(found.flux) != len(positions):
-                raise ValueError(f"{len(found.flux)} sources for {len(positions)} positions")
-            return found
-
-        catalogue, why = attempt(find, strict=self.method.kind == "model")
-        if why:
-            self.failures[kind][why[:200]] += 1
-            catalogue = Catalogue.empty(0, len(seen.data))
-        return catalogue, time.perf_counter() - start[0], time.process_time() - start[1]
-
-    def entries(self):
-        """Yield what was found of all fields."""
-        for kind, parts in self.parts.items():
-            found, sources, detections, *times = zip(*parts, strict=True)
-            yield FieldEntry(
-                self.method, self.name, kind, np.concatenate(found),
-                Catalogue(*map(np.concatenate, zip(*sources, strict=True))),
-                np.concatenate(detections), *map(np.array, times), dict(self.failures[kind]),
-            )  # fmt: skip
-
-
-def _ellipticities(fields, k):
-    """Return the ellipticities of all sources of a field; NaN for those without light on it."""
-    most = fields.present.shape[1]
-    found = np.full(most, np.nan, complex)
-    for source, _, stamps in fields.light.groups:
-        of = source // most == k
-        if of.any():
-            found[source[of] % most] = ellipticity_of(stamps[of], fields.noise[k])
-    return found
-
-
 def _within(values, limits):
     """Say which values are within limits; without any, what is not known is, too."""
     inside = (values >= limits[0]) & (values < limits[1])
@@ -552,7 +349,9 @@ def _interval(limits):
 
 def _quantile(values, share):
     """Return a quantile; what is not known is as wrong as can be."""
-    if not len(values):
-        return np.nan
-    values = np.where(np.isnan(values), np.inf, values)
-    return float(np.quantile(values, share, method="inverted_cdf"))
+    return quantile(np.where(np.isnan(values), np.inf, values), share, method="inverted_cdf")
+
+
+def _median_and_90(name, values):
+    values = np.abs(values)
+    return {f"{name}_median": _quantile(values, 0.5), f"{name}_90": _quantile(values, 0.9)}

@@ -1,16 +1,13 @@
 """Blends of colour pictures, as the benchmark scores them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 from astropy.table import QTable
 
 from astrodeblend.metrics import bootstrap_error, flux_error, psnr, ssim, ssim_reiman2019
 from astrodeblend.weights import check_model
 
-from . import figures
 from .methods import Batch
-from .report import Report, closing_lines, rows_of, table_lines
+from .report import rows_of, table_lines
 
 __all__ = ["METRICS", "Pictures"]
 
@@ -27,22 +24,22 @@ Flux error: median of |found / true - 1| in the true galaxy's footprint.
 Failures: blends in which a peer found fewer than two sources, or stopped with an error. The \
 blend is then taken for both galaxies, or the one source and the sky, whichever scores higher.
 """.splitlines()
-# What the table shows of a column: heading (two lines), width and digits.
+# What the table shows of a column: heading (two lines) and digits.
 _SHOWN = {
-    "blends": ("", "blends", 8, 0),
-    "psnr_mean": ("PSNR dB", "mean", 9, 2),
-    "psnr_error": ("", "±", 6, 2),
-    "psnr_median": ("", "median", 8, 2),
-    "psnr_p1": ("", "1 %", 8, 2),
-    "psnr_min": ("", "min", 8, 2),
-    "psnr_by_position": ("by posi-", "tion", 10, 2),
-    "psnr_same_blends": ("same", "blends", 8, 2),
-    "psnr_same_error": ("", "±", 6, 2),
-    "ssim": ("", "ssim", 8, 3),
-    "ssim_reiman2019": ("ssim_rei-", "man2019", 10, 3),
-    "flux_error": ("flux", "error", 8, 3),
-    "failures": ("fail-", "ures", 7, 0),
-    "milliseconds": ("ms per", "blend", 10, 1),
+    "blends": ("", "blends", 0),
+    "psnr_mean": ("PSNR dB", "mean", 2),
+    "psnr_error": ("", "±", 2),
+    "psnr_median": ("", "median", 2),
+    "psnr_p1": ("", "1 %", 2),
+    "psnr_min": ("", "min", 2),
+    "psnr_by_position": ("by posi-", "tion", 2),
+    "psnr_same_blends": ("same", "blends", 2),
+    "psnr_same_error": ("", "±", 2),
+    "ssim": ("", "ssim", 3),
+    "ssim_reiman2019": ("ssim_rei-", "man2019", 3),
+    "flux_error": ("flux", "error", 3),
+    "failures": ("fail-", "ures", 0),
+    "milliseconds": ("ms per", "blend", 1),
 }
 
 
@@ -54,11 +51,13 @@ class Pictures:
     blends : BlendSet
     """
 
-    limits, best = (0, 1), "psnr_mean"
+    limits, best, quality = (0, 1), "psnr_mean", {"ylabel": "mean PSNR (dB)"}
     given, grid = "given", "grid"  # attributes of methods
+    notes, truth = _NOTES, None
 
     def __init__(self, blends):
         self.blends = blends
+        self.meta = {"blends": len(blends), "folder": str(blends.folder), **blends.meta}
 
     @staticmethod
     def check(card):
@@ -85,63 +84,40 @@ class Pictures:
         row = _summary(entry)
         return {name: row[name] for name in ("psnr_mean", "psnr_by_position")}
 
-    def report(self, found):
-        """Return the `Report`; `benchmark` says what is in its table."""
-        blends, entries = self.blends, found.entries
-        same = min(map(len, entries))
-        same = same if same < len(blends) else None
-        rows = [_summary(entry, same) for entry in entries]
-        notes = self._notes(entries, same)
-        made = {"machine": found.machine, "versions": found.versions, "notes": notes}
-        table = QTable(
-            rows, names=list(rows[0]), meta={"blends": len(blends), **blends.meta, **made}
-        )
+    @staticmethod
+    def value(entry, number):
+        """Return what is drawn against time, of the first blends."""
+        return entry.scores["psnr"][:number].mean()
+
+    def tables(self, entries, same, meta):
+        """Return the table that `benchmark` describes, its lines, and numbers for JSON."""
+        table = QTable([_summary(entry, same) for entry in entries], meta=meta)
         deblenders = [
             row | {"kind": entry.kind, "given": entry.given, "settings": entry.settings,
                    "reasons of failures": entry.failures}
             for row, entry in zip(rows_of(table), entries, strict=True)
         ]  # fmt: skip
-        text = [
-            *(str(blends), ""),
-            *table_lines(table, ("deblender", "version"), _SHOWN),
-            *found.missing,
-            *closing_lines(**made),
-        ]
-        drawn = slice(len(found.drawn[entries[0].name]))
-        truth = {"truth": found.first.isolated[drawn], "blend": found.first.blend[drawn]}
-        pictures = truth | {entry.name: found.drawn[entry.name] for entry in entries[1:]}
-        return Report(
-            text="\n".join(text),
-            tables={"benchmark": table},
-            numbers={
-                "blends": len(blends), "folder": str(blends.folder), **blends.meta,
-                "deblenders": deblenders, "not installed": list(found.missing), **made,
-            },
-            json="benchmark",
-            figures={
-                "benchmark": lambda: figures.quality(
-                    entries, len(blends), same, blends.recipe.name
-                ),
-                "panels": lambda: figures.compared(pictures, _labels(pictures)),
-            },
-            measured=SimpleNamespace(entries=entries, pictures=pictures),
-        )  # fmt: skip
+        lines = [f"{self.blends}", "", *table_lines(table, ("deblender", "version"), _SHOWN)]
+        return {"benchmark": table}, (lines, []), {"deblenders": deblenders}
 
-    def _notes(self, entries, same):
-        notes = [*_NOTES]
-        if same is not None:
-            notes.append(f"Same blends: mean PSNR of the first {same}, which all have tried.")
-        for entry in entries:
-            told = entry.notes()
-            if entry.name == "scarlet2":
-                modes = ", ".join(self.blends.recipe.modes)
-                told.insert(
-                    1,
-                    "scarlet2 models scenes of linear flux in which light adds. These blends are "
-                    f"of colour pictures, whose values are no flux, and of mode {modes}.",
-                )
-            notes += told
-        return notes
+    def pictures(self, first, drawn):
+        """Return the first blends, and what was made of them."""
+        made = dict(list(drawn.items())[1:])
+        number = len(next(iter(drawn.values())))
+        return {"truth": first.isolated[:number], "blend": first.blend[:number]} | made
+
+    def labels(self, entries, pictures):
+        """Return what to write on components."""
+        truth = pictures["truth"]
+        made = {name: pictures[name] for name in pictures if name not in ("truth", "blend")}
+        return {
+            name: [[f"{score:.1f} dB" for score in pair] for pair in psnr(each, truth[: len(each)])]
+            for name, each in made.items()
+        }
+
+    def card_scores(self, table, meta):
+        """Return nothing: `evaluate` has what stands on a card."""
+        return {}
 
 
 def _summary(entry, same=None):
@@ -167,15 +143,6 @@ def _summary(entry, same=None):
         "flux_error": np.nanmedian(np.abs(entry.scores["flux_error"])),
         "failures": entry.failed,
         "milliseconds": entry.milliseconds,
-    }
-
-
-def _labels(pictures):
-    truth = pictures["truth"]
-    return {
-        name: [[f"{score:.1f} dB" for score in pair] for pair in psnr(each, truth[: len(each)])]
-        for name, each in pictures.items()
-        if name not in ("truth", "blend")
     }
 
 

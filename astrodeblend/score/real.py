@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 from astropy import units as u
 from astropy.nddata import InverseVariance, NDData
-from astropy.table import QTable
+from astropy.table import QTable, vstack
 from tqdm import tqdm
 
 from astrodeblend import __version__
@@ -17,7 +17,7 @@ from astrodeblend.images import read_image
 from astrodeblend.plot import scene_panels
 
 from .methods import attempt
-from .report import Report, rows_of
+from .report import Report, about, about_text, aligned, rows_of
 from .scenes import match_sources
 
 __all__ = ["real_files", "score_real_blends"]
@@ -94,13 +94,6 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
         alone. ``measured`` has the ``scenes`` by the names of blends, what was said of those that
         could not be taken apart (``failures``), and for each other deblender the blends that it
         was not tried on or failed on, and why (``not_done``).
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no such files.
-    ValueError
-        If a band is none of those.
     """
     paths = _blends_in(folder)
     if bands is None:
@@ -162,11 +155,9 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
                     for k, s in enumerate(noise)
                 ]
         peaks.append(QTable(rows))
-    card, versions = deblender.card, {peer.name: peer.version for peer in peers}
-    meta = {"model": card.name, "sha256": card.sha256, "bands": bands}
-    meta |= {"version": __version__, "arithmetic": deblender.arithmetic, "peers": versions}
-    peaks = {n: np.concatenate([p[n] for p in peaks]) for n in peaks[0].colnames}
-    peaks, blends = QTable(peaks, meta=dict(meta)), QTable(blends, meta=dict(meta))
+    meta = about(deblender) | {"bands": bands, "version": __version__}
+    meta["peers"] = {peer.name: peer.version for peer in peers}
+    peaks, blends = QTable(vstack(peaks), meta=dict(meta)), QTable(blends, meta=dict(meta))
     return Report(
         text="\n".join(_lines(peaks, blends, str(folder), failures, not_done)),
         tables={"peaks": peaks, "blends": blends},
@@ -193,9 +184,7 @@ def chi_squares(blends, column):
 def _lines(peaks, blends, folder, failures, not_done):
     """Yield everything in words."""
     meta = blends.meta
-    made_by = f"{meta['arithmetic']}, astrodeblend {meta['version']}"
-    yield f"model {meta['model']} (sha256 {meta['sha256'][:12]}), {made_by}"
-    yield f"real blends of {folder}, bands {', '.join(meta['bands'])}"
+    yield from (about_text(meta), f"real blends of {folder}, bands {', '.join(meta['bands'])}")
     yield f"{len(blends)} taken apart, {len(failures)} failed"
     yield from (f"  {name}: {words}" for name, words in failures.items())
     for method in _METHODS:
@@ -205,41 +194,41 @@ def _lines(peaks, blends, folder, failures, not_done):
             f"{_RADIUS:g} pixels, {100 * found / max(count, 1):.1f} %"
         )
     if len(blends):
-        yield from _chi_square_lines(blends, not_done)
+        yield from ("", *_chi_square_lines(blends))
+        for name, left_out in not_done.items():
+            given = f"{name} was given the files' peaks, PSFs and variance"
+            yield f"{given}; {len(left_out)} blends go without it"
+            yield from (f"  {blend}: {words}" for blend, words in left_out.items())
+        yield ""
         yield (
             f"{blends['sources'].sum()} sources for {len(peaks)} peaks, "
             f"{blends['not_deblended'].sum()} not deblended"
         )
-    yield from ("", f"{'not matched':22}{'x':>5}{'y':>6}{'S/N':>9}  reason")
+    rows = [["not matched", "x", "y", "S/N", "reason"]]
     for row in peaks[peaks["reason"] != ""]:
-        place = f"{row['blend']:20}{row['x']:5.0f}{row['y']:6.0f}"
-        yield f"  {place}{row['signal_to_noise']:9.1f}  {row['reason']}"
+        numbers = f"{row['x']:.0f}", f"{row['y']:.0f}", f"{row['signal_to_noise']:.1f}"
+        rows.append([f"  {row['blend']}", *numbers, f"{row['reason']}"])
+    yield from ("", *aligned(rows))
 
 
-def _chi_square_lines(blends, not_done):
+def _chi_square_lines(blends):
     """Say what light is left, by this model and by others."""
     peers = blends.meta["peers"]
     heads = ["deblender", *(f"{name} {version}" for name, version in peers.items())]
-    heads = "".join(f"{head + ', median (10 %, 90 %)':>42}" for head in heads)
-    yield ""
-    yield "data less the network's components: chi square per pixel and band in footprints of"
-    yield f"{'':18}{'blends':>6}{heads}"
+    rows = [["", "blends", *(f"{head}, median (10 %, 90 %)" for head in heads)]]
     for column, words in _OF_SOURCES.items():
         own = np.asarray(blends[column], float)
-        rows = {words: own[np.isfinite(own)][None]}
+        values = {words: own[np.isfinite(own)][None]}
         if peers:
-            rows["  done by all"] = chi_squares(blends, column)
-        for start, values in rows.items():
-            line = f"{start:18}{values.shape[1]:6}"
-            for each in values if values.size else []:
-                low, middle, high = np.percentile(each, (10, 50, 90))
-                line += f"{f'{middle:.2f} ({low:.2f}, {high:.2f})':>42}"
-            yield line
-    for name, left_out in not_done.items():
-        given = f"{name} was given the files' peaks, PSFs and variance"
-        yield f"{given}; {len(left_out)} blends go without it"
-        yield from (f"  {blend}: {words}" for blend, words in left_out.items())
-    yield ""
+            values["  done by all"] = chi_squares(blends, column)
+        for start, each in values.items():
+            cells = [""] * len(heads)
+            for k, some in enumerate(each if each.size else []):
+                low, middle, high = np.percentile(some, (10, 50, 90))
+                cells[k] = f"{middle:.2f} ({low:.2f}, {high:.2f})"
+            rows.append([start, f"{each.shape[1]}", *cells])
+    yield "data less the network's components: chi square per pixel and band in footprints of"
+    yield from aligned(rows)
 
 
 def _blends_in(folder):

@@ -7,17 +7,25 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from astrodeblend import __version__
 from astrodeblend.files import atomic_paths, plain
 from astrodeblend.metrics import bootstrap_error
 
 __all__ = [
     "Report",
+    "about",
+    "about_text",
+    "aligned",
     "closing_lines",
+    "coverage_lines",
     "limits_text",
+    "mean",
+    "median",
     "number_text",
+    "quantile",
     "ratio_of_sums",
     "rows_of",
-    "share_text",
+    "share_of",
     "standard_error",
     "table_lines",
 ]
@@ -64,12 +72,8 @@ class Report:
     @property
     def files(self):
         """Names of the files that `write` writes."""
-        numbers = [f"{self.json}.json"] if self.json else []
-        tables, figures = (
-            (f"{name}.ecsv" for name in self.tables),
-            map("{}.png".format, self.figures),
-        )
-        return (*tables, *numbers, *figures)
+        ends = (self.tables, ".ecsv"), ([self.json] if self.json else [], ".json")
+        return tuple(name + end for names, end in (*ends, (self.figures, ".png")) for name in names)
 
     def to_dict(self):
         """Return the numbers for JSON: those that are not finite are None."""
@@ -127,41 +131,76 @@ def rows_of(table):
     return [dict(zip(table.colnames, row, strict=True)) for row in table.iterrows()]
 
 
+def aligned(rows, left=1):
+    """Lay rows of texts out as lines, the first columns flush left; a row of one is a title."""
+    columns = zip(*(row for row in rows if len(row) > 1), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    for row in rows:
+        if len(row) > 1:
+            cells = zip(row, widths, strict=True)
+            row = [f"{c:{'<' if k < left else '>'}{w}}" for k, (c, w) in enumerate(cells)]
+        yield "  ".join(row)
+
+
 def table_lines(table, words, shown):
-    """Lay a table out as lines of text: columns of ``words``, then numbers, if it has them.
+    """Lay a table out as lines of text: columns of words, then numbers, if it has them.
 
-    ``shown`` says of a column its heading (two lines), width and digits.
+    ``words`` are names of columns, or texts by their heading. ``shown`` says of a column its
+    heading (two lines), digits, and what it is multiplied by, if not by 1; an error stands behind
+    the number if there is a column of it, of the same name and ``_error``.
     """
+    if not isinstance(words, dict):
+        words = {name: table[name] for name in words}
     shown = {name: look for name, look in shown.items() if name in table.colnames}
-    widths = {name: max(map(len, [name, *table[name]])) + 2 for name in words}
-    head = ["".join(f"{look[k]:>{look[2]}}" for look in shown.values()) for k in (0, 1)]
-    lines = [
-        f"{'':{sum(widths.values())}}{head[0]}",
-        f"{''.join(f'{name:{width}}' for name, width in widths.items())}{head[1]}",
-    ]
-    for row in table:
-        cells = [f"{row[name]:{width}}" for name, width in widths.items()]
-        cells += [number_text(row[name], look[3], look[2]) for name, look in shown.items()]
-        lines.append("".join(cells))
-    return lines
+    heads = [[""] * len(words), list(words)]
+    columns = list(words.values())
+    for name, (first, second, digits, *times) in shown.items():
+        for head, text in zip(heads, (first, second), strict=True):
+            head.append(text)
+        values = np.multiply(table[name], times or 1)
+        errors = np.full(len(table), np.nan)
+        if f"{name}_error" in table.colnames:
+            errors = np.multiply(table[f"{name}_error"], times or 1)
+        pairs = zip(values, errors, strict=True)
+        columns.append([number_text(value, digits, error) for value, error in pairs])
+    return list(aligned([*heads[not any(heads[0]) :], *zip(*columns, strict=True)], len(words)))
 
 
-def number_text(value, digits, width, error=np.nan):
+def number_text(value, digits, error=np.nan):
     """Write a number, with its error if that is known; a dash where there is none."""
     text = "-" if np.isnan(value) else f"{value:.{digits}f}"
-    return (text if np.isnan(error) else f"{text} ± {error:.{digits}f}").rjust(width)
+    return text if np.isnan(error) else f"{text} ± {error:.{digits}f}"
 
 
 def limits_text(low, high):
     """Write an interval that includes its lower end."""
-    if np.isinf(low):
-        return f"below {high:g}"
-    return f"from {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
+    if np.isneginf(low):
+        return f"below {high:.3g}"
+    return f"from {low:.3g}" if np.isinf(high) else f"{low:.3g} to {high:.3g}"
 
 
-def share_text(row, name, width):
-    """Write a share and its error in per cent."""
-    return number_text(100 * row[name], 1, width, 100 * row[f"{name}_error"])
+def coverage_lines(table, *words):
+    """Lay out how many truths are within error bars; ``words`` are columns that say of what."""
+    names = ["  " + ", ".join(row) for row in zip(*(table[name] for name in words), strict=True)]
+    shown = {
+        "number": ("", "number", 0),
+        "within_68": ("", "within 68.3 %", 1, 100),
+        "within_95": ("", "within 95.4 %", 1, 100),
+        "interval_95": ("", "which is ± errors", 2),
+    }
+    return table_lines(table, {"": names}, shown)
+
+
+def about(deblender):
+    """Return what stands over tables of a model's scores."""
+    card = deblender.card
+    return {"model": card.name, "sha256": card.sha256, "arithmetic": deblender.arithmetic}
+
+
+def about_text(meta):
+    """Write that in words."""
+    model = f"model {meta['model']} (sha256 {meta['sha256'][:12]})"
+    return f"{model}, {meta['arithmetic']}, astrodeblend {__version__}"
 
 
 def closing_lines(machine, versions, notes):
@@ -170,6 +209,21 @@ def closing_lines(machine, versions, notes):
     versions = ", ".join(f"{name} {value}" for name, value in versions.items())
     lines = [line for note in notes for line in textwrap.wrap(note, 100)]
     return ["", *lines, "", machine, *textwrap.wrap(versions, 100)]
+
+
+def median(values):
+    """Return the median of values; NaN of none."""
+    return float(np.median(values)) if len(values) else np.nan
+
+
+def quantile(values, share, *, method="linear"):
+    """Return a quantile of values; NaN of none."""
+    return float(np.quantile(values, share, method=method)) if len(values) else np.nan
+
+
+def mean(values):
+    """Return the mean of values; NaN of none."""
+    return float(np.mean(values)) if len(values) else np.nan
 
 
 def standard_error(values, statistic=np.mean):
@@ -183,3 +237,9 @@ def ratio_of_sums(rows):
     """Return the sum of the first column over that of the second."""
     part, total = np.sum(rows, axis=0)
     return float(part / total) if total else np.nan
+
+
+def share_of(name, part, total):
+    """Return a share of all under its name, and its error by bootstrap over rows."""
+    sums = np.stack([part, total], axis=1)
+    return {name: ratio_of_sums(sums), f"{name}_error": standard_error(sums, ratio_of_sums)}

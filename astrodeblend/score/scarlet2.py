@@ -49,7 +49,10 @@ class Scarlet2(Package):
     reach: int | None = None
 
     name: ClassVar[str] = "scarlet2"
-    given: ClassVar[str] = "the blend, its noise and the true positions, no PSF"
+    given: ClassVar[str] = (
+        "the blend, its noise and the true positions, no PSF; it models linear flux in which light "
+        "adds, and pictures are neither"
+    )
     given_of_survey: ClassVar[str] = "the blend, its variance, the PSFs and the true positions"
     given_of_field: ClassVar[str] = (
         "the image, its noise, the PSFs, and positions: the first deblender's detections"

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from astropy.nddata import NDData
-from astropy.table import QTable
+from astropy.table import QTable, vstack
 from astropy.units import Quantity
 from scipy.ndimage import gaussian_filter, maximum_position
 from scipy.optimize import linear_sum_assignment
@@ -17,21 +16,25 @@ from astrodeblend import __version__
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
 from astrodeblend.light import LIGHTS
-from astrodeblend.simulate import SCENE_MODES, find_images, read_images, simulate_scene
 from astrodeblend.weights import check_model, read_card
 
 from . import figures
 from .report import (
     Report,
+    about,
+    about_text,
+    coverage_lines,
     limits_text,
-    number_text,
-    ratio_of_sums,
+    median,
+    quantile,
     rows_of,
-    share_text,
+    share_of,
     standard_error,
+    table_lines,
 )
+from .scene_set import MOST
 
-__all__ = ["SceneSet", "draw_scenes", "match_sources", "score_scenes"]
+__all__ = ["match_sources", "measure_truth", "pixel_errors", "score_scenes"]
 
 METHODS = (*LIGHTS, "photutils")
 #: What galaxies are grouped by, and the bins: from the first value up to, not with, the second.
@@ -44,133 +47,15 @@ BINS = {
     ),
 }
 POSITIONS = {"given": "true positions given", "detected": "positions detected"}
-_BANDS = ("R", "G", "B")
 _NOTES = """\
 apportioned, network: both kinds of light of the deblender; photutils: its segments.
 F: sum of the picture's values above the sky, all bands; the true one in the galaxy's own
 footprint, where its isolated image (smoothed as for detection) is 3 standard deviations above its
 sky.
-ratio: photutils' median over ours. A source whose brightest pixel is within 3.33 pixels is the
-galaxy; it is pure if it is one, or as near to what photutils detects in an isolated image. Of
-detected positions, galaxies that all three found are compared. ±: by bootstrap over scenes.
+A source whose brightest pixel is within 3.33 pixels is the galaxy; it is pure if it is one, or as
+near to what photutils detects in an isolated image. Of detected positions, galaxies that all three
+found are compared. ±: by bootstrap over scenes.
 """.splitlines()
-_FEWEST, _MOST = 2, 8  # galaxies in a scene
-
-
-@dataclass(frozen=True, eq=False)
-class SceneSet:
-    """Scenes that anyone can make again.
-
-    Made by `draw_scenes`. Iterating over it makes the scenes, one at a time; a scene is the
-    same however many there are.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-        Where the pictures are.
-    paths : tuple of pathlib.Path
-        All that could be taken.
-    split : str or None
-        Which part of the folder they are.
-    mode : {'max', 'sum'}
-        How galaxies become one image.
-    seed : int
-        Where the randomness started from.
-    members : tuple of numpy.ndarray
-        Indices of ``paths``, of every scene.
-    """
-
-    folder: Path
-    paths: tuple[Path, ...]
-    split: str | None
-    mode: str
-    seed: int
-    members: tuple[np.ndarray, ...]
-
-    def __len__(self):
-        return len(self.members)
-
-    def __iter__(self):
-        for k, members in enumerate(self.members):
-            images = [read_images([self.paths[j]])[0] for j in members]
-            yield simulate_scene(images, mode=self.mode, rng=_rng(self.seed, k, "perturbation"))
-
-    def names(self, scene):
-        """Return the files of a scene's galaxies, relative to the folder.
-
-        Parameters
-        ----------
-        scene : int
-            Which of the scenes.
-        """
-        return [self.paths[k].relative_to(self.folder).as_posix() for k in self.members[scene]]
-
-    @property
-    def meta(self):
-        """What stands over tables of these scenes: ``recipe``, ``split`` and ``seed``."""
-        return {"recipe": self.mode, "split": self.split or "all", "seed": self.seed}
-
-    def __str__(self):
-        used = np.concatenate(self.members)
-        part = "all images" if self.split is None else f"split {self.split!r}"
-        return (
-            f"{len(self)} scenes with {len(used)} galaxies from {len(np.unique(used))} pictures; "
-            f"{part} of {self.folder}, recipe {self.mode}, seed {self.seed}"
-        )
-
-
-def draw_scenes(folder, *, split=None, mode="max", number=200, seed=1):
-    """Choose galaxies for scenes of two to eight that overlap.
-
-    All numbers from two to eight are as likely, as far as there are galaxies. Where
-    ``splits.csv`` has a column ``isolated``, the galaxies are those with 1 in it.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
-    split : str, optional
-        Which part of them, by the table ``splits.csv`` in the folder. Default: all.
-    mode : {'max', 'sum'}, optional
-        How galaxies become one image.
-    number : int, optional
-        How many scenes.
-    seed : int, optional
-        The same seed and images give the same scenes.
-
-    Returns
-    -------
-    SceneSet
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such folder, split or mode, fewer than two isolated galaxies, or
-        ``number`` is not positive.
-    """
-    folder = Path(folder)
-    if mode not in SCENE_MODES:
-        raise ValueError(f"mode={mode!r} is none of scenes; choose {' or '.join(SCENE_MODES)}")
-    if number < 1:
-        raise ValueError(f"number={number}: give at least 1 scene")
-    paths = find_images(folder, split=split, isolated=True)
-    if len(paths) < _FEWEST:
-        raise ValueError(
-            f"{str(folder)!r} holds {len(paths)} isolated galaxies; a scene takes at least "
-            f"{_FEWEST}"
-        )
-    members = []
-    for k in range(number):
-        rng = _rng(seed, k, "galaxies")
-        count = rng.integers(_FEWEST, min(_MOST, len(paths)) + 1)
-        members.append(rng.choice(len(paths), count, replace=False))
-    return SceneSet(folder, tuple(paths), split, mode, seed, tuple(members))
-
-
-def _rng(seed, scene, what):
-    return np.random.default_rng([seed, scene, ("galaxies", "perturbation").index(what)])
-
-
 # A true footprint is where the galaxy alone stands out of its sky by so many standard deviations:
 # with it both are off by as much, given the galaxy alone; photutils 4 % down, ours 3 % up.
 _THRESHOLD = 3.0
@@ -229,10 +114,10 @@ def score_scenes(deblender, scenes, *, progress=False):
             brighter), ``overlapping`` (whether its footprint has pixels of another one's),
             ``footprint_area`` in pixels, ``true_flux`` per band. Then for each method
             (``apportioned``, ``network``, ``photutils``) with positions ``given`` or ``detected``,
-            as in ``flux_network_given``: ``come_back``, ``flux`` per band; of ours ``flux_err``
-            and ``flags``; with positions given ``pixels``, those of the footprint (in all bands)
-            that the component has an error in, and in how many the truth is within it and within
-            the wider interval, ``pixels_within_68`` and ``pixels_within_95``. Fluxes are sums of
+            as in ``flux_network_given``: ``come_back``, ``flux`` per band; of ours ``flux_err``;
+            with positions given ``pixels``, those of the footprint (in all bands) that the
+            component has an error in, and in how many the truth is within it and within the wider
+            interval, ``pixels_within_68`` and ``pixels_within_95``. Fluxes are sums of
             the picture's values, from 0 to 1, above the sky; not proportional to light.
         ``table``
             A row per kind of ``positions`` (``given``, ``detected``) and group of galaxies:
@@ -240,8 +125,7 @@ def score_scenes(deblender, scenes, *, progress=False):
             another's; ``number`` of galaxies in the scene, ``separation``, ``overlap``; or
             overlapping ones in one ``band`` alone), from ``low`` up to ``high``; their
             ``number``. For each method the ``median`` of abs(dF / F), its ``error``, and ``p90``,
-            the 90th percentile; and for both of ours ``ratio``, photutils' median over ours,
-            with its ``error``. Of detected positions only galaxies that all methods found are
+            the 90th percentile. Of detected positions only galaxies that all methods found are
             compared. Errors are by bootstrap over scenes.
         ``coverage``
             A row for both kinds of ``light`` and for what the errors are ``of``: ``flux`` of
@@ -253,11 +137,6 @@ def score_scenes(deblender, scenes, *, progress=False):
         ``detections``
             A row for every scene and method: sources ``detected``, how many of them are ``pure``,
             ``galaxies``, and how many of those were detected.
-
-    Raises
-    ------
-    ValueError
-        If the model is not one for colour pictures.
     """
     card = deblender.card
     check_model(card, "scenes")
@@ -267,10 +146,11 @@ def score_scenes(deblender, scenes, *, progress=False):
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
     for k, scene in enumerate(bar):
         truth = measure_truth(scene)
+        number = len(truth.flux)
         rows = {
-            "scene": np.full(len(truth.flux), k),
+            "scene": np.full(number, k),
             "galaxy": scenes.names(k),
-            "number": np.full(len(truth.flux), len(truth.flux)),
+            "number": np.full(number, number),
             "x": truth.positions[:, 0],
             "y": truth.positions[:, 1],
             "separation": truth.distance,
@@ -279,40 +159,32 @@ def score_scenes(deblender, scenes, *, progress=False):
             "footprint_area": truth.footprints.sum(axis=(1, 2)),
             "true_flux": truth.flux,
         }
-        for given in (True, False):
-            positions = truth.positions if given else None
+        for kind, positions in (("given", truth.positions), ("detected", None)):
             apart = deblender.deblend_scene(scene.blend, positions=positions)
             for method in METHODS:
                 ours = None if method == "photutils" else apart.with_light(method)
-                found, counts = _try(ours, scene.blend, truth, interval_95, given=given)
-                suffix = f"{method}_{'given' if given else 'detected'}"
-                rows |= {f"{name}_{suffix}": values for name, values in found.items()}
-                if not given:
+                found, counts = _try(ours, scene.blend, truth, positions, interval_95["pixel"])
+                rows |= {f"{name}_{method}_{kind}": values for name, values in found.items()}
+                if kind == "detected":
                     detections.append({"scene": k, "method": method, **counts})
         sources.append(QTable(rows))
-    sources = QTable(
-        {
-            name: np.concatenate([np.asarray(table[name]) for table in sources])
-            for name in sources[0].colnames
-        }
-    )
-    meta = {"model": card.name, "sha256": card.sha256, "arithmetic": deblender.arithmetic}
-    meta |= {"scenes": len(scenes)} | scenes.meta
-    tables = {
-        "sources": sources,
-        "table": QTable(_comparisons(sources)),
-        "coverage": QTable(_coverages(sources, interval_95)),
-        "detections": QTable(detections),
-    }
+    meta = about(deblender) | {"scenes": len(scenes)} | scenes.meta
+    tables = {"sources": vstack(sources)}
+    tables["table"] = QTable(_comparisons(tables["sources"]))
+    tables["coverage"] = QTable(_coverages(tables["sources"], interval_95))
+    tables["detections"] = QTable(detections)
     for table in tables.values():
         table.meta = dict(meta)
-    come_back = {m: int(sources[f"come_back_{m}_given"].sum()) for m in METHODS}
-    found = {m: _detection(tables["detections"], m) for m in METHODS}
+    sources = tables["sources"]
     numbers = meta | {"folder": str(scenes.folder), "version": __version__}
-    numbers |= {"galaxies": len(sources), "come_back": come_back, "detection": found}
+    numbers |= {
+        "galaxies": len(sources),
+        "come_back": {m: int(sources[f"come_back_{m}_given"].sum()) for m in METHODS},
+        "detection": {m: _detection(tables["detections"], m) for m in METHODS},
+    }
     numbers |= {name: rows_of(tables[name]) for name in ("table", "coverage")}
     labels = {name: label for name, (label, _) in BINS.items()}
-    title = f"{card.name} on {scenes}"
+    title = f"{deblender.card.name} on {scenes}"
     return Report(
         text="\n".join(_lines(numbers, scenes, tables)),
         tables=tables,
@@ -322,176 +194,112 @@ def score_scenes(deblender, scenes, *, progress=False):
     )
 
 
-def flux_error(sources, method, positions):
-    """Return every galaxy's relative error of the flux, bands together; NaN for a lost one."""
-    found = sources[f"flux_{method}_{positions}"].sum(axis=1)
-    return found / sources["true_flux"].sum(axis=1) - 1
+def flux_errors(sources, positions):
+    """Return relative errors of fluxes (methods, galaxies, bands), the last of all together."""
+    with_sum = (
+        np.concatenate([flux, flux.sum(axis=1, keepdims=True)], axis=1)
+        for flux in (sources[f"flux_{method}_{positions}"] for method in METHODS)
+    )
+    true = sources["true_flux"]
+    true = np.concatenate([true, true.sum(axis=1, keepdims=True)], axis=1)
+    return np.stack([flux / true - 1 for flux in with_sum])
 
 
 def _comparisons(sources):
     """Return rows that compare errors of fluxes, group by group."""
     rows = []
-    for positions in POSITIONS:
-        errors = {m: np.abs(flux_error(sources, m, positions)) for m in METHODS}
-        both = np.all([~np.isnan(values) for values in errors.values()], axis=0)
-        for group, chosen in _groups(sources):
-            row = _compare(sources, errors, chosen & both)
-            rows.append({"positions": positions, **group, **row})
-        for band, name in enumerate(_BANDS):
-            true = sources["true_flux"][:, band]
-            of_band = {
-                m: np.abs(sources[f"flux_{m}_{positions}"][:, band] / true - 1) for m in METHODS
-            }
-            group = {"by": f"band {name}", "low": np.nan, "high": np.nan}
-            row = _compare(sources, of_band, both & sources["overlapping"])
-            rows.append({"positions": positions, **group, **row})
+    for positions in ("given", "detected"):
+        errors = np.abs(flux_errors(sources, positions))
+        all_found = ~np.isnan(errors[..., -1]).any(axis=0)
+        for name, low, high, chosen, band in _groups(sources):
+            chosen = chosen & all_found
+            row = {"positions": positions, "by": name, "low": low, "high": high}
+            row["number"] = int(chosen.sum())
+            # a row for each scene, NaN where there is no galaxy
+            scene, place = np.unique(sources["scene"][chosen], return_inverse=True)
+            column = np.arange(len(place)) - np.searchsorted(place, place)
+            for method, of_method in zip(METHODS, errors, strict=True):
+                values = of_method[chosen, band]
+                by_scene = np.full((len(scene), MOST), np.nan)
+                by_scene[place, column] = values
+                row[f"median_{method}"] = median(values)
+                row[f"median_{method}_error"] = standard_error(by_scene, np.nanmedian)
+                row[f"p90_{method}"] = quantile(values, 0.9)
+            rows.append(row)
     return rows
+
+
+def _groups(sources):
+    """Yield name, limits, members and band of the groups that errors are compared in."""
+    overlapping = np.asarray(sources["overlapping"])
+    yield "all", np.nan, np.nan, np.ones(len(sources), bool), -1
+    yield "overlapping", np.nan, np.nan, overlapping, -1
+    for name, (_, edges) in BINS.items():
+        for low, high in pairwise(map(float, edges)):
+            yield name, low, high, (sources[name] >= low) & (sources[name] < high), -1
+    for band, name in enumerate("RGB"):
+        yield f"band {name}", np.nan, np.nan, overlapping, band
 
 
 def _coverages(sources, interval_95):
     """Return rows that say how often the truth is within errors."""
+    first = np.flatnonzero(np.diff(sources["scene"], prepend=-1))
     rows = []
     for light in LIGHTS:
         off = np.abs(sources[f"flux_{light}_given"] - sources["true_flux"])
         error = sources[f"flux_err_{light}_given"]
-        pixels = [
-            sources[f"{name}_{light}_given"]
-            for name in ("pixels", "pixels_within_68", "pixels_within_95")
-        ]
+        names = ("pixels", "pixels_within_68", "pixels_within_95")
         limits = (np.inf, 1, interval_95["flux"])
-        fluxes = [np.sum(off <= limit * error, axis=1) for limit in limits]
-        for of, (total, *within) in (("flux", fluxes), ("pixels", pixels)):
-            row = {"light": light, "of": of, "number": int(np.sum(total))}
+        for of, counts in (
+            ("flux", [np.sum(off <= limit * error, axis=1) for limit in limits]),
+            ("pixels", [sources[f"{name}_{light}_given"] for name in names]),
+        ):
+            total, *within = (np.add.reduceat(each, first) for each in counts)
+            row = {"light": light, "of": of, "number": int(total.sum())}
             for share, inside in zip(("68", "95"), within, strict=True):
-                sums = _by_scene(sources, np.stack([inside, total], axis=1))
-                sums = np.stack([each.sum(axis=0) for each in sums])
-                row[f"within_{share}"] = ratio_of_sums(sums)
-                row[f"within_{share}_error"] = standard_error(sums, ratio_of_sums)
-            row["interval_95"] = interval_95[of.removesuffix("s")]
-            rows.append(row)
+                row |= share_of(f"within_{share}", inside, total)
+            rows.append(row | {"interval_95": interval_95[of.removesuffix("s")]})
     return rows
 
 
 def _detection(detections, method):
     """Return completeness and purity of a method, with their errors."""
     rows = detections[detections["method"] == method]
-    names = {"completeness": ("galaxies_detected", "galaxies"), "purity": ("pure", "detected")}
-    found = {"detected": int(rows["detected"].sum())}
-    for share, (part, total) in names.items():
-        sums = np.stack([rows[part], rows[total]], axis=1)
-        found[share] = ratio_of_sums(sums)
-        found[f"{share}_error"] = standard_error(sums, ratio_of_sums)
-    return found
+    return (
+        {"detected": int(rows["detected"].sum())}
+        | share_of("completeness", rows["galaxies_detected"], rows["galaxies"])
+        | share_of("purity", rows["pure"], rows["detected"])
+    )
 
 
 def _lines(numbers, scenes, tables):
     """Yield everything in words."""
-    made_by = f"{numbers['arithmetic']}, astrodeblend {numbers['version']}"
-    yield f"model {numbers['model']} (sha256 {numbers['sha256'][:12]}), {made_by}"
-    yield from (str(scenes), "")
+    yield from (about_text(numbers), str(scenes), "")
     yield "true positions given: " + ", ".join(
         f"{method} {number} of {numbers['galaxies']} galaxies come back"
         for method, number in numbers["come_back"].items()
     )
-    yield from ("", f"{'positions detected':24}{'sources':>9}{'complete':>16}{'pure':>16}")
-    for method, found in numbers["detection"].items():
-        shares = "".join(
-            f"{100 * found[name]:9.1f} ± {100 * found[f'{name}_error']:.1f} %"
-            for name in ("completeness", "purity")
-        )
-        yield f"  {method:22}{found['detected']:9}{shares}"
-    table = tables["table"]
+    found = QTable(list(numbers["detection"].values()))
+    shown = {
+        "detected": ("", "sources", 0),
+        "completeness": ("", "complete (%)", 1, 100),
+        "purity": ("", "pure (%)", 1, 100),
+    }
+    names = [f"  {method}" for method in METHODS]
+    yield from ("", *table_lines(found, {"positions detected": names}, shown))
+    shown = {"number": ("", "galaxies", 0)}
+    for method in METHODS:
+        shown[f"median_{method}"] = (method, "median", 3)
+        shown[f"p90_{method}"] = ("", "90 %", 3)
     for positions, words in POSITIONS.items():
-        yield from ("", f"abs(dF / F), {words}")
-        yield from _table_lines(table[table["positions"] == positions])
+        rows = tables["table"][tables["table"]["positions"] == positions]
+        names = []
+        for name, low, high in rows.iterrows("by", "low", "high"):
+            limits = f"{low:g}" if name == "number" else limits_text(low, high)
+            names.append(f"  {name} {limits}" if name in BINS else f"  {name}")
+        yield from ("", f"abs(dF / F), {words}", *table_lines(rows, {"": names}, shown))
     yield from ("", "truths within the error bars, true positions given (%)")
-    head = ("within 68.3 %", "within 95.4 %", "which is")
-    yield f"{'':24}{'number':>10}" + "".join(f"{words:>17}" for words in head)
-    for row in tables["coverage"]:
-        shares = "".join(share_text(row, f"within_{k}", 17) for k in ("68", "95"))
-        name, wide = f"{row['light']}, {row['of']}", f"± {row['interval_95']:.2f} errors"
-        yield f"  {name:22}{row['number']:10}{shares}{wide:>17}"
-    yield from ("", *_NOTES)
-
-
-def _groups(sources):
-    """Yield names and members of the groups that errors are compared in."""
-    everywhere = {"low": np.nan, "high": np.nan}
-    yield {"by": "all", **everywhere}, np.ones(len(sources), bool)
-    yield {"by": "overlapping", **everywhere}, np.asarray(sources["overlapping"])
-    for name, (_, edges) in BINS.items():
-        values = sources[name]
-        for low, high in pairwise(edges):
-            inside = (values >= low) & (values < high)
-            yield {"by": name, "low": float(low), "high": float(high)}, inside
-
-
-def _compare(sources, errors, chosen):
-    """Return the median of errors, and how much smaller ours is, of some galaxies."""
-    row = {"number": int(chosen.sum())}
-    values = np.stack([np.where(chosen, errors[m], np.nan) for m in METHODS], axis=1)
-    scenes = [v[~np.isnan(v[:, 0])] for v in _by_scene(sources, values)]
-    scenes = _padded([v for v in scenes if len(v)])
-    for k, method in enumerate(METHODS):
-        one = scenes[..., k]
-        row[f"median_{method}"] = _median(one)
-        row[f"median_{method}_error"] = standard_error(one, _median)
-        row[f"p90_{method}"] = _percentile(one)
-    for k, light in enumerate(LIGHTS):
-        pair = scenes[..., [-1, k]]
-        row[f"ratio_{light}"] = _ratio_of_medians(pair)
-        row[f"ratio_{light}_error"] = standard_error(pair, _ratio_of_medians)
-    return row
-
-
-def _by_scene(sources, values):
-    """Split an array with a row for each galaxy by their scenes."""
-    return np.split(values, np.flatnonzero(np.diff(sources["scene"])) + 1)
-
-
-def _table_lines(table):
-    """Lay out errors group by group."""
-    head = "".join(f"{m:>25}" for m in METHODS) + "".join(f"{'ratio,':>16}" for _ in LIGHTS)
-    yield f"{'':40}{'':>6}{head}"
-    head = f"{'median':>17}{'90 %':>8}" * len(METHODS) + "".join(f"{m:>16}" for m in LIGHTS)
-    yield f"{'':36}{'galaxies':>10}{head}"
-    for row in table:
-        name, (low, high) = row["by"], (row["low"], row["high"])
-        if name in BINS:
-            name = f"{name} {f'{low:g}' if name == 'number' else limits_text(low, high)}"
-        cells = "".join(
-            number_text(row[f"median_{m}"], 3, 17, row[f"median_{m}_error"])
-            + number_text(row[f"p90_{m}"], 3, 8)
-            for m in METHODS
-        )
-        cells += "".join(
-            number_text(row[f"ratio_{m}"], 2, 16, row[f"ratio_{m}_error"]) for m in LIGHTS
-        )
-        yield f"  {name:34}{row['number']:10}{cells}"
-
-
-def _padded(scenes):
-    """Put scenes with different numbers of galaxies into one array, NaN where there is none."""
-    most = max(map(len, scenes), default=1)
-    padded = np.full((len(scenes), most, len(METHODS)), np.nan)
-    for row, values in zip(padded, scenes, strict=True):
-        row[: len(values)] = values
-    return padded
-
-
-def _median(values):
-    values = values[~np.isnan(values)]
-    return float(np.median(values)) if values.size else np.nan
-
-
-def _percentile(values):
-    values = values[~np.isnan(values)]
-    return float(np.percentile(values, 90)) if values.size else np.nan
-
-
-def _ratio_of_medians(pairs):
-    theirs, ours = _median(pairs[..., 0]), _median(pairs[..., 1])
-    return theirs / ours if ours > 0 else np.nan
+    yield from (*coverage_lines(tables["coverage"], "light", "of"), "", *_NOTES)
 
 
 def measure_truth(scene):
@@ -528,30 +336,30 @@ def _peaks(image, segments, labels):
     return peaks[:, ::-1].astype(float)
 
 
-def _try(scene, blend, truth, interval_95, *, given):
+def _try(scene, blend, truth, positions, wide):
     """Return what became of the galaxies, and what was detected: in a scene, or by photutils."""
     if scene is None:
-        positions = truth.positions if given else None
         sources, segments = find_sources(NDData(blend), positions=positions)
         places = _peaks(blend, segments, sources["label"])
     else:
         sources = scene.catalog
         places = np.reshape([_peak(scene.component(k)) for k in sources["label"]], (-1, 2))
-    which = np.arange(len(truth.flux)) if given else match_sources(truth.positions, places)
+    which = np.arange(len(truth.flux))
+    if positions is None:
+        which = match_sources(truth.positions, places)
     come_back = (which >= 0) & (which < len(sources))
     rows = which[come_back]
-    flux, error = (np.full(truth.flux.shape, np.nan) for _ in range(2))
-    # a source without light is there, and has none
-    flux[come_back] = np.nan_to_num(Quantity(sources["segment_flux"]).value[rows])
-    found = {"come_back": come_back, "flux": flux}
-    if scene is not None:
-        error[come_back] = Quantity(sources["segment_flux_err"]).value[rows]
-        found["flux_err"] = error
-        flags = np.zeros(len(truth.flux), int)
-        flags[come_back] = sources["flags"][rows]
-        found["flags"] = flags
-        if given:
-            found |= _coverage(scene, truth, interval_95["pixel"])
+    found = {"come_back": come_back}
+    for name, column in (("flux", "segment_flux"), ("flux_err", "segment_flux_err")):
+        if name == "flux" or scene is not None:
+            found[name] = np.full(truth.flux.shape, np.nan)
+            # a source without light is there, and has none
+            found[name][come_back] = np.nan_to_num(Quantity(sources[column]).value[rows])
+    if scene is not None and positions is not None:
+        errors = list(pixel_errors(scene, truth))
+        for name, limit in (("", np.inf), ("_within_68", 1), ("_within_95", wide)):
+            inside = [np.sum(error <= limit * deviation) for error, deviation in errors]
+            found[f"pixels{name}"] = np.array(inside)
     known = np.concatenate([truth.positions, truth.seen])
     pure = (cdist(places, known) <= _RADIUS).any(axis=1)
     counts = {"detected": len(sources), "pure": int(pure.sum())}
@@ -601,14 +409,3 @@ def pixel_errors(scene, truth):
         deviation = component.uncertainty.array[:, footprint]
         stated = deviation > 0  # a component ends somewhere, and nothing is said beyond
         yield np.abs(component.data - light)[:, footprint][stated], deviation[stated]
-
-
-def _coverage(scene, truth, wide):
-    """Return in how many of a footprint's pixels the truth is within the error bars."""
-    counts = np.array(
-        [
-            (len(error), np.sum(error <= deviation), np.sum(error <= wide * deviation))
-            for error, deviation in pixel_errors(scene, truth)
-        ]
-    )
-    return dict(zip(("pixels", "pixels_within_68", "pixels_within_95"), counts.T, strict=True))

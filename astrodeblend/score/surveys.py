@@ -1,7 +1,7 @@
 """Blends of a survey in linear flux, as the benchmark scores them: tables by band and by bin."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 from astropy.table import QTable, vstack
@@ -12,9 +12,16 @@ from astrodeblend.metrics import isophote, moments, psnr
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import draw_psfs
 
-from . import figures
 from .methods import Batch, Conditions
-from .report import Report, closing_lines, rows_of, table_lines
+from .report import (
+    aligned,
+    limits_text,
+    mean,
+    median,
+    number_text,
+    rows_of,
+    table_lines,
+)
 
 __all__ = ["Surveys", "Truth"]
 
@@ -48,28 +55,28 @@ found fewer than two, or stopped with an error, the blend is taken for both sour
 source and an empty sky, whichever scores higher. Its settings are those of the lowest flux error \
 on other blends. Models are scored as they come.
 """.splitlines()
-# What the tables show of a column: heading (two lines), width and digits.
+# What the tables show of a column: heading (two lines) and digits.
 _TRIED = {
-    "blends": ("", "blends", 8, 0),
-    "failures": ("fail-", "ures", 7, 0),
-    "milliseconds": ("ms per", "blend", 10, 1),
+    "blends": ("", "blends", 0),
+    "failures": ("fail-", "ures", 0),
+    "milliseconds": ("ms per", "blend", 1),
 }
 _SHOWN = {
-    "sources": ("", "sources", 9, 0),
-    "flux_mean": ("flux", "mean", 8, 4),
-    "flux_median": ("error", "median", 8, 4),
-    "flux_bias": ("", "bias", 9, 4),
-    "flux_mean_any": ("any", "mean", 8, 4),
-    "flux_median_any": ("S/N", "median", 8, 4),
-    "total_mean": ("total", "mean", 8, 4),
-    "total_median": ("flux", "median", 8, 4),
-    "centroid": ("cen-", "troid", 8, 4),
-    "ellipticity": ("ellip-", "ticity", 8, 4),
-    "psnr": ("PSNR", "dB", 7, 2),
-    "pixels_68": ("within", "pixels", 8, 3),
-    "pixels_95": ("errors:", "95 %", 8, 3),
-    "fluxes_68": ("", "fluxes", 8, 3),
-    "fluxes_95": ("", "95 %", 7, 3),
+    "sources": ("", "sources", 0),
+    "flux_mean": ("flux", "mean", 4),
+    "flux_median": ("error", "median", 4),
+    "flux_bias": ("", "bias", 4),
+    "flux_mean_any": ("any", "mean", 4),
+    "flux_median_any": ("S/N", "median", 4),
+    "total_mean": ("total", "mean", 4),
+    "total_median": ("flux", "median", 4),
+    "centroid": ("cen-", "troid", 4),
+    "ellipticity": ("ellip-", "ticity", 4),
+    "psnr": ("PSNR", "dB", 2),
+    "pixels_68": ("within", "pixels", 3),
+    "pixels_95": ("errors:", "95 %", 3),
+    "fluxes_68": ("", "fluxes", 3),
+    "fluxes_95": ("", "95 %", 3),
 }
 
 
@@ -139,10 +146,13 @@ class Surveys:
     """
 
     limits, best = (-np.inf, np.inf), "flux_mean"
+    quality: ClassVar[dict] = {"ylabel": "median flux error |df/f|, S/N > 20", "yscale": "log"}
     given, grid = "given_of_survey", "grid_of_survey"  # attributes of methods
+    notes = _NOTES
 
     def __init__(self, blends):
         self.blends, self.truth = blends, _truth(blends)
+        self.meta = {"description": str(blends), "survey": blends.survey.name}
 
     @staticmethod
     def check(card):
@@ -206,62 +216,42 @@ class Surveys:
         found = _summary(entry.scores, bright, bright)
         return {name: found[name] for name in ("flux_mean", "flux_median", "psnr")}
 
-    def report(self, found):
-        """Return the `Report`; `benchmark` says what is in its tables."""
-        entries, survey = found.entries, self.blends.survey.name
-        told = {"survey": survey, **found.meta}
-        notes = [*_NOTES, *(note for entry in entries for note in entry.notes())]
-        made = {"machine": found.machine, "versions": found.versions, "notes": notes}
-        meta = {"description": str(self.blends), **told, **made}
-        sets = tuple(sorted({len(self.blends), min(map(len, entries))}, reverse=True))
-        made_of = {"bands": self._bands, "colours": self._colours, "bins": self._bins}
-        tables = {
-            name: [QTable(make(entries, number), meta=dict(meta)) for number in sets]
-            for name, make in made_of.items()
-        }
+    def value(self, entry, number):
+        """Return what is drawn against time, of the first blends."""
+        bright = self.truth.bright[: len(entry)][:number]
+        return median(np.abs(entry.scores["flux"][:number][bright]))
+
+    def tables(self, entries, same, meta):
+        """Return the tables that `benchmark` describes, their lines, and numbers for JSON."""
         rows = [
             {"deblender": entry.name, "version": entry.version, "blends": len(entry)}
             | {"failures": entry.failed, "milliseconds": entry.milliseconds}
             for entry in entries
         ]
-        words = ", ".join(f"{k} {v}" for k, v in told.items() if k != "survey")
-        lines = [f"{self.blends}{', ' if words else ''}{words}", ""]
-        lines += table_lines(QTable(rows), ("deblender", "version"), _TRIED) + list(found.missing)
-        for number, *of_set in zip(sets, *tables.values(), strict=True):
-            title = f"All {number} blends"
-            if number < len(self.blends):
-                title = f"The first {number}, which all tried"
-            lines += ["", title, "=" * len(title), *_text(*of_set)]
-        every = {name: vstack(each, metadata_conflicts="silent") for name, each in tables.items()}
-        bright = self.truth.bright
-        medians = [_median(np.abs(e.scores["flux"][bright[: len(e)]])) for e in entries]
-        pictures = self._pictures(found.drawn)
-        table = every["bands"]
-        return Report(
-            text="\n".join([*lines, *closing_lines(**made)]),
-            tables={"benchmark": table, "bins": every["bins"], "colours": every["colours"]},
-            numbers=meta
-            | {
-                name: {str(n): rows_of(each) for n, each in zip(sets, tables[name], strict=True)}
-                for name in made_of
-            }
-            | {
-                "deblenders": [
-                    {name: value for name, value in vars(entry).items() if name != "scores"}
-                    for entry in entries
-                ],
-                "not installed": list(found.missing),
-            },
-            json="benchmark",
-            figures={
-                "benchmark": lambda: figures.flux_errors(
-                    entries, every["bins"], medians, str(self.blends)
-                ),
-                "panels": lambda: figures.compared(pictures, self._labels(entries)),
-            },
-            card_scores=_card_scores(table, told, len(self.blends)),
-            measured=SimpleNamespace(entries=entries, pictures=pictures, truth=self.truth),
-        )
+        made = ("description", "survey", "machine", "versions", "notes")
+        words = ", ".join(["", *(f"{k} {v}" for k, v in meta.items() if k not in made)])
+        lines = [f"{self.blends}{words}", ""]
+        lines += table_lines(QTable(rows), ("deblender", "version"), _TRIED)
+        number, sets, after = len(self.blends), {}, []
+        titles = {number: f"All {number} blends"}
+        if same:
+            titles[same] = f"The first {same}, which all tried"
+        for most, title in titles.items():
+            tried = [entry for entry in entries if len(entry) >= most]
+            made_of = {"bands": self._bands, "colours": self._colours, "bins": self._bins}
+            sets[most] = {n: QTable(make(tried, most), meta=meta) for n, make in made_of.items()}
+            after += ["", title, "=" * len(title), *_text(**sets[most])]
+        every = {name: [of[name] for of in sets.values()] for name in made_of}
+        numbers = {
+            name: {f"{n}": rows_of(each) for n, each in zip(sets, tables, strict=True)}
+            for name, tables in every.items()
+        }
+        numbers["deblenders"] = [
+            {name: value for name, value in vars(entry).items() if name != "scores"}
+            for entry in entries
+        ]
+        joined = {n: vstack(each, metadata_conflicts="silent") for n, each in every.items()}
+        return {"benchmark": joined.pop("bands")} | joined, (lines, after), numbers
 
     def _bands(self, entries, number):
         """Return rows of scores band by band, of the first blends."""
@@ -271,7 +261,7 @@ class Surveys:
             | self._row(entry, np.broadcast_to(of == b, self.truth.snr.shape), number)
             | {"milliseconds": entry.milliseconds}
             for b, band in enumerate(self.truth.bands)
-            for entry in _tried(entries, number)
+            for entry in entries
         ]
 
     def _bins(self, entries, number):
@@ -286,18 +276,18 @@ class Surveys:
             for quantity, (edges, place) in self.truth.bins().items()
             for k in range(len(edges) - 1)
             for band, which in [*zip(self.truth.bands, bands, strict=True), ("all", bands)]
-            for entry in _tried(entries, number)
+            for entry in entries
         ]
 
     def _colours(self, entries, number):
         """Return rows of the errors of the colours."""
         bands, bright = self.truth.bands, self.truth.bright[:number]
         rows = []
-        for entry in _tried(entries, number):
+        for entry in entries:
             row = {"deblender": entry.name}
             for b in range(len(bands) - 1):
                 error = entry.scores["colour"][:number, :, b][bright[..., b] & bright[..., b + 1]]
-                row[f"{bands[b]}-{bands[b + 1]}"] = _median(np.abs(error))
+                row[f"{bands[b]}-{bands[b + 1]}"] = median(np.abs(error))
             rows.append(row)
         return rows
 
@@ -306,12 +296,11 @@ class Surveys:
         bright = chosen if any_snr else chosen & self.truth.bright[:number]
         return _summary(entry.scores, bright, chosen, self.truth.pixel_scale)
 
-    def _pictures(self, drawn):
-        """Return the first blends and what was made of them in colour."""
+    def pictures(self, first, drawn):
+        """Return the first blends, and what was made of them, in colour."""
         blends = self.blends
-        flux = {"truth": blends.isolated, "blend": blends.blend[:, None]}
-        number = len(drawn[next(iter(drawn))])
-        flux = {name: each[:number] for name, each in flux.items()}
+        number = len(next(iter(drawn.values())))
+        flux = {"truth": blends.isolated[:number], "blend": blends.blend[:number, None]}
         for name, each in list(drawn.items())[1:]:
             flux[name] = each * blends.noise[: len(each), None, :, None, None]
         wavelength = [band.wavelength for band in blends.survey.bands]
@@ -321,7 +310,7 @@ class Surveys:
         }
         return shown | {"blend": shown["blend"][:, 0]}
 
-    def _labels(self, entries):
+    def labels(self, entries, pictures):
         """Return errors of fluxes in the band with the highest signal-to-noise ratios."""
         reference = int(np.argmax(np.median(self.truth.snr, axis=(0, 1))))
         return {
@@ -331,6 +320,22 @@ class Surveys:
             ]
             for entry in entries
         }
+
+    def card_scores(self, table, meta):
+        """Return what models' cards get, by the start of their hashes."""
+        number = len(self.blends)
+        name = f"{meta['survey']} on {meta.get('split', 'parametric')}"
+        table = table[table["blends"] == number]
+        about = {"blends": number} | {name: meta[name] for name in ("seed",) if name in meta}
+        scores = {}
+        for version in np.unique(table["version"]):
+            rows = table[table["version"] == version]
+            of_bands = {
+                metric: {str(row["band"]): round(float(row[column]), 4) for row in rows}
+                for metric, column in _ON_CARD.items()
+            }
+            scores[version] = {name: about | of_bands}
+        return scores
 
 
 def _coverage(components, std, isolated, inside, calibration):
@@ -371,55 +376,27 @@ def _truth(blends):
     )
 
 
-def _text(table, colours, bins):
+def _text(bands, colours, bins):
     """Lay out the tables of the first blends."""
-    some = np.isfinite(table["pixels_68"]).any()
+    some = np.isfinite(bands["pixels_68"]).any()
     shown = {k: v for k, v in _SHOWN.items() if some or not k.startswith(("pixels", "fluxes"))}
-    lines = ["", *table_lines(table, ("band", "deblender"), shown)]
+    yield from ("", *table_lines(bands, ("band", "deblender"), shown))
     names = colours.colnames[1:]
     if names:
-        lines += ["", f"Median error of colours in mag, S/N above {BRIGHT:g} in both bands:"]
-        looks = {name: ("", name, 8, 4) for name in names}
-        lines += table_lines(colours, ("deblender",), looks)[1:]
-    bins = bins[bins["band"] == "all"]
+        yield from ("", f"Median error of colours in mag, S/N above {BRIGHT:g} in both bands:")
+        yield from table_lines(colours, ("deblender",), {name: ("", name, 4) for name in names})
     for quantity, title in {
         "separation": "by separation (arcsec)",
         "fainter": "by magnitudes fainter than the neighbour",
         "snr": "by S/N in the band",
     }.items():
-        rows, looks = {}, {}
-        for row in bins[bins["quantity"] == quantity]:
-            name = _interval(row["low"], row["high"])
-            looks[name] = ("", name, 14, 4)
-            rows.setdefault(row["deblender"], {})[name] = row["flux_median"]
-        table = QTable([{"deblender": name, **row} for name, row in rows.items()])
-        lines += ["", f"Median flux error, all bands together, {title}:"]
-        lines += table_lines(table, ("deblender",), looks)[1:]
-    return lines
-
-
-def _tried(entries, number):
-    return [entry for entry in entries if len(entry) >= number]
-
-
-def _card_scores(table, told, number):
-    """Return what models' cards get, by the start of their hashes."""
-    name = f"{told['survey']} on {told.get('split', 'parametric')}"
-    table = table[table["blends"] == number]
-    about = {"blends": number} | {name: told[name] for name in ("seed",) if name in told}
-    return {
-        version: {
-            name: about
-            | {
-                metric: {
-                    str(row["band"]): round(float(row[column]), 4)
-                    for row in table[table["version"] == version]
-                }
-                for metric, column in _ON_CARD.items()
-            }
-        }
-        for version in np.unique(table["version"])
-    }
+        lines = {"deblender": {}}
+        for row in bins[(bins["band"] == "all") & (bins["quantity"] == quantity)]:
+            name = limits_text(row["low"], row["high"])
+            lines["deblender"][name] = name
+            lines.setdefault(row["deblender"], {})[name] = number_text(row["flux_median"], 4)
+        yield from ("", f"Median flux error, all bands together, {title}:")
+        yield from aligned([[name, *cells.values()] for name, cells in lines.items()])
 
 
 def _summary(scores, chosen, every, pixel_scale=1.0):
@@ -430,16 +407,16 @@ def _summary(scores, chosen, every, pixel_scale=1.0):
     any_flux = np.abs(scores["flux"][: len(every)][every])
     row = {
         "sources": int(chosen.sum()),
-        "flux_mean": _mean(np.abs(values["flux"])),
-        "flux_median": _median(np.abs(values["flux"])),
-        "flux_bias": _mean(values["flux"]),
-        "flux_mean_any": _mean(any_flux),
-        "flux_median_any": _median(any_flux),
-        "total_mean": _mean(np.abs(values["total"])),
-        "total_median": _median(np.abs(values["total"])),
-        "centroid": pixel_scale * _median(values["centroid"]),
-        "ellipticity": _median(values["ellipticity"]),
-        "psnr": _mean(values["psnr"]),
+        "flux_mean": mean(np.abs(values["flux"])),
+        "flux_median": median(np.abs(values["flux"])),
+        "flux_bias": mean(values["flux"]),
+        "flux_mean_any": mean(any_flux),
+        "flux_median_any": median(any_flux),
+        "total_mean": mean(np.abs(values["total"])),
+        "total_median": median(np.abs(values["total"])),
+        "centroid": pixel_scale * median(values["centroid"]),
+        "ellipticity": median(values["ellipticity"]),
+        "psnr": mean(values["psnr"]),
     }
     for name in ("pixels_68", "pixels_95", "fluxes_68", "fluxes_95"):
         if name not in values or not row["sources"]:
@@ -449,19 +426,3 @@ def _summary(scores, chosen, every, pixel_scale=1.0):
         else:
             row[name] = values[name].mean()
     return row
-
-
-def _mean(values):
-    return float(np.mean(values)) if len(values) else np.nan
-
-
-def _median(values):
-    return float(np.median(values)) if len(values) else np.nan
-
-
-def _interval(low, high):
-    if np.isneginf(low):
-        return f"< {high:g}"
-    if np.isposinf(high):
-        return f"> {low:g}"
-    return f"{low:.3g} to {high:.3g}"

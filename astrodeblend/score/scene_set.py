@@ -1,0 +1,120 @@
+"""Scenes with known truth from a folder of galaxies, which anyone can make again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from astrodeblend.simulate import SCENE_MODES, find_images, read_images, simulate_scene
+
+__all__ = ["MOST", "SceneSet", "draw_scenes"]
+
+_FEWEST, MOST = 2, 8  # galaxies in a scene
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSet:
+    """Scenes that anyone can make again.
+
+    Made by `draw_scenes`. Iterating over it makes the scenes, one at a time; a scene is the
+    same however many there are.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        Where the pictures are.
+    paths : tuple of pathlib.Path
+        All that could be taken.
+    split : str or None
+        Which part of the folder they are.
+    mode : {'max', 'sum'}
+        How galaxies become one image.
+    seed : int
+        Where the randomness started from.
+    members : tuple of numpy.ndarray
+        Indices of ``paths``, of every scene.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    split: str | None
+    mode: str
+    seed: int
+    members: tuple[np.ndarray, ...]
+
+    def __len__(self):
+        return len(self.members)
+
+    def __iter__(self):
+        for k, members in enumerate(self.members):
+            images = [read_images([self.paths[j]])[0] for j in members]
+            yield simulate_scene(images, mode=self.mode, rng=_rng(self.seed, k, "perturbation"))
+
+    def names(self, scene):
+        """Return the files of a scene's galaxies, relative to the folder.
+
+        Parameters
+        ----------
+        scene : int
+            Which of the scenes.
+        """
+        return [self.paths[k].relative_to(self.folder).as_posix() for k in self.members[scene]]
+
+    @property
+    def meta(self):
+        """What stands over tables of these scenes: ``recipe``, ``split`` and ``seed``."""
+        return {"recipe": self.mode, "split": self.split or "all", "seed": self.seed}
+
+    def __str__(self):
+        used = np.concatenate(self.members)
+        part = "all images" if self.split is None else f"split {self.split!r}"
+        return (
+            f"{len(self)} scenes with {len(used)} galaxies from {len(np.unique(used))} pictures; "
+            f"{part} of {self.folder}, recipe {self.mode}, seed {self.seed}"
+        )
+
+
+def draw_scenes(folder, *, split=None, mode="max", number=200, seed=1):
+    """Choose galaxies for scenes of two to eight that overlap.
+
+    All numbers from two to eight are as likely, as far as there are galaxies. Where
+    ``splits.csv`` has a column ``isolated``, the galaxies are those with 1 in it.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
+    split : str, optional
+        Which part of them, by the table ``splits.csv`` in the folder. Default: all.
+    mode : {'max', 'sum'}, optional
+        How galaxies become one image.
+    number : int, optional
+        How many scenes.
+    seed : int, optional
+        The same seed and images give the same scenes.
+
+    Returns
+    -------
+    SceneSet
+    """
+    folder = Path(folder)
+    if mode not in SCENE_MODES:
+        raise ValueError(f"mode={mode!r} is none of scenes; choose {' or '.join(SCENE_MODES)}")
+    if number < 1:
+        raise ValueError(f"number={number}: give at least 1 scene")
+    paths = find_images(folder, split=split, isolated=True)
+    if len(paths) < _FEWEST:
+        raise ValueError(
+            f"{str(folder)!r} holds {len(paths)} isolated galaxies; a scene takes at least "
+            f"{_FEWEST}"
+        )
+    members = []
+    for k in range(number):
+        rng = _rng(seed, k, "galaxies")
+        count = rng.integers(_FEWEST, min(MOST, len(paths)) + 1)
+        members.append(rng.choice(len(paths), count, replace=False))
+    return SceneSet(folder, tuple(paths), split, mode, seed, tuple(members))
+
+
+def _rng(seed, scene, what):
+    return np.random.default_rng([seed, scene, ("galaxies", "perturbation").index(what)])
