@@ -33,7 +33,6 @@ __all__ = [
     "flux_ratio",
     "overlap",
     "read_blends",
-    "survey_truth",
     "write_survey_blends",
 ]
 
@@ -123,21 +122,23 @@ class BlendSet:
     @property
     def subfolders(self):
         """The folder's sub-folder that each galaxy's file is in, shape (n, 2); empty if none."""
-        names = [path.relative_to(self.folder).parts for path in self.paths]
-        names = np.array([parts[0] if len(parts) > 1 else "" for parts in names])
-        return names[np.stack([self.draw.central, self.draw.companion], axis=1)]
+        parts = [path.relative_to(self.folder).parts for path in self.paths]
+        return self._of_galaxies([each[0] if len(each) > 1 else "" for each in parts])
 
     @property
     def isolated(self):
         """Whether each galaxy's picture shows it alone, as ``alone`` says, shape (n, 2)."""
-        return np.array(self.alone)[np.stack([self.draw.central, self.draw.companion], axis=1)]
+        return self._of_galaxies(self.alone)
+
+    def _of_galaxies(self, values):
+        return np.array(values)[np.stack([self.draw.central, self.draw.companion], axis=1)]
 
     def __str__(self):
         part = "all images" if self.split is None else f"split {self.split!r}"
         least, most = self.uses
-        times = "once" if most == 1 else f"{most} times"
-        if least < most:
-            times = f"{least} to {most} times"
+        times = f"{most} times" if least == most else f"{least} to {most} times"
+        if most == 1:
+            times = "once"
         return (
             f"{len(self)} blends of {self.galaxies} galaxies, each {times}; "
             f"{part} of {self.folder}, recipe {self.recipe.name}, seed {self.seed}"
@@ -274,16 +275,9 @@ def draw_blends(folder, *, split=None, recipe="reiman2019", number=None, seed=1)
     central, companion = pairs.reshape(-1, 2).T
     paths = tuple(paths[k] for k in used)
     draw = recipe.draw(rng, number, len(used))
-    return BlendSet(
-        folder=Path(folder),
-        paths=paths,
-        alone=_alone(paths, folder),
-        width=max(map(image_width, paths)),
-        split=split,
-        recipe=recipe,
-        seed=seed,
-        draw=replace(draw, central=central, companion=companion),
-    )
+    width, alone = max(map(image_width, paths)), _alone(paths, folder)
+    draw = replace(draw, central=central, companion=companion)
+    return BlendSet(Path(folder), paths, alone, width, split, recipe, seed, draw)
 
 
 def read_blends(path, folder):
@@ -312,7 +306,9 @@ def read_blends(path, folder):
         if definition["rendering"] is not None:
             definition["rendering"] = Rendering(**_tuples(definition["rendering"]))
         recipe = Recipe(**_tuples(definition))
-        columns = {field.name: np.array(table[field.name]) for field in _columns(table)}
+        # of the fields of a draw only those of re-rendering may be missing
+        names = [f.name for f in fields(Draw) if f.name in table.colnames or f.default is MISSING]
+        columns = {name: np.array(table[name]) for name in names}
         columns["mode"] = np.array([recipe.modes.index(mode) for mode in columns["mode"]])
         split = None if table.meta["split"] == "all" else table.meta["split"]
         seed, width = int(table.meta["seed"]), int(table.meta["width"])
@@ -392,39 +388,13 @@ def overlap(isolated, *, fraction=0.1):
     return hidden / np.where(flux > 0, flux, np.nan)
 
 
-def survey_truth(blends):
-    """Return the true parameters of the sources in blends of a survey.
-
-    Parameters
-    ----------
-    blends : `~astrodeblend.simulate.SurveyBlends`
-        As `astrodeblend.simulate.simulate_blends` makes them.
-
-    Returns
-    -------
-    `~astropy.table.QTable`
-        One row per source, with the columns of `astrodeblend.simulate.SurveyBlends.truth`, in
-        ``meta`` the survey, its bands and its pixel scale.
-    """
-    units = {"magnitude": u.mag, "flux": u.nJy}  # AB; FITS knows no such unit
-    units |= dict.fromkeys(("x", "y", "x_centroid", "y_centroid"), u.pix)
-    table = QTable()
-    for name, values in blends.truth().items():
-        table[name] = u.Quantity(values, units[name]) if name in units else values
-    table.meta = {
-        "survey": blends.survey.name,
-        "bands": ",".join(band.name for band in blends.survey.bands),
-        "pixscale": blends.survey.pixel_scale,
-    }
-    return table
-
-
 def write_survey_blends(blends, path, *, overwrite=False):
     """Write blends of a survey to a FITS file, which appears whole or not at all.
 
     Its extensions are BLEND (n, bands, y, x), ISOLATED (n, sources, bands, y, x; the truth,
     without noise) and VARIANCE (n, bands, y, x), in nJy, NOISE (n, bands), the standard deviation
-    of the sky, and the table TRUTH (see `survey_truth`).
+    of the sky, and the table TRUTH: a row per source, with the columns of
+    `astrodeblend.simulate.SurveyBlends.truth`.
 
     Parameters
     ----------
@@ -435,14 +405,19 @@ def write_survey_blends(blends, path, *, overwrite=False):
     overwrite : bool, optional
         Replace a file that is there already.
     """
-    table = survey_truth(blends)
+    units = {"magnitude": u.mag, "flux": u.nJy}  # AB; FITS knows no such unit
+    units |= dict.fromkeys(("x", "y", "x_centroid", "y_centroid"), u.pix)
+    table = QTable()
+    for name, values in blends.truth().items():
+        table[name] = u.Quantity(values, units[name]) if name in units else values
     images = {
         "BLEND": (blends.blend, "nJy"),
         "ISOLATED": (blends.isolated, "nJy"),
         "VARIANCE": (blends.variance, "nJy2"),
         "NOISE": (blends.noise, "nJy"),
     }
-    header = {key.upper(): value for key, value in table.meta.items()}
+    bands = ",".join(band.name for band in blends.survey.bands)
+    header = {"SURVEY": blends.survey.name, "BANDS": bands, "PIXSCALE": blends.survey.pixel_scale}
     _write(header, images, "TRUTH", table, path, overwrite)
 
 
@@ -464,10 +439,3 @@ def _pairs(isolated):
 
 def _tuples(values):
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _columns(table):
-    """Yield the fields of a draw that a list has; only those of re-rendering may be missing."""
-    for field in fields(Draw):
-        if field.name in table.colnames or field.default is MISSING:
-            yield field

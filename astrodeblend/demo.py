@@ -1,23 +1,24 @@
-"""The demonstration: real blends of a picture, taken apart."""
+"""The demonstration: real blends of the Hubble Deep Field, taken apart."""
 
 from pathlib import Path
 
-import numpy as np
 from astropy.io import fits
 from astropy.nddata import NDData
-from astropy.table import Column, QTable, vstack
-from scipy import ndimage
+from astropy.table import vstack
 
-from astrodeblend.detect import find_sources
 from astrodeblend.files import atomic_paths
 from astrodeblend.images import image_to_hdus, read_image, write_fits
 from astrodeblend.plot import panels
 from astrodeblend.results import provenance
-from astrodeblend.scaling import Picture
-from astrodeblend.sky import estimate_sky
 
-__all__ = ["FILES", "run_demo", "select_blends"]
+__all__ = ["BLENDS", "FILES", "run_demo"]
 
+#: Where the clearest blends of two galaxies are in `skimage.data.hubble_deep_field`, (x, y) of the
+#: brighter one: of like brightness, a dip of light between them, little light of others around.
+BLENDS = (
+    (656.4, 591.3), (182.3, 710.1), (540.3, 724.7), (289.9, 107.8), (334.4, 312.8), (446.2, 152.3),
+    (722.7, 636.5), (726.8, 473.5), (213.4, 561.9), (862.2, 758.4), (335.9, 76.3), (29.6, 705.8),
+)  # fmt: skip
 #: What `run_demo` writes.
 FILES = {
     "panels.png": "each blend, its two galaxies, and what is left",
@@ -26,8 +27,8 @@ FILES = {
 }
 
 
-def run_demo(deblender, image, folder, *, number=6, overwrite=False, say=lambda text: None):
-    """Find the clearest blends of a picture, take them apart and write down what came out.
+def run_demo(deblender, image, positions, folder, *, overwrite=False, say=lambda text: None):
+    """Take blends of a picture apart and write down what came out.
 
     Parameters
     ----------
@@ -35,11 +36,11 @@ def run_demo(deblender, image, folder, *, number=6, overwrite=False, say=lambda 
         With a model for colour pictures.
     image : path or array
         A colour picture.
+    positions : sequence
+        Where the central galaxies are, (x, y) in pixels.
     folder : str or path-like
         Where to write ``panels.png``, ``stamps.fits`` and ``catalogue.ecsv``; made if its
         parent exists.
-    number : int, optional
-        How many blends at most.
     overwrite : bool, optional
         Replace files that are there already.
     say : callable, optional
@@ -48,29 +49,11 @@ def run_demo(deblender, image, folder, *, number=6, overwrite=False, say=lambda 
     Returns
     -------
     list of Deblended
-        The results, the clearest blend first.
-
-    Raises
-    ------
-    ValueError
-        If there is no blend of two galaxies in the picture.
-    FileExistsError, FileNotFoundError, PermissionError
-        If a file exists, the folder's parent does not, or nothing can be written there.
+        The results.
     """
+    say(f"taking the {len(positions)} clearest blends apart")
     image = read_image(image)
-    _, height, width = image.data.shape
-    say(f"looking for sources on {width} x {height} pixels")
-    sky = estimate_sky(image)
-    shown = NDData(image.data, mask=image.mask)  # clear is what is so to the eye: no stretch undone
-    sources, segmentation = find_sources(shown, sky, contrast=Picture.division["contrast"])
-    blends = select_blends(image, sky, sources, segmentation, **deblender.card.size_rule)
-    if not len(blends):
-        raise ValueError(f"image has {len(sources)} sources, but no blend of two galaxies")
-    say(f"found {len(sources)} sources, and {len(blends)} places where two overlap")
-    blends = blends[:number]
-    say(f"taking the {len(blends)} clearest blends apart")
-    results = [deblender(image, position=(row["x_centroid"], row["y_centroid"])) for row in blends]
-
+    results = [deblender(image, position=position) for position in positions]
     folder, catalogue = Path(folder), _catalogue(results)
     with atomic_paths(folder, FILES, overwrite=overwrite) as (drawing, stamps, table):
         panels(results).savefig(drawing)
@@ -82,104 +65,12 @@ def run_demo(deblender, image, folder, *, number=6, overwrite=False, say=lambda 
     return results
 
 
-def select_blends(image, sky, sources, segmentation, *, petrosian_radii=5.8, pixels=80):
-    """Pick the clearest blends of two galaxies, the clearest first.
-
-    A blend is clear when two galaxies of like brightness, neither faint nor tiny, touch, a
-    dip of light or a change of colour between them, each around a peak of its own, with little
-    light of others in the stamp. The companion is the brightest of those that lie where the
-    recipe ``reiman2019`` puts it: no further than 16.7 pixels of the stamp along either axis,
-    no nearer than 3.3 along both.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
-    sky : `astrodeblend.sky.Sky`
-        Of the image.
-    sources, segmentation : `~astropy.table.QTable`, `~numpy.ndarray`
-        As `astrodeblend.detect.find_sources` gives them for the picture as it is shown.
-    petrosian_radii, pixels : float, int, optional
-        Width of a stamp in Petrosian radii of its central galaxy, and in its own pixels.
-
-    Returns
-    -------
-    `~astropy.table.QTable`
-        One row per blend, no source in two of them: ``central`` and ``companion`` (labels;
-        the central is the brighter), ``x_centroid`` and ``y_centroid`` of the central,
-        ``separation`` in pixels of the image, ``flux_ratio`` (companion to central),
-        ``clarity`` (0 to 1).
-    """
-    bands = np.where(sky.hidden, 0, (image.data - sky.level) / sky.noise)
-    labels = np.asarray(sources["label"])
-    light = ndimage.gaussian_filter(bands.sum(axis=0), 1.0)
-    peaks = np.reshape(ndimage.maximum_position(light, segmentation, labels), (-1, 2))
-    colour = np.stack([ndimage.sum_labels(band, segmentation, labels) for band in bands], -1)
-    flux = colour.sum(axis=-1)
-    colour /= np.where(flux > 0, flux, 1)[:, None]
-    radius = sources["petrosian_radius"].value
-    place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
-    # a part of a spiral has its peak aside
-    lopsided = np.hypot(*(peaks[:, ::-1] - place).T) / radius
-
-    blends = []
-    for a in range(len(sources)):
-        half = petrosian_radii * radius[a] / 2
-        low, high = place[a] - half, place[a] + half
-        if (low < 0).any() or (high > np.array(light.shape[::-1]) - 1).any():
-            continue
-        offset = np.abs(place - place[a])
-        reach = offset.max(axis=-1) * pixels / (2 * half)
-        near = (reach > 3.3) & (reach < 16.7) & (flux < flux[a])
-        near &= sources["parent"] == sources["parent"][a]
-        if not near.any():
-            continue
-        b = np.flatnonzero(near)[np.argmax(flux[near])]
-        stamp = tuple(slice(int(lo), int(hi) + 1) for lo, hi in zip(low, high, strict=True))[::-1]
-        segments = segmentation[stamp]
-        own, other = segments == labels[a], segments == labels[b]
-        if not (ndimage.binary_dilation(own, np.ones((3, 3))) & other).any():
-            continue
-        along = ndimage.map_coordinates(light, np.linspace(peaks[a], peaks[b], 50).T, order=1)
-        saddle = along.min() / max(min(along[0], along[-1]), 1e-9)
-        unlike = 1 - saddle + 1.5 * np.abs(colour[a] - colour[b]).sum()
-        third = light[stamp][(segments > 0) & ~own & ~other].sum() / (flux[a] + flux[b])
-        ratio = flux[b] / flux[a]
-        clarity = (
-            _ramp(unlike, 0.15, 0.5)
-            * _ramp(saddle, 0, 0.2)
-            * _ramp(max(lopsided[a], lopsided[b]), 0.5, 0)
-            * np.sqrt(_ramp(ratio, 0.05, 0.5))
-            * _ramp(np.log(max(sources["signal_to_noise"][b], 1)), np.log(60), np.log(400))
-            * _ramp(radius[b], 4, 10)
-            * np.exp(-max(third, 0))
-        )
-        if clarity > 0:
-            apart = np.hypot(*offset[b])
-            blends.append((labels[a], labels[b], *place[a], apart, ratio, clarity))
-
-    blends.sort(key=lambda blend: -blend[-1])
-    taken, clearest = set(), []
-    for blend in blends:
-        if taken.isdisjoint(blend[:2]):
-            taken.update(blend[:2])
-            clearest.append(blend)
-    names = ["central", "companion", "x_centroid", "y_centroid"]
-    names += ["separation", "flux_ratio", "clarity"]
-    return QTable(rows=clearest or None, names=names, dtype=[int, int] + 5 * [float])
-
-
-def _ramp(value, low, high):
-    """Rise from 0 at ``low`` to 1 at ``high``, level outside."""
-    return np.clip((value - low) / (high - low), 0, 1)
-
-
 def _catalogue(results):
     """Stack the tables of all blends, which they number from 1."""
     tables = []
     for number, result in enumerate(results, start=1):
         table = result.to_table()
-        table.add_column(Column([number] * len(table), name="blend"), index=0)
+        table.add_column([number] * len(table), 0, "blend")
         table.meta = {}
         tables.append(table)
     catalogue = vstack(tables)

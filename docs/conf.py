@@ -85,6 +85,7 @@ numpydoc_validation_overrides = {"PR01": [r"Attributes\n\s*-{10}"]}
 numpydoc_validation_exclude = {
     *(r"\.Moments\b", r"\.Flag\b", r"\.Found\b", r"\.Conditions\b"),  # tuples and an enum
     r"\.(Catalogue|FieldTruth|Seen)\b",  # tuples
+    r"score\.(Entry|Examples|FieldEntry|SceneSet|Truth)\b",  # what a report is made of
     r"score\.(Photutils|SEP|Scarlet2|Model)\.(split|find|components|catalogue)",  # as on Method
     r"\.(field_inference|flags|inference|scaling|sky|stamps|walk)\.",  # for those who read the code
 }

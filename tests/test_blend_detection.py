@@ -28,7 +28,7 @@ def known(score, second, blended, separation):
     meta = {"model": "tiny", "sha256": "0" * 64, "arithmetic": "float32", "stamps": number}
     meta |= {"split": "all", "seed": 1}
     of = {"folder": "FOLDER", "galaxies": 10, "threshold": 0.9}
-    return _report(stamps, np.array([0.1, 0.95]), meta, of)
+    return _report(stamps, meta, of)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,6 @@ class TestTables:
         assert {path.name for path in (tmp_path / "scores").iterdir()} == set(FILES["detection"])
         content = json.loads((tmp_path / "scores" / "scores.json").read_text())
         assert content["area"]["score"]["area"] == 1
-        assert content["untouched_above_threshold"] == 0.5
         again = QTable.read(tmp_path / "scores" / "table.ecsv")
         assert len(again) == len(perfect.tables["table"]) == len(content["table"])
         with pytest.raises(FileExistsError):
@@ -96,7 +95,6 @@ class TestTables:
         text = str(perfect)
         assert "2000 stamps of 10 isolated galaxies" in text
         assert "false alarms as photutils has them" in text
-        assert "2 pictures as they are: 50.0 % above the threshold" in text
 
 
 def test_a_model_without_a_score_is_refused(tiny_model, galaxies):

@@ -293,7 +293,7 @@ class TestModels:
         assert np.isnan(nothing["pixels_68"])
 
     def test_of_another_kind(self, blends, tiny_model):
-        with pytest.raises(ValueError, match="takes pictures; these blends are linear"):
+        with pytest.raises(ValueError, match="takes pictures; these are linear flux"):
             run(blends, models=[Deblender.load(tiny_model, device="cpu")])
 
     def test_blends_of_three(self):

@@ -11,18 +11,12 @@ from . import options
     "astrodeblend simulate --survey lsst --bands g,r,i,z,y -n 100 -o blends.fits --plot",
     "astrodeblend simulate --survey MY.yaml --images galaxies -o blends.fits",
 )
-@options.data("For surveys of SDSS; without, their galaxies are parametric alone.")
+@options.data("For surveys colour pictures of SDSS; without, their galaxies are parametric alone.")
 @options.split("all")
 @options.recipe
 @options.survey
 @options.bands("Of the survey. Default: all.")
-@click.option(
-    "--sources",
-    type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    help="With --survey: how many sources a blend has.",
-)
+@options.whole("--sources", 2, "With --survey: how many sources a blend has.")
 @options.number("How many blends.", default=100, show_default=True)
 @options.seed
 @click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
@@ -44,6 +38,8 @@ def simulate(
     ISOLATED (without noise), VARIANCE, NOISE (that of the sky in each band) and the table TRUTH.
     It takes GalSim.
     """
+    import numpy as np
+
     from astrodeblend.blends import draw_blends
 
     other = ("bands", "sources") if survey is None else ("recipe",)
@@ -66,7 +62,7 @@ def simulate(
             blend, isolated = blends.write(fits_file, progress=True)
             text = str(blends)
             if picture:
-                _draw(blend[:8], isolated[:8], picture)
+                _draw(np.concatenate([blend[:8, None], isolated[:8]], axis=1), picture)
     click.echo(text)
     click.echo(options.wrote(written))
     return {"files": written, "number": number, "seed": seed}
@@ -83,16 +79,14 @@ def _write_survey(blends, fits_file, picture):
     if picture:
         wavelength = [band.wavelength for band in blends.survey.bands]
         rows = np.concatenate([blends.blend[:8, None], blends.isolated[:8]], axis=1)
-        rows = in_colour(rows, blends.noise[:8], wavelength)
-        _draw(rows[:, 0], rows[:, 1:], picture)
+        _draw(in_colour(rows, blends.noise[:8], wavelength), picture)
 
 
-def _draw(blend, isolated, path):
-    """Draw blends, a column each, over their central galaxies and their companions."""
+def _draw(rows, path):
+    """Draw blends, a column each, over their galaxies, (n, rows, bands, y, x)."""
     import numpy as np
     from PIL import Image
 
-    rows = np.concatenate([blend[:, None], isolated], axis=1)  # (n, rows, bands, y, x)
     rows = rows.transpose(1, 3, 0, 4, 2)  # (rows, y, n, x, bands)
     pixels = rows.reshape(rows.shape[0] * rows.shape[1], -1, rows.shape[-1])
     Image.fromarray((255 * pixels).round().astype(np.uint8)).save(path)

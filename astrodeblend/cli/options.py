@@ -109,6 +109,12 @@ def number(text, **options):
     return click.option("-n", "--number", type=click.IntRange(min=1), help=text, **options)
 
 
+def whole(name, default, text, *, least=1):
+    """Return an option that is a whole number."""
+    kind = click.IntRange(min=least)
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
+
+
 def peers(names, text):
     """Return the option --peer, which gives all that are chosen."""
     return click.option("--peer", "peers", type=click.Choice(names), multiple=True, help=text)
@@ -216,25 +222,8 @@ def survey_blends(survey, number, data, split, *, bands, seed, **options):
 def outputs(out, plot, *, overwrite, inputs=(), others=()):
     """Refuse output files before the work, write them after it, all or none.
 
-    Parameters
-    ----------
-    out : str
-        The main file.
-    plot : bool
-        Whether a picture is wanted too.
-    overwrite : bool
-        Replace files that are there already.
-    inputs : sequence of str, optional
-        Files that are read, and so may not be written.
-    others : sequence of str or None, optional
-        Other files; None for none.
-
-    Yields
-    ------
-    places : list of pathlib.Path
-        Where to write for the time being: ``out``, the picture, and the others; None for none.
-    written : list of str
-        The files.
+    ``inputs`` are read, and so may not be written. Yields where to write for the time being,
+    ``out``, its picture and ``others`` (None for none), and the names of the files.
     """
     from astrodeblend.files import atomic_path
 

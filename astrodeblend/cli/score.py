@@ -19,8 +19,8 @@ PEERS = ("photutils", "sep", "scarlet2")
     "astrodeblend benchmark --fields lsst -n 20 --out benchmark",
 )
 @options.data(
-    "With --survey or --fields half of the galaxies are of these, which are then of SDSS; without, "
-    "all are parametric."
+    "With --survey or --fields half of the galaxies are of these, which are then colour pictures "
+    "of SDSS; without, all are parametric."
 )
 @options.split()
 @options.recipe
@@ -30,13 +30,7 @@ PEERS = ("photutils", "sep", "scarlet2")
     metavar="NAME|YAML",
     help="Instead, whole fields of such a survey, with sources anywhere, to be found and split.",
 )
-@click.option(
-    "--size",
-    type=click.IntRange(min=16),
-    default=300,
-    show_default=True,
-    help="Of fields, in pixels.",
-)
+@options.whole("--size", 300, "Of fields, in pixels.", least=16)
 @click.option(
     "--density",
     type=click.FloatRange(min=0, min_open=True),
@@ -59,20 +53,14 @@ PEERS = ("photutils", "sep", "scarlet2")
     "models of the package for colour pictures, or with --survey for linear flux.",
 )
 @options.peers(PEERS, "Another deblender; may be given several times. Default: all.")
-@click.option(
-    "--scarlet2-blends",
-    type=click.IntRange(min=1),
-    default=30,
-    show_default=True,
-    help="On how many of the blends, the first, scarlet2 is tried: it takes seconds for one.",
-)
-@click.option(
-    "--scarlet2-fields",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="On how many of the fields, the first, scarlet2 is tried: it takes minutes for one.",
-)
+@options.whole(
+    "--scarlet2-blends", 30,
+    "On how many of the blends, the first, scarlet2 is tried: it takes seconds for one.",
+)  # fmt: skip
+@options.whole(
+    "--scarlet2-fields", 1,
+    "On how many of the fields, the first, scarlet2 is tried: it takes minutes for one.",
+)  # fmt: skip
 @click.option(
     "--tune",
     is_flag=True,
@@ -105,18 +93,15 @@ def benchmark(
     highest mean PSNR on the val split; --tune prints what each setting scores.
 
     With --survey blends are of two sources in linear flux, whose light adds, seen through each
-    band's PSF, with noise; it takes GalSim (pip install astrodeblend[galsim]). The tables have,
-    band by band, errors of flux, colour, position and shape, PSNR over the truth's peak, and how
-    well stated errors hold; then the flux errors by separation, flux ratio and signal-to-noise
-    ratio. All of it is printed again for the blends that scarlet2 has tried. scarlet2 and models
-    are given the true positions, scarlet2 also the PSFs. --out also writes
-    bins.ecsv and colours.ecsv.
+    band's PSF, with noise; it takes GalSim (pip install astrodeblend[galsim]). Tables have errors
+    of flux, colour, position and shape band by band, and how well stated errors hold; then flux
+    errors by separation, flux ratio and signal-to-noise ratio. scarlet2 and models are given the
+    true positions, scarlet2 also the PSFs. --out also writes bins.ecsv and colours.ecsv.
 
     With --fields sources are to be found, too. A first table has what counts most, with detection
-    included; then come, class by class of signal-to-noise ratio, neighbour and size, completeness,
-    purity, errors of flux over the noise limit, of colour, centroid and ellipticity, and how well
-    error bars hold, of detected and of given positions. --out writes fields.ecsv, fields.json and
-    fields.png.
+    included; then come, class by class, completeness, purity, errors of flux over the noise limit,
+    of colour, centroid and ellipticity, and how well error bars hold, of detected and of given
+    positions. --out writes fields.ecsv, fields.json and fields.png.
     """
     from astrodeblend import score
 
@@ -149,22 +134,13 @@ def benchmark(
     if out is not None:
         options.check_folder(out, score.FILES[kind], overwrite=overwrite)
     if fields:
+        models = models or _models("noise", fields=True)
         report = score.benchmark_fields(
-            fields,
-            number or 20,
-            seed=seed,
-            models=[
-                options.load_model(name, **how) for name in models or _models("noise", fields=True)
-            ],
-            peers=peers or PEERS,
-            bands=bands,
-            scarlet2_fields=scarlet2_fields,
+            fields, number or 20, seed=seed, peers=peers or PEERS, bands=bands, size=size,
+            models=[options.load_model(name, **how) for name in models], density=density,
             meta={"data": f"{data}, split {split or 'all'}"} if data else None,
-            progress=True,
-            size=size,
-            density=density,
-            **_real_galaxies(data, split),
-        )
+            scarlet2_fields=scarlet2_fields, progress=True, **_real_galaxies(data, split),
+        )  # fmt: skip
         return _show(report, out, overwrite)
     meta = None
     if survey:
@@ -185,14 +161,9 @@ def benchmark(
     models = models or _models("noise" if survey else "picture")
     if not models:
         click.echo("no model of the package takes linear flux; give one by --model", err=True)
-    report = score.benchmark(
-        blends,
-        models=[options.load_model(name, **how) for name in models],
-        peers=chosen,
-        slow_blends=scarlet2_blends,
-        meta=meta,
-        progress=True,
-    )
+    loaded = [options.load_model(name, **how) for name in models]
+    common = {"slow_blends": scarlet2_blends, "meta": meta, "progress": True}
+    report = score.benchmark(blends, models=loaded, peers=chosen, **common)
     return _show(report, out, overwrite, card=models[0] if card else None)
 
 
@@ -452,11 +423,9 @@ def _folders(out, recipes, names, *, overwrite):
     """Return where to write for each recipe, None for nowhere; refuse what cannot be written."""
     if out is None:
         return [None] * len(recipes)
-    if len(recipes) == 1:
-        options.check_folder(out, names, overwrite=overwrite)
-        return [Path(out)]
-    options.check_folder(out, (), overwrite=overwrite)
-    folders = [Path(out) / recipe for recipe in recipes]
+    alone = len(recipes) == 1
+    options.check_folder(out, names if alone else (), overwrite=overwrite)
+    folders = [Path(out) if alone else Path(out) / recipe for recipe in recipes]
     for folder in folders:
         if folder.exists():
             options.check_folder(folder, names, overwrite=overwrite)

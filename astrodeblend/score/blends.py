@@ -20,12 +20,13 @@ from astrodeblend import __version__
 
 from . import figures
 from .choice import by_position, checked, kindest
-from .methods import Found, Model, Nothing, attempt
+from .methods import Model, Nothing, attempt
 from .photutils import Photutils
 from .pictures import Pictures
 from .report import Report, closing_lines
 from .scarlet2 import Scarlet2
 from .sep import SEP
+from .shares import Found
 from .surveys import Surveys
 
 __all__ = [
@@ -75,42 +76,9 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, meta=None, progr
     Returns
     -------
     Report
-        Of pictures the table ``benchmark`` has a row per ``deblender``, with its ``version`` and
-        the number of ``blends`` it was tried on. Columns of both components together:
-        ``psnr_mean``, its standard error ``psnr_error`` (by bootstrap over blends),
-        ``psnr_median``, ``psnr_p1`` (1st percentile) and ``psnr_min`` in dB; ``psnr_by_position``,
-        the mean when components are told apart by position instead of in the peer's favour;
-        ``psnr_same_blends``, the mean on the blends that all have tried, and ``psnr_same_error``
-        (only if some were tried on fewer); the means of ``ssim`` and ``ssim_reiman2019``;
-        ``flux_error``, the median of the modulus; ``failures``, blends in which fewer than two
-        sources were found; and ``milliseconds`` per blend.
-
-        Of a survey all tables are of all blends and, if some deblenders were tried on fewer,
-        again of those that all have tried, told apart by the column ``blends``:
-
-        ``benchmark``
-            A row per ``band`` and ``deblender``, with its ``version`` and the number of
-            ``sources`` with a signal-to-noise ratio above 20 in the band, which the other columns
-            are about. ``flux_mean``, ``flux_median``: of the modulus of the relative error of the
-            flux in the true source's footprint; ``flux_bias``: mean of that error;
-            ``flux_mean_any``, ``flux_median_any``: of all sources; ``total_mean``,
-            ``total_median``: of the flux in the whole stamp; medians of the errors of
-            ``centroid`` (arcsec) and ``ellipticity``; ``psnr``: mean in dB, relative to the
-            truth's peak in the band; ``pixels_68``, ``pixels_95``, ``fluxes_68``, ``fluxes_95``:
-            part of pixels in the footprints and of fluxes within the errors that are stated, NaN
-            where none are; and ``milliseconds`` per blend.
-        ``bins``
-            A row per ``quantity``, bin (from ``low`` to ``high``), ``band`` (one of them, or
-            "all") and ``deblender``. ``separation`` is in arcsec; ``fainter`` is by how many
-            magnitudes a source is fainter than its neighbour in the reference band; ``snr`` is
-            its signal-to-noise ratio in the band; bins of ``snr`` hold all sources.
-        ``colours``
-            For each pair of adjacent bands the median of the modulus of the colour's error in
-            mag, of sources with a signal-to-noise ratio above 20 in both, infinite where a flux
-            is not positive.
-
-        ``measured`` has ``entries``, what each deblender scored (`Entry`), ``pictures`` of the
-        first few blends, and of a survey ``truth`` (`Truth`).
+        Its tables are described in :ref:`score-tables`. ``measured`` has ``entries``, what each
+        deblender scored (`Entry`), ``pictures`` of the first few blends, and of a survey
+        ``truth`` (`Truth`).
     """
     task = _task(blends)
     if peers is None:
@@ -218,42 +186,24 @@ def _task(blends):
 class Entry:
     """What one deblender scored.
 
-    Attributes
-    ----------
-    name, version : str
-        Of the deblender.
-    kind : {"nothing", "peer", "model"}
-        What it is.
-    given : str
-        What it was told.
-    settings : dict
-        Of a peer.
-    failures : dict of str to int
-        Why blends were not separated, and how many.
-    milliseconds : float
-        Per blend; NaN for doing nothing.
-    timed : str
-        How.
-    scores : dict of str to numpy.ndarray
-        Of every component, central first. Of pictures, shape (blends, 2): ``psnr``,
-        ``ssim_reiman2019``, ``ssim``, ``flux_error`` (relative, with its sign), and
-        ``by_position``, the PSNR if nothing but the galaxies' positions is used to tell the
-        components apart. Of a survey, shape (blends, 2, bands): ``flux`` in the footprint and
-        ``total`` flux (relative errors with their sign), ``centroid`` (pixels), ``ellipticity``,
-        ``psnr`` (dB); errors of the ``colour`` of adjacent bands (mag), shape (blends, 2, bands -
-        1). Of those that state errors also how many ``pixels`` there are in the footprint, how
-        many of these are within the intervals, ``pixels_68`` and ``pixels_95``, and whether the
-        flux is, ``fluxes_68`` and ``fluxes_95``.
+    ``scores`` are of every component, central first. Of pictures, shape (blends, 2): ``psnr``,
+    ``ssim_reiman2019``, ``ssim``, ``flux_error`` (relative, with its sign), and ``by_position``,
+    the PSNR if nothing but the galaxies' positions is used to tell the components apart. Of a
+    survey, shape (blends, 2, bands): ``flux`` in the footprint and ``total`` flux (relative errors
+    with their sign), ``centroid`` (pixels), ``ellipticity``, ``psnr`` (dB); errors of the
+    ``colour`` of adjacent bands (mag), shape (blends, 2, bands - 1). Of those that state errors
+    also how many ``pixels`` there are in the footprint, how many of these are within the intervals,
+    ``pixels_68`` and ``pixels_95``, and whether the flux is, ``fluxes_68`` and ``fluxes_95``.
     """
 
     name: str
     version: str
-    kind: str
-    given: str
-    settings: dict
-    failures: dict
-    milliseconds: float
-    timed: str
+    kind: str  # "nothing", "peer" or "model"
+    given: str  # what it was told
+    settings: dict  # of a peer
+    failures: dict  # why blends were not separated, and how many
+    milliseconds: float  # per blend; NaN for doing nothing
+    timed: str  # how
     scores: dict
 
     def __len__(self):

@@ -67,18 +67,13 @@ def add_scene_calibration(model, folder, *, split="val", scenes=40, seed=2, prog
     sets = [draw_scenes(folder, mode=mode, **options) for mode in SCENE_MODES]
     calibration = replace(Calibration(**card.calibration), in_scenes={})
     fitted = calibration
-    total = _PASSES * sum(map(len, sets))
-    with tqdm(total=total, desc="scenes", unit="scene", disable=not progress) as bar:
-        for _ in range(_PASSES):
-            so_far = replace(card, calibration=_with(calibration, fitted))
-            deblender = Deblender(network, so_far, dtype="float32")
-            pixels, fluxes = [], []
-            for scene in chain(*sets):
-                of_pixels, of_fluxes = _errors(deblender, scene)
-                pixels.append(of_pixels)
-                fluxes.append(of_fluxes)
-                bar.update()
-            fitted = _scaled(fitted, np.concatenate(pixels), np.concatenate(fluxes))
+    for turn in range(_PASSES):
+        so_far = replace(card, calibration=_with(calibration, fitted))
+        deblender = Deblender(network, so_far, dtype="float32")
+        total, words = sum(map(len, sets)), f"scenes, turn {turn + 1} of {_PASSES}"
+        bar = tqdm(chain(*sets), words, total, disable=not progress, unit="scene")
+        errors = zip(*(_errors(deblender, scene) for scene in bar), strict=True)
+        fitted = _scaled(fitted, *map(np.concatenate, errors))
     fit = {"scenes": scenes, "recipes": list(SCENE_MODES), "split": split, "seed": seed}
     card = replace(card, calibration=_with(calibration, replace(fitted, fit=fit)))
     write_card(model, card)
@@ -165,18 +160,13 @@ def add_field_calibration(
     calibrate(network, tqdm(batches, "probabilities", disable=not progress), nullcontext)
     deblender = Deblender(network, replace(card, calibration={}), dtype="float32")
     pixels, rows = [], {light: [] for light in LIGHTS}
-    total = number * len(surveys)
-    with tqdm(total=total, desc="error bars", unit="field", disable=not progress) as bar:
-        for survey in surveys:
-            for k in range(number):
-                fields = simulate_fields(
-                    survey, 1, seed + 1000 * k, images=images[0], large_images=images[1]
-                )
-                some, tables = _field_errors(deblender, fields)
-                pixels.append(some)
-                for light, table in tables.items():
-                    rows[light].append(table)
-                bar.update()
+    starts = [(survey, seed + 1000 * k) for survey in surveys for k in range(number)]
+    for survey, start in tqdm(starts, "error bars", disable=not progress, unit="field"):
+        fields = simulate_fields(survey, 1, start, images=images[0], large_images=images[1])
+        some, tables = _field_errors(deblender, fields)
+        pixels.append(some)
+        for light, table in tables.items():
+            rows[light].append(table)
     pixels = np.concatenate(pixels)
     rows = {light: np.concatenate(tables) for light, tables in rows.items()}
     if min(map(len, rows.values())) < 100:

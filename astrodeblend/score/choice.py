@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from .methods import Found
+from .shares import Found
 
 __all__ = ["by_position", "checked", "kindest"]
 

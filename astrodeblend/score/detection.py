@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from astrodeblend.detect import find_sources
 from astrodeblend.images import read_image
-from astrodeblend.simulate import find_images, read_images, reduce_image
+from astrodeblend.simulate import find_images, read_images
 from astrodeblend.simulate.doubles import FARTHEST, make_doubles
 
 from .report import Report, about, about_text, aligned, rows_of, standard_error, table_lines
@@ -56,34 +56,7 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
     Returns
     -------
     Report
-        Its tables:
-
-        ``table``
-            A row for every operating ``point``, ``method`` (``score``, ``photutils``) and bin
-            of separation, ``low`` to ``high`` in stamp pixels, the last row of each being all
-            together. ``number`` of blends, ``completeness`` (the share that is found) and its
-            binomial ``error``, ``false_alarms`` (the share of single galaxies that are taken
-            for blends), and ``purity`` (the share of blends among what is found where half of
-            all are, completeness / (completeness + false alarms)). The points: ``photutils``, its
-            deblending as the package uses it, any second source counting, beside the scores
-            above whatever threshold has as many false alarms; ``1 %``, scores and flux ratios of
-            second sources above thresholds with 1 % of false alarms; ``threshold``, scores above
-            the model's own; ``threshold, plain``, that of the stamps that are neither re-rendered
-            nor coarse.
-        ``reliability``
-            A row for every tenth from ``low`` to ``high``: the ``number`` of stamps with such
-            scores, their mean ``score``, the share that is ``blended`` and its binomial
-            ``error``. Empty ones are left out.
-        ``stamps``
-            A row for every stamp: whether it is ``blended``, ``separation`` in stamp pixels and
-            ``flux_ratio`` of fainter to brighter galaxy (NaN for one alone), ``plain`` (neither
-            re-rendered nor coarse), the model's ``score``, and ``second``: the flux of the second
-            brightest source that photutils finds within 18 pixels of the middle, over that of the
-            brightest, and 0 if there is no second.
-
-        ``numbers["area"]`` has the area under the curve of completeness over false alarms of both
-        methods, the probability that a blend comes before a single galaxy (ties count half), and
-        its error, by bootstrap over stamps.
+        Its tables are described in :ref:`score-tables`.
     """
     card = deblender.card
     if deblender.blend_threshold is None:
@@ -118,11 +91,11 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
     meta = about(deblender) | {"stamps": len(columns["score"]), "split": split or "all"}
     meta["seed"] = seed
     of = {"folder": str(folder), "galaxies": len(paths), "threshold": deblender.blend_threshold}
-    return _report(QTable(columns), _scores_of_pictures(deblender, images), meta, of)
+    return _report(QTable(columns), meta, of)
 
 
-def _report(stamps, untouched, meta, of):
-    """Return the report on stamps, and on the scores of pictures as they are."""
+def _report(stamps, meta, of):
+    """Return the report on stamps."""
     threshold = of["threshold"]
     tables = {
         "table": QTable(_operating_points(stamps, threshold), meta=dict(meta)),
@@ -138,8 +111,7 @@ def _report(stamps, untouched, meta, of):
         f"{len(stamps)} stamps of {of['galaxies']} isolated galaxies, half of them of two; "
         f"{part} of {of['folder']}, seed {meta['seed']}"
     )
-    above = float(np.mean(untouched > threshold))
-    numbers = meta | of | {"untouched_above_threshold": above, "area": areas}
+    numbers = meta | of | {"area": areas}
     numbers |= {name: rows_of(tables[name]) for name in ("table", "reliability")}
     lines = [about_text(meta), words, "", *_point_lines(tables["table"], threshold), ""]
     lines += [
@@ -155,8 +127,7 @@ def _report(stamps, untouched, meta, of):
         "score": ("", "mean score", 3),
         "blended": ("", "blends (%)", 1, 100),
     }
-    lines += ["", *table_lines(shares, {"blend score": scores}, shown), ""]
-    lines.append(f"{len(untouched)} pictures as they are: {100 * above:.1f} % above the threshold")
+    lines += ["", *table_lines(shares, {"blend score": scores}, shown)]
     return Report(text="\n".join(lines), tables=tables, numbers=numbers, json="scores")
 
 
@@ -227,15 +198,6 @@ def _point_lines(table, threshold):
     rows = table[(table["point"] == "1 %") & (table["method"] == "score")]
     lines.append(["  blends", *map(str, rows["number"]), "", ""])
     return ["completeness (%) by separation (stamp pixels)", *aligned(lines)]
-
-
-def _scores_of_pictures(deblender, images):
-    """Return the blend scores of pictures (n, bands, y, x) of bytes, as they are."""
-    scores = []
-    for start in range(0, len(images), _BATCH):
-        stamps = np.stack([reduce_image(image) for image in images[start : start + _BATCH]])
-        scores.append(deblender.blend_scores(stamps.astype(np.float32) / 255))
-    return np.concatenate(scores)
 
 
 def _second(picture):

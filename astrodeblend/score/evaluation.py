@@ -33,6 +33,7 @@ from .report import (
     aligned,
     coverage_lines,
     limits_text,
+    median,
     number_text,
     ratio_of_sums,
     rows_of,
@@ -54,27 +55,18 @@ BINS = {
         (0, 0.01, 0.1, 0.3, 0.6, np.inf),
     ),
 }
+_OF_BINS = ("number", "mean", "error")  # statistics
 _COVERED = 1024  # blends whose error bars are tried: shares of truths to one or two per cent
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Blends to look at.
+    """Blends to look at."""
 
-    Attributes
-    ----------
-    index : numpy.ndarray of int
-        Which of the blends, counted from 0, shape (n,).
-    blend : numpy.ndarray
-        Shape (n, bands, y, x).
-    isolated, components : numpy.ndarray
-        The truth and what the model made of it, shape (n, 2, bands, y, x), central first.
-    """
-
-    index: np.ndarray
-    blend: np.ndarray
-    isolated: np.ndarray
-    components: np.ndarray
+    index: np.ndarray  # which of the blends, counted from 0, (n,)
+    blend: np.ndarray  # (n, bands, y, x)
+    isolated: np.ndarray  # the truth, (n, 2, bands, y, x), central first
+    components: np.ndarray  # what the model made of it
 
 
 def evaluate(deblender, blends, *, examples=24, progress=False):
@@ -94,42 +86,11 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
     Returns
     -------
     Report
-        Its tables:
-
-        ``table``
-            As the paper's Table 1, a row per ``metric`` and what it is ``of``: both components
-            together, each branch, the components whose galaxies come from each sub-folder (if
-            there are several), those of blends of two pictures that show one galaxy alone (if
-            others do not), the blend itself. Columns: their ``number``; ``mean``, the ``error``
-            of the mean, ``median``, ``max``, ``min``, ``variance``, and ``p1``, the 1st
-            percentile. PSNR is in dB, of images from 0 to 1; ``ssim_reiman2019`` is the lenient
-            scale of the paper, ``ssim`` the strict one. The error is by bootstrap over blends
-            (both components of a blend go together); that galaxies are part of several blends it
-            does not know.
-        ``bins``
-            A row per ``quantity`` (separation, flux ratio, overlap), bin, ``metric`` and what it
-            is ``of`` (both components together, each branch, the blend itself). Columns: the
-            bin's limits ``low`` and ``high``, the ``middle`` (median of the quantity in the bin),
-            the ``number`` of images, their ``mean`` and its ``error``. Empty bins are left out.
-        ``texture``
-            A row each for both components together and each branch. Power of output over truth
-            in the galaxies' footprints, one value per bin of spatial frequency (their middles
-            are ``frequencies`` in the metadata, in cycles per pixel): ``power_ratio`` of the
-            sums, ``median_power_ratio`` of the components' own. On the occluded pixels,
-            ``occluded_psnr`` (dB) and ``occluded_roughness`` (of output over truth), with their
-            errors. `astrodeblend.texture` defines them.
-        ``coverage``
-            `astrodeblend.calibration.Coverage.rows`: how many truths are within the error bars,
-            of pixels in the galaxies' footprints and of fluxes, in the first 1,024 of the blends.
-        ``blends``
-            `astrodeblend.blends.BlendSet.to_table`, ``separation``, ``flux_ratio``,
-            ``overlap_central`` and ``overlap_companion``, and for each metric and branch a
-            column such as ``psnr_central``.
-
-        ``measured`` has the scores of every component, shape (blends, 2), by metric (``scores``),
-        those of the blend itself (``blend_scores``), and the `Examples` that are drawn:
-        ``failures``, the blends with the lowest PSNR (mean of both components), worst first, and
-        ``successes``, random ones of those above the median, chosen by the seed of the blends.
+        Its tables are described in :ref:`score-tables`. ``measured`` has the scores of every
+        component, shape (blends, 2), by metric (``scores``), those of the blend itself
+        (``blend_scores``), and the `Examples` that are drawn: ``failures``, the blends with the
+        lowest PSNR (mean of both components), worst first, and ``successes``, random ones of
+        those above the median, chosen by the seed of the blends.
     """
     card = deblender.card
     check_model(card)
@@ -198,6 +159,7 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
         "calibration": {"blends": len(coverage), **calibrated},
     }  # fmt: skip
     title = f"{card.name} on {len(blends)} blends, recipe {blends.recipe.name}"
+    worst = "lowest PSNR, worst first"
     chance = f"at random from those above the median PSNR (seed {blends.seed})"
     labels = {name: label for name, (label, _) in BINS.items()}
     means = {name: values["mean"] for name, values in PUBLISHED.items()}
@@ -212,9 +174,7 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
             "power": lambda: figures.power(tables["texture"], title=title),
             "calibration": lambda: figures.calibration(**calibrated, title=title),
             "successes": lambda: figures.panels(successes, title=f"{title}: {chance}"),
-            "failures": lambda: figures.panels(
-                failures, title=f"{title}: lowest PSNR, worst first"
-            ),
+            "failures": lambda: figures.panels(failures, title=f"{title}: {worst}"),
         },
         card_scores={card.sha256[:8]: _card_scores(blends, scores, deblender.arithmetic)},
         measured=measured,
@@ -227,7 +187,7 @@ def _card_scores(blends, scores, arithmetic):
     found = {"blends": len(blends), "seed": blends.seed, "arithmetic": arithmetic}
     found |= {} if blends.split else {"data": folder}
     for metric, values in scores.items():
-        statistics = {**table_statistics(values), "p1": np.percentile(values, 1)}
+        statistics = table_statistics(values) | {"p1": np.percentile(values, 1)}
         found[metric] = {name: round(float(v), 4) for name, v in statistics.items()}
     return {f"{blends.recipe.name} on {blends.split or f'folder {folder}'}": found}
 
@@ -270,12 +230,11 @@ def _bins(measured):
             for metric in measured.scores if inside.any() else ():
                 for of, scores in _parts(measured, metric).items():
                     scores = np.where(inside, scores, np.nan)
-                    chosen = ~np.isnan(scores)
-                    if chosen.any():
-                        middle = {"middle": float(np.median(values[chosen]))}
+                    some = values[~np.isnan(scores)]
+                    if some.size:
+                        row = limits | {"metric": metric, "of": of, "middle": median(some)}
                         found = _statistics(scores)
-                        found = {name: found[name] for name in ("number", "mean", "error")}
-                        rows.append(limits | {"metric": metric, "of": of} | middle | found)
+                        rows.append(row | {name: found[name] for name in _OF_BINS})
     return rows
 
 
@@ -302,10 +261,6 @@ def summary_of(evaluations):
     ----------
     evaluations : sequence of Report
         One per recipe.
-
-    Returns
-    -------
-    str
     """
     names = ("PSNR (dB)", "min", "p1", "ssim_reiman2019", "ssim", "PSNR of the blend itself")
     rows = [["recipe", "blends", *names]]
@@ -391,19 +346,14 @@ def _texture_lines(table):
 def _statistics(scores):
     """Summarise scores (blends, 2); those that are NaN do not count."""
     values = scores[~np.isnan(scores)]
+    # of the error: both components of a blend go together
+    sums = np.stack([np.nansum(scores, axis=1), (~np.isnan(scores)).sum(axis=1)], axis=1)
     return {
         "number": len(values),
         **table_statistics(values),
-        "error": _error_of_mean(scores),
+        "error": standard_error(sums[sums[:, 1] > 0], ratio_of_sums),
         "p1": float(np.percentile(values, 1)),
     }
-
-
-def _error_of_mean(scores):
-    """Bootstrap over blends: resample rows of (sum, number), whose components go together."""
-    rows = np.stack([np.nansum(scores, axis=1), (~np.isnan(scores)).sum(axis=1)], axis=1)
-    rows = rows[rows[:, 1] > 0]
-    return standard_error(rows, ratio_of_sums)
 
 
 def _cost(deblender, size):

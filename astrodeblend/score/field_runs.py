@@ -12,69 +12,39 @@ from scipy.spatial.distance import cdist
 
 from astrodeblend.training.field_losses import FAINT, match
 
-from .methods import Catalogue, Method, attempt, ellipticity_of
+from .methods import Catalogue, Method, attempt
+from .shares import ellipticity_of
 
 __all__ = ["Field", "FieldEntry", "FieldRun", "FieldTruth"]
 
 
 class FieldTruth(NamedTuple):
-    """What is true of n sources, an array each.
+    """What is true of n sources, an array each."""
 
-    Attributes
-    ----------
-    field : numpy.ndarray
-        Which field each is in.
-    position, flux, limit, size : numpy.ndarray
-        As `astrodeblend.simulate.Fields` has them.
-    ellipticity : numpy.ndarray
-        As `Catalogue` has it.
-    away : numpy.ndarray
-        Distance to the nearest other source, in pixels.
-    """
-
-    field: np.ndarray
-    position: np.ndarray
+    field: np.ndarray  # which one each is in
+    position: np.ndarray  # this and the next two as `astrodeblend.simulate.Fields` has them
     flux: np.ndarray
     limit: np.ndarray
-    ellipticity: np.ndarray
-    size: np.ndarray
-    away: np.ndarray
+    ellipticity: np.ndarray  # as `Catalogue` has it
+    size: np.ndarray  # half-light radius in pixels
+    away: np.ndarray  # distance to the nearest other source, in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class FieldEntry:
-    """What one deblender made of the first fields.
-
-    Attributes
-    ----------
-    method : Method
-        The deblender.
-    name : str
-        Its name, which no other has.
-    positions : {'detected', 'given'}
-        Where it was asked for sources.
-    found : numpy.ndarray of bool
-        Whether it has found a source of the truth, shape (m,): those of the fields that it tried.
-    sources : Catalogue
-        What it says of these; NaN for those that it did not find.
-    detections : numpy.ndarray
-        Shape (d, 4): of every detection where there are data its signal to noise, the distance to
-        the nearest other one in pixels, whether it is true, and its field. None of given positions.
-    seconds, processor_seconds : numpy.ndarray
-        For each field that it tried.
-    failures : dict of str to int
-        Why it failed, and on how many fields.
-    """
+    """What one deblender made of the first fields."""
 
     method: Method
-    name: str
-    positions: str
-    found: np.ndarray
-    sources: Catalogue
+    name: str  # which no other has
+    positions: str  # "detected" or "given"
+    found: np.ndarray  # whether it has found a source of the truth, of the fields that it tried
+    sources: Catalogue  # what it says of these; NaN for those that it did not find
+    # (d, 4), of every detection where there are data, none of given positions: signal to noise,
+    # distance to the nearest other one in pixels, whether it is true, and its field
     detections: np.ndarray
-    seconds: np.ndarray
+    seconds: np.ndarray  # of each field that it tried
     processor_seconds: np.ndarray
-    failures: dict
+    failures: dict  # why it failed, and on how many fields
 
 
 class Field:

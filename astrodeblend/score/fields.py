@@ -17,7 +17,7 @@ from astrodeblend.training.field_scores import CLOSE, EDGES
 from . import figures
 from .blends import PEERS, name_apart, platform_of
 from .field_runs import Field, FieldRun, FieldTruth
-from .methods import Catalogue, Method, Model, OtherLight, Seen
+from .methods import Catalogue, Method, Model, OtherLight, Seen, check_flux
 from .report import Report, aligned, closing_lines, quantile, rows_of, table_lines
 
 __all__ = ["benchmark_fields"]
@@ -94,29 +94,16 @@ def benchmark_fields(
     Returns
     -------
     Report
-        ``numbers["targets"]`` are the headline numbers, by name of the deblender. The table
-        ``fields`` has a row for each kind of ``positions``, ``deblender`` and ``group`` of sources,
-        by signal to noise (S/N) in the band that counts, distance of the nearest other source
-        (``close`` within 8 pixels, else ``alone``) and ``size``, the half-light radius in pixels:
-        ``sources``; the share that was found (``complete``); the share of detections of that
-        S/N and distance that are sources (``pure``). Of found ones median and 90th percentile
-        of abs(dF) over the noise limit, ``bias`` (the median with its sign), the same of
-        abs(dF / F); errors of the colour to the next bluer band in magnitudes, where S/N is
-        above 10 there; medians of the errors of centroid (pixels) and complex ellipticity; and
-        the shares of fluxes within 1, 2 and ``wide`` errors. ``measured`` has ``entries``
+        Its tables are described in :ref:`score-tables`. ``measured`` has ``entries``
         (`FieldEntry`), ``truth`` (`FieldTruth`), ``band``, the number of the one that signal to
-        noise is of, ``pictures`` of the first field, and two functions: ``targets``, of how many
-        fields, and ``numbers``, of an entry and a class of sources.
+        noise is of, ``pictures`` of the first field, and two functions: ``targets``, of how
+        many fields, and ``numbers``, of an entry and a class of sources.
     """
     for name, value in (("number", number), ("scarlet2_fields", scarlet2_fields)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1")
     for model in models:
-        if model.card.scaling != "noise":
-            raise ValueError(
-                f"model {model.card.name!r} takes {model.card.scaling}s; fields are linear flux, "
-                "choose a model whose scaling is noise"
-            )
+        check_flux(model.card)
     for peer in peers:
         if not isinstance(peer, Method) and peer not in PEERS:
             raise ValueError(f"peers has {peer!r}: choose among {', '.join(PEERS)}")

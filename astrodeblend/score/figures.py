@@ -6,13 +6,13 @@ from itertools import cycle, pairwise
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import NullFormatter
 
 from astrodeblend.metrics import psnr
 
 from .report import limits_text
 
-# Okabe & Ito's colours, told apart by all eyes; each deblender, or each kind of them, with a
-# marker of its own.
+# Okabe & Ito's colours, told apart by all eyes
 _COLOURS = "#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73", "#56B4E9"
 _MARKERS = "osD^v<"
 _GUIDE = {"color": "#777777", "linestyle": ":", "linewidth": 1}
@@ -24,10 +24,6 @@ _STYLES = {
     "apportioned": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
     "network": {"color": "#009E73", "marker": "D", "linestyle": "--"},
     "photutils": {"color": "#D55E00", "marker": "s", "linestyle": ":"},
-}
-_KINDS = {
-    "peer": {"color": "#D55E00", "marker": "s"},
-    "model": {"color": "#0072B2", "marker": "o"},
 }
 _LABELS = {
     "psnr": "PSNR (dB)",
@@ -49,9 +45,8 @@ def _panels(panels, *, title="", rows=1, size=(4.0, 3.6), legend=0, **sharing):
     columns = len(panels) // rows
     figure = Figure((size[0] * columns, size[1] * rows), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    every = figure.subplots(rows, columns, squeeze=False, **sharing)
-    _fill(every.flat, panels, legend)
-    return figure, every
+    _fill(figure.subplots(rows, columns, squeeze=False, **sharing).flat, panels, legend)
+    return figure
 
 
 def _fill(every, panels, legend=0):
@@ -64,6 +59,8 @@ def _fill(every, panels, legend=0):
         axes.set(**options)
         axes.xaxis.label.set_fontsize(9)
         axes.title.set_fontsize(9)
+        if axes.get_xscale() == "log":
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         if k == legend:
             axes.legend(fontsize=8)
@@ -71,8 +68,9 @@ def _fill(every, panels, legend=0):
 
 def distributions(scores, published, *, title):
     """Draw how ``scores`` (by metric, (n, 2)) are distributed, and the ``published`` means."""
-    figure, every = _panels([([], {"xlabel": _LABELS[m]}) for m in scores], title=title, legend=-1)
-    for axes, (metric, values) in zip(every.flat, scores.items(), strict=True):
+    options = [([], {"xlabel": _LABELS[metric], "ylabel": "components"}) for metric in scores]
+    figure = _panels(options, title=title, legend=-1)
+    for axes, (metric, values) in zip(figure.axes, scores.items(), strict=True):
         values = np.where(np.isfinite(values), values, np.nan)
         edges = np.linspace(np.nanmin(values), np.nanmax(values) + 1e-9, 41)
         for k, name in enumerate(("central", "companion")):
@@ -101,7 +99,7 @@ def bins(table, labels, *, title):
             curves.append((rows["middle"], rows["mean"], look))
         panels.append((curves, {"xlabel": label}))
     panels[0][1]["ylabel"] = "mean PSNR (dB)"
-    return _panels(panels, title=title, sharey=True)[0]
+    return _panels(panels, title=title, sharey=True)
 
 
 def power(table, *, title):
@@ -115,7 +113,7 @@ def power(table, *, title):
         options = {"xlabel": "spatial frequency (cycles per pixel)", "xlim": (0, 0.5)}
         panels.append(([([0, 0.5], [1, 1], _GUIDE), *curves], options | {"title": text}))
     panels[0][1].update(ylabel="power of output over truth\nin the footprints", ylim=(0, None))
-    return _panels(panels, title=title, sharey=True)[0]
+    return _panels(panels, title=title, sharey=True)
 
 
 def calibration(curve, binned, *, title):
@@ -135,7 +133,7 @@ def calibration(curve, binned, *, title):
             curves.append((ends, ends, _GUIDE))
         options = {"xlabel": f"standard deviation, {kind}", "xscale": "log", "yscale": "log"}
         panels.append((curves, options | {"ylabel": "error that 68.3 % are below"}))
-    return _panels(panels, title=title)[0]
+    return _panels(panels, title=title)
 
 
 def scenes(table, labels, *, title):
@@ -150,11 +148,12 @@ def scenes(table, labels, *, title):
                 look = {"yerr": np.nan_to_num(rows[f"median_{method}_error"]), "label": method}
                 places = np.arange(len(rows)) + 0.08 * (k - 1)
                 curves.append((places, rows[f"median_{method}"], look | _STYLES[method]))
-            names = [limits_text(row["low"], row["high"]) for row in rows]
+            limits = rows.iterrows("low", "high")
+            names = [f"{x:g}" if quantity == "number" else limits_text(x, y) for x, y in limits]
             options = {"xlabel": label, "xticks": range(len(rows)), "xticklabels": names}
             words = f"median abs(dF / F)\npositions {positions}"
             panels.append((curves, options | {"ylabel": words, "yscale": "log"}))
-    return _panels(panels, title=title, rows=2, sharey=True)[0]
+    return _panels(panels, title=title, rows=2, sharey=True)
 
 
 def quality(entries, scored, number, title, options):
@@ -164,19 +163,19 @@ def quality(entries, scored, number, title, options):
     if there are some who did not try the whole ``number``.
     """
     times, curves = [e.milliseconds for e in entries if e.kind != "nothing"] or [1.0], []
-    for entry, (score, of_same) in zip(entries, scored, strict=True):
+    for entry, (score, of_same), look in zip(entries, scored, _looks(), strict=False):
         label = entry.name + (f" ({len(entry)} blends)" if len(entry) < number else "")
         if entry.kind == "nothing":
             ends = [min(times) / 2, 2 * max(times)]
             curves.append((ends, [score] * 2, {"label": label, **_GUIDE}))
             continue
-        look = {"linestyle": "none", "markersize": 8, **_KINDS[entry.kind]}
+        look |= {"linestyle": "none", "markersize": 8}
         curves.append((entry.milliseconds, score, look | {"label": label}))
         if min(map(len, entries)) < number:
             curves.append((entry.milliseconds, of_same, look | {"fillstyle": "none"}))
     options = {"xlabel": "milliseconds per blend", "xscale": "log"} | options
     options["title"] = textwrap.fill(title, 90)
-    return _panels([(curves, options)], size=(7, 4))[0]
+    return _panels([(curves, options)], size=(7, 4))
 
 
 def fields(entries, numbers, pictures, band):
@@ -200,13 +199,11 @@ def fields(entries, numbers, pictures, band):
         name: ([], {"xscale": "log", "xlabel": f"S/N in {band}", "ylabel": label})
         for name, label in labels.items()
     }
-    looks = zip(cycle(_COLOURS), cycle(_MARKERS), strict=False)
-    for entry, (colour, marker) in zip(entries, looks, strict=False):
-        look = {"color": colour, "marker": marker}
+    for entry, look in zip(entries, _looks(), strict=False):
         rows = [numbers(entry, limits) for limits in pairwise(edges)]
         for name, (curves, _) in panels.items():
             curves.append((middles, [r[name] for r in rows], look | {"label": entry.name}))
-        dotted = {"color": colour, "linestyle": ":"}
+        dotted = {"color": look["color"], "linestyle": ":"}
         panels["error_median"][0].append((middles, [r["error_90"] for r in rows], dotted))
     panels["error_median"][1]["yscale"] = "log"
     panels["within_1"][0].append((edges[[0, -1]], [0.683] * 2, _GUIDE))
@@ -223,27 +220,21 @@ def fields(entries, numbers, pictures, band):
     return figure
 
 
-def panels(examples, *, title, across=3):
-    """Draw `Examples` as the paper does, with the PSNR of each component, so many ``across``."""
-    pictures = [examples.isolated, examples.blend[:, None], examples.components]
-    score = psnr(examples.components, examples.isolated)
-    texts = {(k, 3 + b): f"{score[k, b]:.1f} dB" for k, b in np.ndindex(score.shape)}
-    titles = [f"{when}\n{which}" for when in ("pre-blended", "deblended") for which in _PAIR]
-    titles.insert(2, "blend")
-    return _mosaic(
-        np.concatenate(pictures, axis=1), titles, texts, examples.index, title=title, across=across
-    )
+def _looks():
+    """Yield a look for each deblender."""
+    for colour, marker in zip(cycle(_COLOURS), cycle(_MARKERS), strict=False):
+        yield {"color": colour, "marker": marker}
 
 
-def compared(pictures, labels):
-    """Draw the first blends, a row each: truth, blend, and what each deblender made of it.
+def compared(pictures, labels, **options):
+    """Draw blends, a row each: truth, blend, and what each deblender made of it.
 
     ``pictures`` are the ``"truth"`` and by name what was made of the blends, (n, 2, 3, y, x), and
     the ``"blend"``, (n, 3, y, x); ``labels`` by name what to write on components, (n, 2).
     """
-    number = len(pictures["blend"])
+    number, pair = len(pictures["blend"]), ("central", "companion")
     columns = [pictures["truth"], pictures["blend"][:, None]]
-    titles, texts = [*(f"true\n{which}" for which in _PAIR), "blend"], {}
+    titles, texts = [*(f"true\n{which}" for which in pair), "blend"], {}
     for name, images in pictures.items():
         if name in ("truth", "blend"):
             continue
@@ -251,14 +242,24 @@ def compared(pictures, labels):
             texts[row, len(titles) + branch] = labels[name][row][branch]
         missing = ((0, number - len(images)), *[(0, 0)] * 4)  # it tried fewer blends
         columns.append(np.pad(images, missing, constant_values=1))
-        titles += [f"{name}\n{which}" for which in _PAIR]
-    return _mosaic(np.concatenate(columns, axis=1), titles, texts)
+        titles += [f"{name}\n{which}" for which in pair]
+    return _mosaic(np.concatenate(columns, axis=1), titles, texts, **options)
 
 
-_PAIR = "central", "companion"
+def panels(examples, *, title, across=3):
+    """Draw `Examples` as the paper does, with the PSNR of each component, so many ``across``."""
+    pictures = {"truth": examples.isolated, "blend": examples.blend}
+    pictures["deblended"] = examples.components
+    labels = {"deblended": psnr_texts(examples.components, examples.isolated)}
+    return compared(pictures, labels, numbers=examples.index, title=title, across=across)
 
 
-def _mosaic(pictures, titles, texts, numbers=(), *, title="", across=1):
+def psnr_texts(components, isolated):
+    """Write the PSNR of components, (n, 2)."""
+    return [[f"{score:.1f} dB" for score in pair] for pair in psnr(components, isolated)]
+
+
+def _mosaic(pictures, titles, texts, *, numbers=(), title="", across=1):
     """Draw pictures (rows, columns, 3, y, x) in so many blocks ``across``, texts on (row, column).
 
     ``numbers`` are those of the rows.

@@ -7,19 +7,18 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from astropy.nddata import NDData, StdDevUncertainty
-from astropy.stats import mad_std
 
 from astrodeblend.calibration import Calibration, ask_in_turn
 from astrodeblend.light import LIGHTS, regained
-from astrodeblend.metrics import moments
 from astrodeblend.simulate import get_survey
 from astrodeblend.weights import read_card
+
+from .shares import distortion_of
 
 __all__ = [
     "Batch",
     "Catalogue",
     "Conditions",
-    "Found",
     "Method",
     "Model",
     "Nothing",
@@ -27,33 +26,8 @@ __all__ = [
     "Package",
     "Seen",
     "attempt",
-    "cut",
-    "distortion_of",
-    "ellipticity_of",
-    "grey",
-    "sky_of",
+    "check_flux",
 ]
-
-_STEP = 1 / 255  # of a picture: there is no less noise than its rounding
-_OUTLINE = 1.5  # of the noise of all bands together: shapes of light alone are measured above it
-
-
-class Found(NamedTuple):
-    """Sources that were found in a blend.
-
-    The image of a source is ``sky`` plus its ``light``; of several sources taken for one
-    galaxy, ``sky`` plus the sum of theirs.
-
-    Attributes
-    ----------
-    sky : numpy.ndarray
-        Shape (bands, y, x).
-    light : numpy.ndarray
-        Of each source, shape (sources, bands, y, x).
-    """
-
-    sky: np.ndarray
-    light: np.ndarray
 
 
 class Conditions(NamedTuple):
@@ -143,22 +117,12 @@ class Catalogue(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some blends of two with their truth.
+    """Some blends of two with their truth."""
 
-    Attributes
-    ----------
-    blend, isolated : numpy.ndarray
-        Shape (n, bands, y, x) and (n, 2, bands, y, x).
-    positions : numpy.ndarray
-        Shape (n, 2, 2).
-    conditions : sequence of Conditions or None
-        Of a survey's blends, each.
-    """
-
-    blend: np.ndarray
-    isolated: np.ndarray
-    positions: np.ndarray
-    conditions: list | None = None
+    blend: np.ndarray  # (n, bands, y, x)
+    isolated: np.ndarray  # (n, 2, bands, y, x)
+    positions: np.ndarray  # (n, 2, 2)
+    conditions: list | None = None  # of a survey's blends, each
 
 
 class Method:
@@ -277,6 +241,15 @@ class Method:
         return found.light.sum(axis=0) * noise
 
 
+def check_flux(card):
+    """Refuse a model that is not for linear flux."""
+    if card.scaling != "noise":
+        raise ValueError(
+            f"model {card.name!r} takes {card.scaling}s; these are linear flux, choose a model "
+            "whose scaling is noise"
+        )
+
+
 def attempt(call, *, strict=False):
     """Call another's code, whose warnings are not ours; return its answer and why there is none."""
     try:
@@ -377,13 +350,7 @@ class Model(Method):
 
 
 class OtherLight(Method):
-    """The other light of the scenes that a model has just made.
-
-    Parameters
-    ----------
-    model : Model
-        Which is asked first.
-    """
+    """The other light of the scenes that a model has just made."""
 
     kind, timed = "model", False
 
@@ -396,58 +363,3 @@ class OtherLight(Method):
         """Return the `Catalogue` of that scene."""
         scene = self.model.scenes[positions is not None]
         return self.model.catalogue(scene.with_light(self.model.other))
-
-
-def ellipticity_of(light, noise):
-    """Measure the complex ellipticity of light (m, bands, y, x), each source alone, without noise.
-
-    It is that by moments of the sum of the bands over the sky's ``noise``, (m, bands) or (bands,),
-    where that is above 1.5 deviations of its own noise, or half its peak if that is less.
-    """
-    light = (light / noise[..., None, None]).sum(axis=1) / np.sqrt(light.shape[1])
-    least = np.minimum(_OUTLINE, light.max(axis=(1, 2)) / 2)
-    return moments(light[:, None], light > least[:, None, None]).distortion
-
-
-def distortion_of(major, minor, angle):
-    """Return the complex ellipticity of ellipses of these axes and angles in radians."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (major**2 - minor**2) / (major**2 + minor**2) * np.exp(2j * angle)
-
-
-def _border(blend):
-    """Level and noise of the sky in the outermost pixels, shape (bands,) each."""
-    edge = np.concatenate(
-        [blend[:, 0], blend[:, -1], blend[:, 1:-1, 0], blend[:, 1:-1, -1]], axis=1
-    ).astype(float)
-    return np.median(edge, axis=1), np.maximum(mad_std(edge, axis=1), _STEP / np.sqrt(12))
-
-
-def sky_of(blend, conditions):
-    """Level and noise of the sky: of a survey's image these are known."""
-    if conditions is None:
-        return _border(blend)
-    return np.zeros(len(blend)), np.ones(len(blend))
-
-
-def grey(blend, n_sigma, conditions):
-    """Level of the sky, mean of the bands above it, and the threshold for that."""
-    level, noise = sky_of(blend, conditions)
-    light = blend.mean(axis=0, dtype=float) - level.mean()
-    threshold = n_sigma * noise.min() / np.sqrt(len(blend))
-    if conditions is None:
-        edge = np.concatenate([light[0], light[-1], light[1:-1, 0], light[1:-1, -1]])
-        threshold = max(threshold, n_sigma * mad_std(edge))
-    return level, light, threshold
-
-
-def cut(blend, segments, level, sky):
-    """Give each segment the blend's light in it."""
-    level = level[:, None, None]
-    labels = np.unique(segments[segments > 0])
-    y, x = np.nonzero(segments)
-    light = np.zeros((len(labels), *blend.shape), dtype=np.float32)
-    light[np.searchsorted(labels, segments[y, x]), :, y, x] = (blend - level)[:, y, x].T
-    if sky == "border":
-        return Found(np.broadcast_to(level, blend.shape), light)
-    return Found(np.where(segments > 0, level, blend), light)

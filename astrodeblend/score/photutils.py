@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from astrodeblend.detect import find_sources
 
-from .methods import Catalogue, Package, cut, distortion_of, grey
+from .methods import Catalogue, Package
+from .shares import cut, distortion_of, grey
 
 __all__ = ["Photutils"]
 

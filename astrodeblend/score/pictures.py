@@ -6,6 +6,7 @@ from astropy.table import QTable
 from astrodeblend.metrics import bootstrap_error, flux_error, psnr, ssim, ssim_reiman2019
 from astrodeblend.weights import check_model
 
+from . import figures
 from .methods import Batch
 from .report import rows_of, table_lines
 
@@ -44,12 +45,7 @@ _SHOWN = {
 
 
 class Pictures:
-    """Blends of colour pictures, and how they are scored.
-
-    Parameters
-    ----------
-    blends : BlendSet
-    """
+    """Blends of colour pictures, and how they are scored."""
 
     limits, best, quality = (0, 1), "psnr_mean", {"ylabel": "mean PSNR (dB)"}
     given, grid = "given", "grid"  # attributes of methods
@@ -59,10 +55,7 @@ class Pictures:
         self.blends = blends
         self.meta = {"blends": len(blends), "folder": str(blends.folder), **blends.meta}
 
-    @staticmethod
-    def check(card):
-        """Refuse a model that is not for colour pictures."""
-        check_model(card)
+    check = staticmethod(check_model)
 
     def batches(self, *, progress=False):
         """Yield each `Batch`."""
@@ -107,13 +100,9 @@ class Pictures:
         return {"truth": first.isolated[:number], "blend": first.blend[:number]} | made
 
     def labels(self, entries, pictures):
-        """Return what to write on components."""
-        truth = pictures["truth"]
-        made = {name: pictures[name] for name in pictures if name not in ("truth", "blend")}
-        return {
-            name: [[f"{score:.1f} dB" for score in pair] for pair in psnr(each, truth[: len(each)])]
-            for name, each in made.items()
-        }
+        """Return the PSNR to write on components."""
+        made, truth = pictures.keys() - {"truth", "blend"}, pictures["truth"]
+        return {n: figures.psnr_texts(pictures[n], truth[: len(pictures[n])]) for n in made}
 
     def card_scores(self, table, meta):
         """Return nothing: `evaluate` has what stands on a card."""

@@ -8,6 +8,7 @@ import numpy as np
 from astropy import units as u
 from astropy.nddata import InverseVariance, NDData
 from astropy.table import QTable, vstack
+from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from astrodeblend import __version__
@@ -39,10 +40,6 @@ def real_files(folder):
     ----------
     folder : str or path-like
         As of `score_real_blends`.
-
-    Returns
-    -------
-    list of str
     """
     return [*_TABLES, *(f"{path.stem}.png" for path in _blends_in(folder))]
 
@@ -62,38 +59,19 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
         Which of the bands, in the order in which the model takes them. Default: ``irg`` for
         colour models, all for others.
     peers : sequence of Method, optional
-        Other deblenders, such as `Scarlet2`, to fit the same blends.
-        Their ``deblend_image`` is given the data less
-        the sky that the scene took off, the weights, the PSFs, the bands and the file's peaks:
-        those are never fewer than the sources that are found, and ask nothing of detection.
-        A blend of more than 25 peaks is not tried.
+        Other deblenders, such as `Scarlet2`, to fit the same blends. Their ``deblend_image`` is
+        given the data less the sky that the scene took off, the weights, the PSFs, the bands and
+        the file's peaks. A blend of more than 25 peaks is not tried.
     progress : bool, optional
         Show a progress bar.
 
     Returns
     -------
     Report
-        Its tables:
-
-        ``peaks``
-            A row for every peak: ``blend``, place ``x`` and ``y``, ``signal_to_noise`` (of its
-            pixel, the bands added in units of their noise, as sources are detected); for
-            ``deblender`` and ``photutils`` whether it was ``matched`` and the ``distance`` to the
-            nearest source in pixels, as in ``matched_deblender``; and, of a bright peak that the
-            deblender missed, the ``reason``.
-        ``blends``
-            A row for every blend: how many ``peaks`` and ``sources``, ``masked`` (share of pixels
-            without weight), how many sources were ``not_deblended``, and ``chi_square``:
-            of data less the network's components, per pixel and band in their footprints; and
-            ``chi_square_blended``, in the footprints of sources whose light touches that of
-            others. For every other deblender both of its own model in the same pixels, such as
-            ``chi_square_scarlet2``, NaN where it was not tried or failed.
-
-        Figures are pictures of every blend: the image with its sources, the components together,
-        what they leave over the noise, and below the brightest of those that touch others, each
-        alone. ``measured`` has the ``scenes`` by the names of blends, what was said of those that
-        could not be taken apart (``failures``), and for each other deblender the blends that it
-        was not tried on or failed on, and why (``not_done``).
+        Its tables are described in :ref:`score-tables`. ``measured`` has the ``scenes`` by the
+        names of blends, what was said of those that could not be taken apart (``failures``),
+        and for each other deblender the blends that it was not tried on or failed on, and why
+        (``not_done``).
     """
     paths = _blends_in(folder)
     if bands is None:
@@ -113,46 +91,35 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
         noise = _signal_to_noise(data, weights, places)
         rows = {"blend": len(places) * [path.stem], "x": places[:, 0], "y": places[:, 1]}
         rows["signal_to_noise"] = noise
-        detected, _ = find_sources(read_image(image))
-        of_photutils = np.stack([detected["x_centroid"], detected["y_centroid"]], axis=-1)
+        of_photutils = _places(find_sources(read_image(image))[0])
         try:
             scene = deblender.deblend_scene(image)
         except Exception as error:  # noqa: BLE001 - the rest goes on, and this one is listed
             failures[path.stem] = f"{type(error).__name__}: {error}"
             found = np.zeros((0, 2))
         else:
-            catalog = scene.catalog
-            found = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=-1)
-            flags = np.asarray(catalog["flags"])
             scenes[path.stem] = scene
+            found, flags = _places(scene.catalog), np.asarray(scene.catalog["flags"])
             sky = np.reshape(scene.meta["background"], (-1, 1, 1))
             squares = _chi_squares(scene.residual.data - sky, scene, weights)
             for peer in peers:
-                given = (data - sky, weights, psfs, bands, places)
-                light, why = _light_of(peer, *given)
+                light, why = _light_of(peer, data - sky, weights, psfs, bands, places)
                 if why:
                     not_done[peer.name][path.stem] = why
                 theirs = _chi_squares(data - sky - light, scene, weights)
                 squares |= {f"{name}_{peer.name}": value for name, value in theirs.items()}
-            blends.append(
-                {
-                    "blend": path.stem,
-                    "peaks": len(places),
-                    "sources": len(catalog),
-                    "masked": float(np.mean(weights <= 0)),
-                    "not_deblended": int(np.sum(flags & int(Flag.NOT_DEBLENDED) > 0)),
-                    **squares,
-                }
-            )
+            row = {"blend": path.stem, "peaks": len(places), "sources": len(found)}
+            row["masked"] = float(np.mean(weights <= 0))
+            row["not_deblended"] = int(np.sum(flags & int(Flag.NOT_DEBLENDED) > 0))
+            blends.append(row | squares)
         for method, sources in zip(_METHODS, (found, of_photutils), strict=True):
-            which = match_sources(places, sources, radius=_RADIUS)
-            apart = np.hypot(*(places[:, None] - sources[None]).transpose(2, 0, 1))
-            rows[f"matched_{method}"] = which >= 0
+            rows[f"matched_{method}"] = match_sources(places, sources, radius=_RADIUS) >= 0
+            apart = cdist(places, sources)
             rows[f"distance_{method}"] = apart.min(axis=1, initial=np.inf)
             if method == "deblender":
+                lost = (noise > _BRIGHT) & ~rows["matched_deblender"]
                 rows["reason"] = [
-                    "" if s <= _BRIGHT or which[k] >= 0 else _reason(k, places, found, weights)
-                    for k, s in enumerate(noise)
+                    _reason(k, places, found, weights) if lost[k] else "" for k in range(len(lost))
                 ]
         peaks.append(QTable(rows))
     meta = about(deblender) | {"bands": bands, "version": __version__}
@@ -166,6 +133,11 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
         dpi=75,
         measured=SimpleNamespace(scenes=scenes, failures=failures, not_done=not_done),
     )
+
+
+def _places(table):
+    """Return where sources are, (n, 2)."""
+    return np.stack([table["x_centroid"], table["y_centroid"]], axis=-1)
 
 
 def matched(peaks, method):

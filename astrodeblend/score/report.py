@@ -18,6 +18,7 @@ __all__ = [
     "aligned",
     "closing_lines",
     "coverage_lines",
+    "files",
     "limits_text",
     "mean",
     "median",
@@ -72,8 +73,7 @@ class Report:
     @property
     def files(self):
         """Names of the files that `write` writes."""
-        ends = (self.tables, ".ecsv"), ([self.json] if self.json else [], ".json")
-        return tuple(name + end for names, end in (*ends, (self.figures, ".png")) for name in names)
+        return files(self.tables, [self.json] if self.json else [], self.figures)
 
     def to_dict(self):
         """Return the numbers for JSON: those that are not finite are None."""
@@ -85,15 +85,7 @@ class Report:
         Parameters
         ----------
         card : astrodeblend.weights.Card
-
-        Returns
-        -------
-        astrodeblend.weights.Card
-
-        Raises
-        ------
-        ValueError
-            If the model did not take part.
+            Of a model that took part.
         """
         found = self.card_scores.get(card.sha256[:8])
         if found is None:
@@ -109,11 +101,6 @@ class Report:
             Made if its parent exists.
         overwrite : bool, optional
             Replace files that are there already. By default that is refused.
-
-        Raises
-        ------
-        FileExistsError, FileNotFoundError, PermissionError
-            If a file exists, the folder's parent does not, or nothing can be written there.
         """
         with atomic_paths(folder, self.files, overwrite=overwrite) as paths:
             paths = iter(paths)
@@ -124,6 +111,12 @@ class Report:
                 next(paths).write_text(text, encoding="utf-8")
             for draw in self.figures.values():
                 draw().savefig(next(paths), dpi=self.dpi)
+
+
+def files(tables, numbers, figures):
+    """Return the names of files of tables, numbers and figures."""
+    ends = {".ecsv": tables, ".json": numbers, ".png": figures}
+    return tuple(name + end for end, names in ends.items() for name in names)
 
 
 def rows_of(table):

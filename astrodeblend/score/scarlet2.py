@@ -9,7 +9,8 @@ import numpy as np
 from astrodeblend.metrics import moments
 from astrodeblend.simulate import draw_psfs, get_survey
 
-from .methods import Catalogue, Conditions, Found, Package, ellipticity_of, sky_of
+from .methods import Catalogue, Conditions, Package
+from .shares import Found, ellipticity_of, sky_of
 
 __all__ = ["Scarlet2"]
 

@@ -14,33 +14,14 @@ _FEWEST, MOST = 2, 8  # galaxies in a scene
 
 @dataclass(frozen=True, eq=False)
 class SceneSet:
-    """Scenes that anyone can make again.
+    """Scenes that anyone can make again, which iterating makes, one at a time."""
 
-    Made by `draw_scenes`. Iterating over it makes the scenes, one at a time; a scene is the
-    same however many there are.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-        Where the pictures are.
-    paths : tuple of pathlib.Path
-        All that could be taken.
-    split : str or None
-        Which part of the folder they are.
-    mode : {'max', 'sum'}
-        How galaxies become one image.
-    seed : int
-        Where the randomness started from.
-    members : tuple of numpy.ndarray
-        Indices of ``paths``, of every scene.
-    """
-
-    folder: Path
-    paths: tuple[Path, ...]
-    split: str | None
-    mode: str
-    seed: int
-    members: tuple[np.ndarray, ...]
+    folder: Path  # where the pictures are
+    paths: tuple[Path, ...]  # all that could be taken
+    split: str | None  # which part of the folder they are
+    mode: str  # "max" or "sum": how galaxies become one image
+    seed: int  # where the randomness started from
+    members: tuple[np.ndarray, ...]  # indices of ``paths``, of every scene
 
     def __len__(self):
         return len(self.members)
@@ -51,13 +32,7 @@ class SceneSet:
             yield simulate_scene(images, mode=self.mode, rng=_rng(self.seed, k, "perturbation"))
 
     def names(self, scene):
-        """Return the files of a scene's galaxies, relative to the folder.
-
-        Parameters
-        ----------
-        scene : int
-            Which of the scenes.
-        """
+        """Return the files of one of the scenes' galaxies, relative to the folder."""
         return [self.paths[k].relative_to(self.folder).as_posix() for k in self.members[scene]]
 
     @property

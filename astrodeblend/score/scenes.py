@@ -86,13 +86,6 @@ def score_scenes(deblender, scenes, *, progress=False):
     Each scene is given to the deblender with the true positions, and without; and to photutils
     (`astrodeblend.detect.find_sources`, on the picture as it is) likewise.
 
-    A galaxy's true flux is the light above the sky in its own footprint: the connected region
-    around its true position in which its isolated image, smoothed as there,
-    stands out of its sky by 3 standard deviations. A detected source is a galaxy if it is
-    brightest within 3.33 pixels of its true position, one source to a galaxy, so that distances
-    are least. It is pure if it is a galaxy, or as near to any source that photutils detects in one
-    of the isolated images alone, such as a star in the surroundings.
-
     Parameters
     ----------
     deblender : Deblender
@@ -105,38 +98,7 @@ def score_scenes(deblender, scenes, *, progress=False):
     Returns
     -------
     Report
-        Its tables:
-
-        ``sources``
-            A row for every galaxy: which ``scene``, its file (``galaxy``), ``number`` of galaxies
-            in the scene, true place ``x`` and ``y``, ``separation`` to the nearest other galaxy
-            in pixels, ``overlap`` (share of its light that is where the others together are
-            brighter), ``overlapping`` (whether its footprint has pixels of another one's),
-            ``footprint_area`` in pixels, ``true_flux`` per band. Then for each method
-            (``apportioned``, ``network``, ``photutils``) with positions ``given`` or ``detected``,
-            as in ``flux_network_given``: ``come_back``, ``flux`` per band; of ours ``flux_err``;
-            with positions given ``pixels``, those of the footprint (in all bands) that the
-            component has an error in, and in how many the truth is within it and within the wider
-            interval, ``pixels_within_68`` and ``pixels_within_95``. Fluxes are sums of
-            the picture's values, from 0 to 1, above the sky; not proportional to light.
-        ``table``
-            A row per kind of ``positions`` (``given``, ``detected``) and group of galaxies:
-            ``by`` what (``all``; ``overlapping``, those whose footprint has pixels of
-            another's; ``number`` of galaxies in the scene, ``separation``, ``overlap``; or
-            overlapping ones in one ``band`` alone), from ``low`` up to ``high``; their
-            ``number``. For each method the ``median`` of abs(dF / F), its ``error``, and ``p90``,
-            the 90th percentile. Of detected positions only galaxies that all methods found are
-            compared. Errors are by bootstrap over scenes.
-        ``coverage``
-            A row for both kinds of ``light`` and for what the errors are ``of``: ``flux`` of
-            the catalogue (galaxies and bands; ``segment_flux_err``) and ``pixels`` of the
-            components in the true footprints, where they have one. ``within_68`` is the share
-            of truths within one error, ``within_95`` within the interval that is to hold 95.4 %,
-            with their errors; ``interval_95`` that interval in errors, and ``number`` how many
-            truths there are. True positions are given.
-        ``detections``
-            A row for every scene and method: sources ``detected``, how many of them are ``pure``,
-            ``galaxies``, and how many of those were detected.
+        Its tables are described in :ref:`score-tables`.
     """
     card = deblender.card
     check_model(card, "scenes")

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .methods import Catalogue, Package, cut, distortion_of, grey
+from .methods import Catalogue, Package
+from .shares import cut, distortion_of, grey
 
 __all__ = ["SEP"]
 

@@ -12,7 +12,7 @@ from astrodeblend.metrics import isophote, moments, psnr
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import draw_psfs
 
-from .methods import Batch, Conditions
+from .methods import Batch, Conditions, check_flux
 from .report import (
     aligned,
     limits_text,
@@ -82,29 +82,13 @@ _SHOWN = {
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What the sources of the blends are, as far as scores are told apart by it.
-
-    Attributes
-    ----------
-    bands : tuple of str
-        Their names.
-    pixel_scale : float
-        In arcsec.
-    separation : numpy.ndarray
-        Of each blend, in arcsec, shape (n,).
-    fainter : numpy.ndarray
-        By how many magnitudes in the reference band a source is fainter than its neighbour, shape
-        (n, 2).
-    snr : numpy.ndarray
-        Signal-to-noise ratio of each source in each band, measured with the true image as weights,
-        shape (n, 2, bands).
-    """
+    """What the sources of n blends are, as far as scores are told apart by it."""
 
     bands: tuple[str, ...]
-    pixel_scale: float
-    separation: np.ndarray
-    fainter: np.ndarray
-    snr: np.ndarray
+    pixel_scale: float  # arcsec
+    separation: np.ndarray  # of each blend, in arcsec
+    fainter: np.ndarray  # (n, 2), by how many magnitudes than the neighbour in the reference band
+    snr: np.ndarray  # (n, 2, bands), signal to noise, measured with the true image as weights
 
     @property
     def bright(self):
@@ -112,21 +96,11 @@ class Truth:
         return self.snr > BRIGHT
 
     def bins(self):
-        """Return what scores are binned by.
-
-        Returns
-        -------
-        dict of str to tuple
-            For ``separation``, ``fainter`` and ``snr`` the edges of the bins, and of each source
-            and band in which bin it is, shape (n, 2, bands). Sources beyond the outermost edges
-            are in the outermost bins.
-        """
+        """Return by quantity edges of bins, and in which each source is, (n, 2, bands)."""
         low, high = np.round([self.separation.min(), self.separation.max()], 1)
+        edges = np.linspace(low, max(high, low + 0.1), _SEPARATION_BINS + 1)
         found = {
-            "separation": (
-                np.linspace(low, max(high, low + 0.1), _SEPARATION_BINS + 1),
-                self.separation[:, None, None],
-            ),
+            "separation": (edges, self.separation[:, None, None]),
             "fainter": (np.array(_FAINTER_EDGES), self.fainter[..., None]),
             "snr": (np.array(_SNR_EDGES), self.snr),
         }
@@ -137,13 +111,7 @@ class Truth:
 
 
 class Surveys:
-    """Blends of a survey, in units of the sky's noise in each band, and how they are scored.
-
-    Parameters
-    ----------
-    blends : SurveyBlends
-        Of two sources each.
-    """
+    """Blends of a survey, in units of the sky's noise in each band, and how they are scored."""
 
     limits, best = (-np.inf, np.inf), "flux_mean"
     quality: ClassVar[dict] = {"ylabel": "median flux error |df/f|, S/N > 20", "yscale": "log"}
@@ -154,14 +122,7 @@ class Surveys:
         self.blends, self.truth = blends, _truth(blends)
         self.meta = {"description": str(blends), "survey": blends.survey.name}
 
-    @staticmethod
-    def check(card):
-        """Refuse a model that is not for linear flux."""
-        if card.scaling != "noise":
-            raise ValueError(
-                f"model {card.name!r} takes {card.scaling}s; these blends are linear flux, "
-                "choose a model whose scaling is noise"
-            )
+    check = staticmethod(check_flux)
 
     def batches(self, *, progress=False):
         """Yield each `Batch`."""
@@ -172,14 +133,12 @@ class Surveys:
         for start in tqdm(starts, "deblending", unit="batch", disable=not progress):
             part = slice(start, start + _BATCH)
             noise = blends.noise[part, :, None, None].astype(np.float32)
+            variances = blends.variance[part] / noise**2
             yield Batch(
                 blends.blend[part] / noise,
                 blends.isolated[part] / noise[:, None],
                 blends.position[part],
-                [
-                    Conditions(variance, psfs, self.truth.bands)
-                    for variance in blends.variance[part] / noise**2
-                ],
+                [Conditions(variance, psfs, self.truth.bands) for variance in variances],
             )
 
     @staticmethod
@@ -238,7 +197,7 @@ class Surveys:
             titles[same] = f"The first {same}, which all tried"
         for most, title in titles.items():
             tried = [entry for entry in entries if len(entry) >= most]
-            made_of = {"bands": self._bands, "colours": self._colours, "bins": self._bins}
+            made_of = {"bands": self._bands, "bins": self._bins, "colours": self._colours}
             sets[most] = {n: QTable(make(tried, most), meta=meta) for n, make in made_of.items()}
             after += ["", title, "=" * len(title), *_text(**sets[most])]
         every = {name: [of[name] for of in sets.values()] for name in made_of}
@@ -266,16 +225,15 @@ class Surveys:
 
     def _bins(self, entries, number):
         """Return rows of scores binned by separation, flux ratio and signal-to-noise ratio."""
-        bands = np.arange(len(self.truth.bands))
+        of = np.arange(len(self.truth.bands))
+        bands = [*((band, of == b) for b, band in enumerate(self.truth.bands)), ("all", of >= 0)]
         return [
             {"quantity": quantity, "low": edges[k], "high": edges[k + 1]}
             | {"band": band, "deblender": entry.name, "blends": number}
-            | self._row(
-                entry, (place == k) & np.isin(bands, which), number, any_snr=quantity == "snr"
-            )
+            | self._row(entry, (place == k) & which, number, any_snr=quantity == "snr")
             for quantity, (edges, place) in self.truth.bins().items()
             for k in range(len(edges) - 1)
-            for band, which in [*zip(self.truth.bands, bands, strict=True), ("all", bands)]
+            for band, which in bands
             for entry in entries
         ]
 
@@ -313,13 +271,8 @@ class Surveys:
     def labels(self, entries, pictures):
         """Return errors of fluxes in the band with the highest signal-to-noise ratios."""
         reference = int(np.argmax(np.median(self.truth.snr, axis=(0, 1))))
-        return {
-            entry.name: [
-                [f"{100 * error:+.1f} %" for error in pair]
-                for pair in entry.scores["flux"][:, :, reference]
-            ]
-            for entry in entries
-        }
+        errors = {entry.name: entry.scores["flux"][..., reference] for entry in entries}
+        return {n: [[f"{100 * e:+.1f} %" for e in pair] for pair in errors[n]] for n in errors}
 
     def card_scores(self, table, meta):
         """Return what models' cards get, by the start of their hashes."""
@@ -376,7 +329,7 @@ def _truth(blends):
     )
 
 
-def _text(bands, colours, bins):
+def _text(bands, bins, colours):
     """Lay out the tables of the first blends."""
     some = np.isfinite(bands["pixels_68"]).any()
     shown = {k: v for k, v in _SHOWN.items() if some or not k.startswith(("pixels", "fluxes"))}
