@@ -86,7 +86,7 @@ def estimate_sky(image):
     for k, (band, out) in enumerate(zip(data, hidden, strict=True)):
         for value, filled in () if picture else _fills(band, ~out):
             out |= filled
-            words.append(f"Band {k + 1}: {filled.sum()} pixels are {value:g}: no data.")
+            words.append(f"band {k}: {filled.sum()} pixels are {value:g}: no data")
     valid = ~hidden
     if not valid.any(axis=(1, 2)).all():
         raise ValueError("image has a band without a single valid pixel; leave that band out")
@@ -210,7 +210,7 @@ def _of_flux(data, valid):
         told = f"{level:.4g}" if np.ndim(level) == 0 else f"{level.min():.4g} to {level.max():.4g}"
         told += ", within 3 errors of 0, so 0" if zero else ""
         told += f"; means scatter {correlation:.3g} times as white noise" if correlation > 1 else ""
-        words.append(f"Band {k + 1}: the level is {told}; its error is {error:.2g}.")
+        words.append(f"band {k}: the level is {told}; its error is {error:.2g}")
         found.append((0.0 if zero else level, noise, correlation))
     return *zip(*found, strict=True), sources, words
 

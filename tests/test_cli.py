@@ -178,6 +178,10 @@ class TestDeblend:
             header = fits.getheader(out)
             places.append((header["XPOS"], header["YPOS"]))
         np.testing.assert_allclose(places, [(41.5, 35.5)] * 2, atol=1e-3)
+        arguments = ("deblend", image, "--model", flux_model, "-o", tmp_path / "none.fits")
+        said = invoke(*arguments, "--position", "3,55").stderr
+        assert "NO_SOURCE" in said
+        assert "--position X,Y says where" in said
 
     def test_a_whole_scene(self, image, flux_model, tmp_path):
         out = tmp_path / "scene.fits"
@@ -324,7 +328,7 @@ class TestDeblend:
             "flux",
             *files,
         )
-        assert "read as StdDevUncertainty\nread as flux: it has the unit nJy\n" in result.stderr
+        assert "read as standard deviations\nread as flux: it has the unit nJy\n" in result.stderr
         with fits.open(out) as hdus:
             assert (hdus["CENTRAL_MASK"].data[:, :5, :5] == 1).all()
             assert not hdus["CENTRAL_MASK"].data[:, 5:].any()
@@ -462,6 +466,12 @@ class TestBadInput:
         arguments = ["deblend", image, "-o", "out.fits", "--model", flux_model, *options]
         assert words in refused(*arguments)
         assert not listing(tmp_path)
+
+    def test_weights_that_the_shell_made_images(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        images = ["g.fits", "r.fits", "--weight", "wg.fits", "wr.fits"]  # --weight w*.fits
+        said = refused("deblend", *images, "-o", "out.fits")
+        assert "--weight is given 1 times for the 3 images g.fits, r.fits, wr.fits" in said
 
     def test_a_sky_position_without_wcs(self, flux_model, tmp_path):
         fits.writeto(tmp_path / "image.fits", blend_image())

@@ -223,7 +223,7 @@ def test_planes_of_several_bands(files):
     np.testing.assert_array_equal(image.mask, [HIDDEN] * 3)
     with pytest.raises(ValueError, match="uncertainty is for one band, and there are 3; give one"):
         read_image(bands, uncertainty=files["std"])
-    with pytest.raises(ValueError, match="mask is for one band, and there are 3"):
+    with pytest.raises(ValueError, match="mask is for 2 bands, and there are 3"):
         read_image(bands, mask=[HIDDEN, HIDDEN])
     hdus = [hdu(cube, kind=fits.PrimaryHDU), hdu(HIDDEN, "MASK"), hdu(STD, "ERR")]  # one for all
     image = read_image(fits.HDUList(hdus))

@@ -17,7 +17,13 @@ from . import options
     "astrodeblend deblend coadd.fits -o scene.fits --scene --catalog sources.ecsv --json",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="OUT",
+    help="FITS file to write; one that ends in .fits.gz is smaller.",
+)
 @options.model(None)
 @click.option(
     "--position",
@@ -36,19 +42,20 @@ from . import options
     metavar="FILE",
     multiple=True,
     help="FITS file of standard deviations (of variances or inverse variances if its name in the "
-    "file says so); once, or once per band.",
+    "file says so); once per IMAGE.",
 )
 @click.option(
     "--weight",
     metavar="FILE",
     multiple=True,
-    help="FITS file of weights, in proportion to inverse variances, in place of --noise.",
+    help="FITS file of weights, in proportion to inverse variances, in place of --noise; once per "
+    "IMAGE.",
 )
 @click.option(
     "--mask",
     metavar="FILE",
     multiple=True,
-    help="File with 1 where the image has no data; once, or once per band.",
+    help="File with 1 where the image has no data; once, or once per IMAGE.",
 )
 @click.option(
     "--psf",
@@ -93,12 +100,13 @@ def deblend(
     images, out, model, position, kind, scene, light, purity, plot, catalog, regions, verbose,
     overwrite, how, **planes,
 ):  # fmt: skip
-    """Take the galaxy at a position and the one that overlaps it apart.
+    """Take a galaxy, or all sources of an image, apart from what overlaps.
 
-    IMAGE is a FITS, JPEG or PNG file ("image.fits[SCI]" chooses an extension), or several
-    files, one per band, in the order the model takes them (R, G, B). OUT gets the extensions
-    CENTRAL and COMPANION on the image's own pixels, with its unit and WCS, each with _UNCERT
-    and, where there is one, _MASK, IMAGE (what went in), and the table SOURCES.
+    Without --scene it is the galaxy at --position, and all else around it. IMAGE is a FITS, JPEG
+    or PNG file ("image.fits[SCI]" chooses an extension), or several files, one per band, in the
+    order the model takes them (R, G, B). OUT gets the extensions CENTRAL and COMPANION on the
+    image's own pixels, with its unit and WCS, each with _UNCERT and, where there is one, _MASK,
+    IMAGE (what went in), and the table SOURCES.
 
     With --scene OUT gets the table CATALOG, IMAGE, RESIDUAL (what no source has), and COMPONENT and
     COMPONENT_UNCERT for every source, EXTVER being its label in the catalogue. Printed are the
@@ -144,7 +152,7 @@ def deblend(
 
 def _tell(table, meta, written, scene):
     """Print a table, or its brightest rows, and its flags; return what there is for a script."""
-    from astrodeblend.flags import count_flags, decode_flags
+    from astrodeblend.flags import Flag, count_flags, decode_flags
     from astrodeblend.results import brief
 
     shown = brief(table, 10 if scene else None)
@@ -159,6 +167,8 @@ def _tell(table, meta, written, scene):
     for flag, number in flags.items():
         of = f"{number} of {len(table)}: " if scene else ""
         click.echo(f"Note: {of}{flag.name}, {decode_flags(flag)[0]}", err=True)
+    if Flag.NO_SOURCE in flags:
+        click.echo("Note: --position X,Y says where the galaxy is; --scene finds all", err=True)
     click.echo(options.wrote(written))
     counts = {flag.name: number for flag, number in flags.items()}
     return {"files": written, "sources": len(table), "flags": counts, "meta": meta}
@@ -252,6 +262,13 @@ def _read(images, kind, planes):
     from astrodeblend.images import read_image
 
     one = len(images) == 1
+    for name, files in planes.items():
+        enough = {len(images)} if name in ("noise", "weight") else {1, len(images)}
+        if files and not one and len(files) not in enough:
+            raise ValueError(
+                f"--{name} is given {len(files)} times for the {len(images)} images "
+                f"{', '.join(images)}; give it for each: --{name} FILE --{name} FILE"
+            )
     given = {
         "uncertainty" if name == "noise" else name: files[0] if len(files) == 1 else list(files)
         for name, files in planes.items()

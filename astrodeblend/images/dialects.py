@@ -32,6 +32,12 @@ _NAMES = {
 }
 _ROLES = {name: role for role, names in _NAMES.items() for name in names.split()}
 _NOISES = [role for role in _NAMES if isinstance(role, type)]
+_IN_WORDS = {
+    StdDevUncertainty: "standard deviations",
+    VarianceUncertainty: "variances",
+    InverseVariance: "inverse variances",
+    RelativeWeight: "weights, in proportion to inverse variances",
+}
 _TABLES = {"D2IMARR", "WCSDVARR"}  # of distortions: the WCS takes them
 _SCIENCE = {"SCI", "SCIENCE", "IMAGE"}
 # Bit planes (LSST, HSC) of pixels with bad or no data; detected, bright or saturated is neither.
@@ -158,7 +164,7 @@ def read_plane(hdu, plane, said, telescope=None):
         kinds = {kind.__name__: kind for kind in _NOISES} | {kind: kind for kind in _NOISES}
         default = RelativeWeight if plane == "weight" else StdDevUncertainty
         kind = kinds.get(cards.get("UTYPE")) or kinds.get(_role(hdu)[0], default)
-        said.append(f"{name} is read as {kind.__name__}")
+        said.append(f"the {plane} in {name} is read as {_IN_WORDS[kind]}")
         return kind(values, copy=False)
     named = {key: bit for key, bit in cards.items() if key[:3] == "MP_" and bit in range(63)}
     if not named and name != "MASKBITS" and is_plain_mask(values):

@@ -161,7 +161,8 @@ def _of_each_band(plane, name, bands):
     else:  # bands do not share the noise in one file; they may share a mask of bad columns
         each = [plane] * (bands if name == "mask" or not isinstance(plane, PATHS + HDUS) else 1)
     if len(each) != bands:
-        raise ValueError(f"{name} is for one band, and there are {bands}; give one for each")
+        few = "one band" if len(each) == 1 else f"{len(each)} bands"
+        raise ValueError(f"{name} is for {few}, and there are {bands}; give one for each")
     return each
 
 
