@@ -133,6 +133,16 @@ def test_dialects(name, suffix, tmp_path):
     assert [text.partition(": ")[2] for text in said] == ([unread] if unread else [])
 
 
+def test_bands_in_extensions_of_one_file_are_not_left_in_silence(tmp_path):
+    path = tmp_path / "in.fits"
+    bands = [hdu(FLUX + k, name) for k, name in enumerate("GRI")]
+    fits.HDUList([fits.PrimaryHDU(), *bands]).writeto(path)
+    with pytest.warns(AstropyUserWarning, match=r"beside G: R, I; .* FILE\[G\], FILE\[R\]"):
+        assert len(read_image(path).data) == 1
+    image = read_image([f"{path}[{name}]" for name in "GRI"])
+    np.testing.assert_allclose(image.data, [FLUX, FLUX + 1, FLUX + 2], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "cards"),
     [

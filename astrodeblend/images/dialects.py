@@ -110,8 +110,11 @@ def choose_hdu(hdulist, extension=None, plane=None):
     return hdu
 
 
-def companions(hdulist, image, said):
-    """Return the HDUs of an image's noise and mask, or None each; note the HDUs left unread."""
+def companions(hdulist, image, said, chosen=False):
+    """Return the HDUs of an image's noise and mask, or None each; note the HDUs left unread.
+
+    Warn where these may be other bands, unless the image was ``chosen`` by name.
+    """
     name, found = _label(image), {}
     others = [hdu for hdu in hdulist if _has_image(hdu) and hdu is not image]
     alone = all(_label(hdu) != name for hdu in others)
@@ -123,14 +126,19 @@ def companions(hdulist, image, said):
             found[role] = (ours or fitting)[0]
     mask = found.pop("mask", None)
     noise = next(iter(found.values()), None)
-    unread = [
-        f"{_label(hdu) or hdulist.index_of(hdu)}{f',{hdu.ver}' if hdu.ver > 1 else ''}"
-        for hdu in others
-        if hdu not in (noise, mask) and _label(hdu) not in _TABLES
-    ]
-    if unread:
-        more = f" and {len(unread) - 8} more" if len(unread) > 8 else ""
-        said.append(f"left unread beside {name}: {', '.join(unread[:8])}{more}")
+    left = [hdu for hdu in others if hdu not in (noise, mask) and _label(hdu) not in _TABLES]
+    if left:
+        names = [
+            f"{_label(hdu) or hdulist.index_of(hdu)}{f',{hdu.ver}' if hdu.ver > 1 else ''}"
+            for hdu in (image, *left)
+        ]
+        more = f" and {len(left) - 8} more" if len(left) > 8 else ""
+        text = f"left unread beside {names[0]}: {', '.join(names[1:9])}{more}"
+        alike = any(_role(hdu)[0] is None and hdu.shape == image.shape for hdu in left)
+        if alike and not chosen and name not in _SCIENCE and noise is None and mask is None:
+            leave_aside(said, f"{text}; give bands one by one: FILE[{names[0]}], FILE[{names[1]}]")
+        else:
+            said.append(text)
     return noise, mask
 
 

@@ -201,7 +201,7 @@ def _read_path(image):
     with _opened(image) as (path, hdulist, extension):
         if hdulist is None:
             return _read_picture(path)
-        return _read_hdu(choose_hdu(hdulist, extension), hdulist)
+        return _read_hdu(choose_hdu(hdulist, extension), hdulist, extension is not None)
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def _read_picture(path):
 @_read.register(fits.ImageHDU)
 @_read.register(fits.CompImageHDU)
 @_read.register(fits.HDUList)
-def _read_hdu(hdu, hdulist=None):
+def _read_hdu(hdu, hdulist=None, chosen=False):
     if isinstance(hdu, fits.HDUList):
         hdu, hdulist = choose_hdu(hdu), hdu
     header, said, told = observation_cards(hdu.header), [], None
@@ -282,7 +282,7 @@ def _read_hdu(hdu, hdulist=None):
     if hdulist is not None:
         if hdu is not hdulist[0] and not hdulist[0].shape:
             header.extend(observation_cards(hdulist[0].header), strip=True, unique=True)
-        noise, hidden = companions(hdulist, hdu, said)
+        noise, hidden = companions(hdulist, hdu, said, chosen)
         if noise is not None:
             uncertainty = read_plane(noise, "uncertainty", said)
         if hidden is not None:
