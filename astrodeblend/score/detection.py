@@ -7,6 +7,7 @@ from astropy.table import QTable
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
+from astrodeblend import __version__
 from astrodeblend.detect import find_sources
 from astrodeblend.images import read_image
 from astrodeblend.simulate import find_images, read_images
@@ -87,11 +88,11 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
             }
             rows.append(columns)
             bar.update(size)
-    columns = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-    meta = about(deblender) | {"stamps": len(columns["score"]), "split": split or "all"}
-    meta["seed"] = seed
-    of = {"folder": str(folder), "galaxies": len(paths), "threshold": deblender.blend_threshold}
-    return _report(QTable(columns), meta, of)
+    stamps = QTable({name: np.concatenate([part[name] for part in rows]) for name in rows[0]})
+    meta = about(deblender) | {"stamps": len(stamps), "split": split or "all", "seed": seed}
+    of = {"folder": str(folder), "version": __version__, "galaxies": len(paths)}
+    of["threshold"] = deblender.blend_threshold
+    return _report(stamps, meta, of)
 
 
 def _report(stamps, meta, of):
