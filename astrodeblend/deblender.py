@@ -61,9 +61,9 @@ class Deblender:
     --------
     >>> from skimage.data import hubble_deep_field
     >>> from astrodeblend import Deblender
-    >>> deblender = Deblender.from_pretrained("galaxyzoo", device="cpu", dtype="float32")
+    >>> deblender = Deblender.from_pretrained(device="cpu")
     >>> deblender
-    <Deblender 'galaxyzoo' (R, G, B) on cpu, float32>
+    <Deblender 'galaxyzoo' for a colour picture or 'survey' for linear flux, on cpu>
     >>> deblender(hubble_deep_field(), position=(292, 108)).position
     (292.0, 108.0)
     """
@@ -106,7 +106,8 @@ class Deblender:
             meant = f"did you mean {near!r}? Choose" if near else "choose"
             raise ValueError(
                 f"name={name!r} is not a model; {meant} one of "
-                f"{', '.join(map(repr, list_models()))}, or load a file with Deblender.load(path)"
+                f"{', '.join(map(repr, list_models()))}, or load a .safetensors file with "
+                "Deblender.load(path) (--model PATH on the command line)"
             )
         return cls(*load_model(name), **how)
 
@@ -190,7 +191,7 @@ class Deblender:
 
     def __repr__(self):
         if self._how is not None:
-            names = " or ".join(f"{name!r} for {kind}" for kind, name in _SUITED.items())
+            names = " or ".join(f"{name!r} for {_IN_WORDS[kind]}" for kind, name in _SUITED.items())
             return f"<Deblender {names}, on {self._how['device']}>"
         bands = ", ".join(self.card.bands) or "any bands"
         return f"<Deblender {self.card.name!r} ({bands}) on {self.device}, {self.arithmetic}>"

@@ -207,7 +207,7 @@ def _read(path, name, side, number):
         "ellipses": _ellipses(table, look.flipped, image.shape[1], part) if side else [],
         "full": look.full,
     }
-    bands = [header.get(f"BAND{k}", k) for k in range(1, len(image) + 1)]
+    bands = [header.get(f"BAND{k + 1}", k) for k in range(len(image))]
     rows = _rows(table, bands, number)
     order = np.argsort([-row["snr"] for row in rows])[:THUMBNAILS]
     for k in order:
@@ -246,7 +246,7 @@ class _Look:
     def __init__(self, header, bands, noise):
         self.full = header.get("FULLSCAL")  # white of a picture, which is shown unchanged
         self.flipped = self.full is None
-        names = [str(header.get(f"BAND{k + 1}", f"band {k + 1}")) for k in range(bands)]
+        names = [str(header.get(f"BAND{k + 1}", f"band {k}")) for k in range(bands)]
         known = [wavelength_of(name) for name in names]
         if None in known:  # from blue to red
             known = np.linspace(475, 753, bands)

@@ -497,7 +497,7 @@ def source_regions(catalog, wcs=None):
         import regions
     except ImportError as error:
         raise ImportError(
-            "regions for DS9 need the package regions: pip install 'astrodeblend[regions]'"
+            "regions for DS9 need the package regions: pip install regions"
         ) from error
     found = []
     for row in catalog:

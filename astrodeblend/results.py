@@ -212,7 +212,7 @@ class Scene:
 
         They are in sky coordinates if the image has a WCS, else in pixels; cyan if the source is
         blended, white if it is isolated, and named by their labels. A source without light is a
-        point. Needs the package regions (``pip install "astrodeblend[regions]"``).
+        point. Needs the package regions (``pip install regions``).
 
         Parameters
         ----------

@@ -417,6 +417,10 @@ def nothing(folder):
     pass
 
 
+def no_bytes(folder):
+    (folder / "bad.fits").touch()
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "words"),
@@ -430,6 +434,7 @@ class TestBadInput:
             (no_jpeg, "is not a whole"),
             (truncated_jpeg, "is not a whole"),
             (nothing, "does not exist"),
+            (no_bytes, "is empty"),
         ],
     )
     def test_images(self, make, words, flux_model, tmp_path):

@@ -190,7 +190,8 @@ def test_a_notebook_shows_its_card(deblender):
 
 def test_the_right_model_is_taken_by_default():
     deblender = Deblender.from_pretrained(device="cpu")
-    assert repr(deblender) == ("<Deblender 'galaxyzoo' for picture or 'survey' for flux, on cpu>")
+    said = "<Deblender 'galaxyzoo' for a colour picture or 'survey' for linear flux, on cpu>"
+    assert repr(deblender) == said
     with pytest.raises(ValueError, match=r"selects the model by the kind of each image; name one"):
         _ = deblender.card
     results = deblender.deblend_stamps([picture(), NDData(flux(), unit="nJy")])

@@ -119,7 +119,7 @@ def test_every_source_has_a_row_a_picture_and_its_flags_in_words(scene, folder, 
     assert table["label"] == ("1", "2", "3")
     np.testing.assert_allclose(np.array(table["x_centroid"], float), catalog["x_centroid"], 1e-4)
     np.testing.assert_allclose(
-        np.array(table["segment_flux_1"], float), catalog["segment_flux"][:, 0].value, rtol=1e-4
+        np.array(table["segment_flux_0"], float), catalog["segment_flux"][:, 0].value, rtol=1e-4
     )
     ratio = (catalog["segment_flux"] / catalog["segment_flux_err"]).value.max(axis=1)
     np.testing.assert_allclose(np.array(table["snr"], float), ratio, rtol=1e-3)
@@ -191,9 +191,9 @@ def test_fluxes_of_different_units_are_different_columns(scene, splitting, folde
     other = splitting["flux"].deblend_scene(an_image(3, u.uJy), positions=PLACES)
     other.write(folder / "z.fits")
     table = written(folder, tmp_path / "p.html").catalogue()
-    assert "segment_flux_1" not in table
-    assert [bool(text) for text in table["segment_flux_1_nJy"]] == [True] * 3 + [False] * 3
-    assert [bool(text) for text in table["segment_flux_1_uJy"]] == [False] * 3 + [True] * 3
+    assert "segment_flux_0" not in table
+    assert [bool(text) for text in table["segment_flux_0_nJy"]] == [True] * 3 + [False] * 3
+    assert [bool(text) for text in table["segment_flux_0_uJy"]] == [False] * 3 + [True] * 3
     assert all(table["x_centroid"])
 
 

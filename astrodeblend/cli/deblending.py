@@ -89,7 +89,7 @@ from . import options
 @click.option(
     "--regions",
     metavar="FILE",
-    help="Also write the sources of a scene as regions for DS9, .reg; takes astrodeblend[regions].",
+    help="Also write the sources of a scene as regions for DS9, .reg; takes the package regions.",
 )
 @click.option("--verbose", is_flag=True, help="Say how the image was read, and what was not.")
 @options.as_json
@@ -122,7 +122,7 @@ def deblend(
     if regions is not None and not scene:
         raise ValueError(f"--regions {regions!r} is for scenes; give --scene too, or leave it out")
     if regions is not None and find_spec("regions") is None:
-        raise ValueError("--regions takes a package: pip install 'astrodeblend[regions]'")
+        raise ValueError("--regions takes the package regions: pip install regions")
     for name, path, end in (("catalog", catalog, ".ecsv"), ("regions", regions, ".reg")):
         if path is not None and Path(path).suffix != end:
             raise ValueError(f"--{name} {path!r} has to end in {end}")
@@ -159,6 +159,8 @@ def _tell(table, meta, written, scene):
     if scene:
         blended = sum(table["n_blended"] > 1)
         click.echo(f"{len(table)} sources, {blended} of them blended")
+    if not len(table):
+        click.echo("Note: nothing was found; --verbose says how the image was read", err=True)
     if len(shown):
         click.echo(options.table_text(shown))
     if len(table) > len(shown):

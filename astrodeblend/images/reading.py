@@ -216,6 +216,8 @@ def _opened(name):
         raise FileNotFoundError(f"{said} does not exist; check the path")
     if path.is_dir():
         raise IsADirectoryError(f"{said} is a folder; name a file in it")
+    if not path.stat().st_size:
+        raise OSError(f"{said} is empty; get a fresh copy")
     with path.open("rb") as file:
         is_fits = file.read(9).startswith(FITS_STARTS)
     if not is_fits:
