@@ -68,7 +68,7 @@ def channels_of(image, bands):
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        As `read_image` gives it.
+        As `read_image` returns it.
     bands : str, int, sequence of these, or None
         Which bands to show, by number or name; None: all.
     """
@@ -147,7 +147,7 @@ def stack(bands, names):
     if len(deviations) == len(bands):
         deviation = np.concatenate(deviations)
     elif deviations:
-        leave_aside(said, "only some of the bands have an uncertainty: it is left aside")
+        leave_aside(said, "only some of the bands have an uncertainty: it is ignored")
     headers = [band.meta["header"] for band in bands]
     images = [{card.image for card in header.cards} for header in headers]
     common = [card for card in headers[0].cards if all(card.image in cards for cards in images)]

@@ -182,7 +182,7 @@ def read_plane(hdu, plane, said, telescope=None):
         bad = {"DO_NOT_USE": 0}
     if not bad or values.dtype.kind not in "iu":  # a bit may just say that a source is there
         text = "holds bit planes, not a mask of 0 and 1, and names none that means bad or no data"
-        leave_aside(said, f"HDU {name!r} {text}: it is left aside")
+        leave_aside(said, f"HDU {name!r} {text}: it is ignored")
         return None
     said.append(f"of the bit planes of {name} those that mean no data are used: {', '.join(bad)}")
     return (values.astype(np.int64) & sum(1 << bit for bit in bad.values())) != 0

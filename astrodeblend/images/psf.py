@@ -88,7 +88,7 @@ def _from_header(header, wcs, said):
         if _LEAST <= pixels <= _MOST:
             said.append(f"the PSF is {pixels:.3g} pixels wide at half maximum: {card}")
             return pixels
-        text = f"is no width of a PSF ({pixels:.3g} pixels): it is left aside, give psf (--psf)"
+        text = f"is no width of a PSF ({pixels:.3g} pixels): it is ignored, give psf (--psf)"
         leave_aside(said, f"{card} {text}")
     return np.nan
 

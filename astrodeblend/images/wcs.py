@@ -31,7 +31,7 @@ def read_wcs(header, hdulist=None, said=None):
             wcs = WCS(header, fobj=hdulist, naxis=2)
     except Exception as error:  # noqa: BLE001 - whatever a broken header makes wcslib raise
         text = " ".join(str(error).split())
-        return leave_aside(said, f"the WCS in the header is broken and left aside: {text}")
+        return leave_aside(said, f"the WCS in the header is broken and ignored: {text}")
     return wcs if _is_celestial(wcs) else None
 
 
@@ -55,7 +55,7 @@ def celestial_wcs(wcs, said):
         wcs, corner = wcs._wcs, tuple(wcs._slices_array[-2:])
     has_both = all(isinstance(cut, slice) for cut in corner)
     if not (has_both and isinstance(wcs, WCS) and _is_celestial(wcs)):
-        text = "is left aside: it is no FITS WCS with the celestial axes along x and y"
+        text = "is ignored: it is no FITS WCS with the celestial axes along x and y"
         return leave_aside(said, f"the WCS ({type(wcs).__name__}) {text}")
     # The property `celestial` fails in wcslib for a cube with TPV distortion.
     wcs = (wcs.deepcopy() if wcs.naxis == 2 else read_wcs(wcs.to_header(relax=True)))[corner]
@@ -75,7 +75,7 @@ def celestial_wcs(wcs, said):
     except Exception:  # noqa: BLE001 - astropy, of a frame it does not know
         works = False
     if not works:
-        text = "the WCS is left aside: astropy finds no place on the sky from"
+        text = "the WCS is ignored: astropy finds no place on the sky from"
         axes = ", ".join(ctype[:4] for ctype in wcs.wcs.ctype)
         return leave_aside(said, f"{text} the axes {axes} and RADESYS {stated!r}")
     if stated and wcs.wcs.radesys != stated:

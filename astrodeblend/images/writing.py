@@ -22,7 +22,7 @@ def to_original_shape(image):
     Parameters
     ----------
     image : `~astropy.nddata.NDData`
-        As `read_image` gives it, or derived from that.
+        As `read_image` returns it, or derived from that.
 
     Returns
     -------
