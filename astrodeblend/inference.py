@@ -9,8 +9,8 @@ from astrodeblend.networks.symmetries import symmetric_std
 
 __all__ = ["Inference", "find_device"]
 
-_SMALLEST = 16  # pixels: least y and x of a stamp
-_ROUNDING = 1e-5  # tolerance of values outside of [0, 1]
+SMALLEST = 16  # pixels: least y and x of a stamp
+ROUNDING = 1e-5  # tolerance of values outside of [0, 1]
 # Pixels per batch, by type of device: enough to keep it busy, few enough to stay in the cache.
 _BATCH_PIXELS = {"cpu": 8 * 80 * 80, "cuda": 512 * 80 * 80}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -70,18 +70,18 @@ class Inference:
                 "by 255)"
             )
         shape, bands = tuple(batch.shape), len(self._bands)
-        fits = len(shape) == 4 and min(shape[2:]) >= _SMALLEST
+        fits = len(shape) == 4 and min(shape[2:]) >= SMALLEST
         if not fits or (shape[1] == 0 if self._linear else shape[1] != bands):
             takes = "any number of bands" if self._linear else f"bands {', '.join(self._bands)}"
             raise ValueError(
                 f"batch has shape {shape}; the model takes (n, {bands or 'bands'}, y, x), {takes}, "
-                f"y and x of at least {_SMALLEST}"
+                f"y and x of at least {SMALLEST}"
             )
         if not is_tensor:
             batch = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
         batch = batch.detach().float()
         # min and max are NaN if any value is; values may exceed [0, 1] by rounding
-        low, high = (-np.inf, np.inf) if self._linear else (-_ROUNDING, 1 + _ROUNDING)
+        low, high = (-np.inf, np.inf) if self._linear else (-ROUNDING, 1 + ROUNDING)
         if batch.numel():
             least, most = batch.min().item(), batch.max().item()
             if not (np.isfinite([least, most]).all() and least >= low and most <= high):

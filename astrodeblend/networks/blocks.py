@@ -12,6 +12,7 @@ __all__ = [
     "LocalAttention",
     "ResidualBlock",
     "crop",
+    "cut",
     "draw_marks",
     "draw_spots",
     "gather_rows",
@@ -99,11 +100,11 @@ class LocalAttention(Attention):
             mixed = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=near.repeat(n, 1, 1, 1)
             )
-        tiles = (len(rows), len(columns))
+        tiles = (rows.shape[0], columns.shape[0])
         mixed = mixed.unflatten(0, (n, *tiles)).unflatten(-2, (_TILE, _TILE))
         # (n, tiles, tiles, heads, rows, columns, head_width) to (n, width, y, x)
         mixed = mixed.permute(0, 3, 6, 1, 4, 2, 5).reshape(n, width, height + down, length + right)
-        return x + self.project(mixed[..., :height, :length])
+        return x + self.project(cut(mixed, 0, 0, height, length))
 
 
 def _tiles(x, side, heads):
@@ -171,7 +172,7 @@ def draw_marks(blend, positions=None, present=None):
         Shape (n, 2, y, x): a Gaussian of height 1 at the target, and the maximum of those at all
         others.
     """
-    n, (height, width) = len(blend), blend.shape[-2:]
+    n, _, height, width = blend.shape
     if positions is None:
         positions = blend.new_tensor([(width - 1) / 2, (height - 1) / 2]).expand(n, 1, 2)
     x, y = positions.float().nan_to_num()[..., None].unbind(dim=2)  # (n, s, 1) each
@@ -180,7 +181,8 @@ def draw_marks(blend, positions=None, present=None):
     spots = torch.exp(-0.5 * (distance / _SIGMA).square())
     if present is not None:
         spots = spots * present[..., None, None]
-    others = spots[:, 1:].amax(dim=1, keepdim=True) if spots.shape[1] > 1 else spots * 0
+    other = torch.arange(spots.shape[1], device=blend.device) > 0
+    others = (spots * other[:, None, None]).amax(dim=1, keepdim=True)
     return distance[:, :1], torch.cat([spots[:, :1], others], dim=1)
 
 
@@ -196,7 +198,14 @@ def pad(x, multiple):
 def crop(x, blend):
     """Undo `pad`: return the middle of a map, as wide as the blend."""
     (height, width), rows, columns = blend.shape[-2:], *x.shape[-2:]
-    up, left = (rows - height) // 2, (columns - width) // 2
+    return cut(x, (rows - height) // 2, (columns - width) // 2, height, width)
+
+
+def cut(x, up, left, height, width):
+    """Return a part of maps (..., y, x)."""
+    if torch.compiler.is_compiling():  # a slice ties an exported program to sizes that need one
+        rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
+        return x.index_select(-2, rows + up).index_select(-1, columns + left)
     return x[..., up : up + height, left : left + width]
 
 

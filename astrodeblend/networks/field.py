@@ -8,13 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .band_unet import BandUNet, BandUNetConfig
-from .blocks import (
-    LocalAttention,
-    gather_rows,
-    sample,
-    window_grid,
-    window_pixels,
-)
+from .blocks import LocalAttention, cut, gather_rows, sample, window_grid, window_pixels
 from .centres import PURITIES
 from .registry import register
 
@@ -183,10 +177,8 @@ class FieldNet(BandUNet):
         if positions is None:
             middle = [(side - 1) / 2 for side in blend.shape[:-3:-1]]
             positions = torch.tensor(middle, device=blend.device).expand(len(blend), 1, 2)
-        if present is None:
-            present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
         seen = self.look(blend, psf=psf)
-        light, std = (part[:, 0] for part in self._whole(seen, positions, present))
+        light, std = (part[:, 0] for part in self.share_whole(seen, positions, present))
         return torch.stack([light, (seen.total - light).clamp(min=0)], 1), std[:, None].repeat(
             1, 2, 1, 1, 1
         )
@@ -213,16 +205,15 @@ class FieldNet(BandUNet):
         known = torch.where(stated, known / 4, 1).log()
         planes = (compressed, missing, known, stated)
         planes = [p if p.ndim == 4 else p[..., None, None] for p in planes]
-        planes = torch.stack([p.to(blend.dtype).expand_as(blend) for p in planes], dim=2)
-        planes = planes.flatten(0, 1)
-        # Beyond the edge there are no data.
         multiple = 2 ** len(self.shared_encoder)
         beyond = (0, -width % multiple, 0, -height % multiple)
-        if any(beyond):
-            planes = F.pad(planes, beyond)
-            planes[:, 1, height:] = planes[:, 1, :, width:] = 1
+        planes = [
+            F.pad(plane.to(blend.dtype).expand_as(blend), beyond, value=float(plane is missing))
+            for plane in planes
+        ]  # what is beyond the edge is no data
+        planes = torch.stack(planes, dim=2).flatten(0, 1)
         own, shared = self._features(planes.to(memory_format=torch.channels_last), bands)
-        own = F.relu(own[..., :height, :width])
+        own = F.relu(cut(own, 0, 0, height, width))
         gate, expected = self.light(own).float().unflatten(0, (n, bands)).unbind(dim=2)
         gate = gate.sigmoid() * ~missing
         total = gate * compressed.clamp(min=0) + (1 - gate) * F.softplus(expected)
@@ -280,25 +271,48 @@ class FieldNet(BandUNet):
         light, std : torch.Tensor
             Shape (n, s, bands, y, x): light, and the standard deviation of its error.
         """
-        if present is None:
-            present = positions.new_ones(positions.shape[:2], dtype=torch.bool)
-        seen = self.look(blend, psf=psf)
-        return self._whole(seen, positions, present, sizes)
+        return self.share_whole(self.look(blend, psf=psf), positions, present, sizes)
 
-    def _whole(self, seen, positions, present, sizes=None):
-        """Return light and deviations on whole images instead of windows."""
-        n, s = present.shape
-        bands, height, width = seen.total.shape[1:]
-        light, std = (
-            seen.total.new_zeros(n * s, bands, height * width + 1, dtype=torch.float32)
-            for _ in "ls"
+    def share_whole(self, seen, positions, present=None, sizes=None):
+        """Split light as `share` does, without windows.
+
+        Parameters
+        ----------
+        seen : Seen
+            As `look` returns it.
+        positions, present, sizes : torch.Tensor
+            As for `split`.
+
+        Returns
+        -------
+        light, std : torch.Tensor
+            As `split` returns them.
+        """
+        n, bands, height, width = seen.total.shape
+        if sizes is None:
+            sizes = self._sizes(seen, positions)
+        pixels, at, size = self.pixels(seen), positions.float(), sizes.float()
+        own, shared, peak = self._there(seen, positions)
+        shape, query, std_query = self._questions(own, shared, size)
+        y, x = torch.meshgrid(
+            *(torch.arange(side, device=peak.device) for side in (height, width)), indexing="ij"
         )
-        for source, corner, parts in self.windows(seen, positions, present, sizes):
-            pixel, inside = window_pixels(corner, parts[0].shape[-1], (height, width))
-            index = torch.where(inside, pixel, height * width)[:, None].expand(-1, bands, -1)
-            for whole, part in zip((light, std), parts, strict=True):
-                whole[source] = whole[source].scatter(2, index, part.flatten(2))
-        return tuple(w[..., :-1].view(n, s, bands, height, width) for w in (light, std))
+        grid = torch.stack([x.flatten(), y.flatten()], dim=1)  # (p, 2)
+        which = _which_window(size, peak)
+        side = torch.tensor(WINDOWS, device=peak.device)[which]
+        side = side.clamp(max=torch.sym_max(height, width))
+        first = _corner(at, side, height, width)[:, :, None]
+        inside = ((grid >= first) & (grid < first + side[..., None, None])).all(dim=3)
+        if present is not None:
+            inside = inside & present[..., None]
+        away = (grid - at[:, :, None]) / size[..., None, None]
+        mine = self._mine(away, shape[:, :, None])[:, :, None] + peak.log()[..., None]
+        match = torch.einsum("nbpk,nsbk->nsbp", pixels.key.flatten(2, 3).to(query), query).float()
+        claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, :, None]
+        share = claim / (claim.sum(dim=1) + pixels.nobody.exp().flatten(2))[:, None]
+        log_std = torch.einsum("nbpk,nsbk->nsbp", pixels.std_key.flatten(2, 3).float(), std_query)
+        parts = _light(pixels.total.flatten(2)[:, None], share, log_std, inside[:, :, None])
+        return tuple(part.unflatten(3, (height, width)) for part in parts)
 
     def windows(self, seen, positions, present, sizes=None):
         """Split light among sources, each in a window whose width follows from size and brightness.
@@ -318,7 +332,7 @@ class FieldNet(BandUNet):
             each, 0 outside of the image.
         """
         if sizes is None:
-            sizes = sample(self.heat(seen)[2].detach(), positions)[..., 0].exp()
+            sizes = self._sizes(seen, positions)
         return self.share(self.pixels(seen), self.sources(seen, positions, present, sizes))
 
     def sources(self, seen, positions, present, sizes):
@@ -335,19 +349,31 @@ class FieldNet(BandUNet):
         -------
         Sources
         """
-        n, bands = seen.total.shape[:2]
         image, slot = present.nonzero(as_tuple=True)
+        own, shared, peak = (each[image, slot] for each in self._there(seen, positions))
         at, size = positions[image, slot].float(), sizes[image, slot].float()
-        own = sample(seen.own, positions.repeat_interleave(bands, dim=0))
-        own = own.unflatten(0, (n, bands)).transpose(1, 2)[image, slot]  # (m, bands, f)
-        shared = sample(seen.shared, (positions - 0.5) / 2)[image, slot]  # (m, g)
-        peak = sample(seen.total, positions)[image, slot].clamp(min=_FAINTEST)  # (m, bands)
-        known = torch.cat([shared, size.log()[:, None]], dim=1)
-        shape = self.shape(known).float()
-        known = torch.cat([own, known[:, None].expand(-1, bands, -1)], dim=2)
         source = image * present.shape[1] + slot
-        query, std_query = self.query(known), self.std_query(known.detach()).float()
-        return Sources(source, image, at, size, peak, shape, query, std_query)
+        return Sources(source, image, at, size, peak, *self._questions(own, shared, size))
+
+    def _sizes(self, seen, positions):
+        """Return half-light radii (n, s) as the network estimates them."""
+        return sample(self.heat(seen)[2].detach(), positions)[..., 0].exp()
+
+    def _there(self, seen, positions):
+        """Return features of each band and of all, and peaks, at positions (n, s, 2)."""
+        n, bands = seen.total.shape[:2]
+        own = sample(seen.own, positions.repeat_interleave(bands, dim=0))
+        own = own.unflatten(0, (n, bands)).transpose(1, 2)  # (n, s, bands, f)
+        peak = sample(seen.total, positions).clamp(min=_FAINTEST)  # (n, s, bands)
+        return own, sample(seen.shared, (positions - 0.5) / 2), peak
+
+    def _questions(self, own, shared, size):
+        """Return shape, query and std_query of sources."""
+        known = torch.cat([shared, size.log()[..., None]], dim=-1)
+        shape = self.shape(known).float()
+        known = known[..., None, :].expand(*own.shape[:-1], known.shape[-1])
+        known = torch.cat([own, known], dim=-1)
+        return shape, self.query(known), self.std_query(known.detach()).float()
 
     def pixels(self, seen):
         """Return the keys of pixels.
@@ -383,26 +409,19 @@ class FieldNet(BandUNet):
         at, size, peak = sources.at, sources.size, sources.peak
         keys, std_keys = (each.flatten(0, 3) for each in (pixels.key, pixels.std_key))
         claimed = pixels.nobody.exp().flatten()
-        reach = size * (peak.detach().amax(dim=1) / _FAINTEST / 2).log().clamp(min=4)
-        which = torch.bucketize(2 * reach, reach.new_tensor(WINDOWS[:-1]))
-        extent = torch.tensor([width, height], device=at.device)
+        which = _which_window(size, peak)
         groups = []
         for k, side in enumerate(WINDOWS):
             side = min(side, max(width, height))
             for of in (which == k).nonzero()[:, 0].split(max(1, _ELEMENTS // (bands * side**2))):
                 if not len(of):
                     continue
-                corner = (at[of] + 0.5).floor().long() - side // 2
-                corner = corner.clamp(min=0).minimum((extent - side).clamp(min=0))
+                corner = _corner(at[of], torch.full_like(of, side), height, width)
                 pixel, inside = window_pixels(corner, side, (height, width))
                 plane = sources.image[of, None] * bands + torch.arange(bands, device=of.device)
                 index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)
                 away = (window_grid(corner, side) - at[of, None]) / size[of, None, None]
-                r = (away.square().sum(dim=2) + 1e-2).sqrt()
-                place = torch.cat([away, r[..., None], r[..., None].log1p()], dim=2)
-                bias, weight, more = sources.shape[of, None].split([_HIDDEN, _HIDDEN, 1], dim=2)
-                mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=2)
-                mine = (mine - _SLOPE * r)[:, None] + peak[of].log()[..., None]
+                mine = self._mine(away, sources.shape[of, None])[:, None] + peak[of].log()[..., None]
                 query = sources.query[of]
                 match = torch.einsum(
                     "mbpk,mbk->mbp", gather_rows(keys, index).to(query), query
@@ -414,16 +433,42 @@ class FieldNet(BandUNet):
         total, windows = pixels.total.flatten(), []
         for of, corner, side, index, inside, claim in groups:
             share = claim / gather_rows(claimed, index)
-            light = gather_rows(total, index) * share
-            # Detached: the loss of the errors must not change the light.
             log_std = torch.einsum(
                 "mbpk,mbk->mbp", gather_rows(std_keys, index).float(), sources.std_query[of]
             )
-            known = light.detach() * (0.03 + 0.2 * (1 - share.detach())) + 0.1 * share.detach()
-            std = log_std.clamp(-6, 4).exp() * (known + 0.01) * inside[:, None]
-            parts = tuple(part.unflatten(2, (side, side)) for part in (light, std))
+            parts = _light(gather_rows(total, index), share, log_std, inside[:, None])
+            parts = tuple(part.unflatten(2, (side, side)) for part in parts)
             windows.append((sources.source[of], corner, parts))
         return windows
+
+    def _mine(self, away, shape):
+        """Return the logarithm of what sources claim at places (..., 2), in half-light radii."""
+        r = (away.square().sum(dim=-1) + 1e-2).sqrt()
+        place = torch.cat([away, r[..., None], r[..., None].log1p()], dim=-1)
+        bias, weight, more = shape.split([_HIDDEN, _HIDDEN, 1], dim=-1)
+        mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=-1)
+        return mine - _SLOPE * r
+
+
+def _which_window(size, peak):
+    """Return which of ``WINDOWS`` is wide enough for a source of a size and peaks (..., bands)."""
+    reach = size * (peak.detach().amax(dim=-1) / _FAINTEST / 2).log().clamp(min=4)
+    return (2 * reach[..., None] > reach.new_tensor(WINDOWS[:-1])).sum(dim=-1)
+
+
+def _corner(at, side, height, width):
+    """Return x and y of the first pixel of windows around positions, inside an image."""
+    low, side = (at + 0.5).floor().long() - side[..., None] // 2, side[..., None]
+    most = torch.cat([width - side, height - side], dim=-1).clamp(min=0)
+    return low.clamp(min=0).minimum(most)
+
+
+def _light(total, share, log_std, inside):
+    """Return light and its standard deviation from shares of the total."""
+    light = total * share
+    # Detached: the loss of the errors must not change the light.
+    known = light.detach() * (0.03 + 0.2 * (1 - share.detach())) + 0.1 * share.detach()
+    return light, log_std.clamp(-6, 4).exp() * (known + 0.01) * inside
 
 
 def _mlp(inputs, outputs):
