@@ -1,7 +1,9 @@
 """A model as one program with its scaling inside, for where this package is not."""
 
 import json
+import logging
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,7 +50,7 @@ def export_model(model, path, *, overwrite=False):
     Returns
     -------
     dict
-        What the file says of the model, inputs and outputs: text by names.
+        What the file says of the model, its inputs and outputs.
 
     Raises
     ------
@@ -65,8 +67,7 @@ def export_model(model, path, *, overwrite=False):
         raise ValueError(
             f"path={str(path)!r} takes packages: pip install 'astrodeblend[export]', or choose .pt2"
         )
-    with atomic_path(path, overwrite=overwrite) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of itself
+    with atomic_path(path, overwrite=overwrite) as temporary, _torch_quiet():
         network, card = load_model(model)
         program = _program(network, card)
         examples, shapes = _examples(program.inputs)
@@ -77,8 +78,22 @@ def export_model(model, path, *, overwrite=False):
             told = {"astrodeblend.json": json.dumps(about, indent=2)}
             torch.export.save(exported, temporary, extra_files=told)
         else:
-            _to_onnx(exported, program.inputs, outputs, about).save(temporary, external_data=False)
+            _to_onnx(exported, about).save(temporary, external_data=False)
     return about
+
+
+@contextmanager
+def _torch_quiet():
+    """Keep back what torch says of itself while it exports."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _program(network, card):
@@ -102,7 +117,7 @@ def _about(network, card, program, outputs):
         about["purity_thresholds"] = dict(
             zip(map(str, PURITIES), network.thresholds.tolist(), strict=True)
         )
-    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+    return about
 
 
 def _examples(inputs):
@@ -110,25 +125,35 @@ def _examples(inputs):
     lengths = dict.fromkeys(_EXAMPLE, Dim.DYNAMIC)
     lengths |= dict.fromkeys(("y", "x"), Dim.DYNAMIC(min=SMALLEST))
     examples = tuple(torch.ones([_EXAMPLE.get(k, k) for k in axes]) for axes in inputs.values())
-    shapes = [{k: lengths.get(axis, Dim.STATIC) for k, axis in enumerate(axes)} for axes in inputs.values()]
+    shapes = [
+        {k: lengths.get(axis, Dim.STATIC) for k, axis in enumerate(axes)}
+        for axes in inputs.values()
+    ]
     return examples, tuple(shapes)
 
 
-def _to_onnx(exported, inputs, outputs, about):
+def _to_onnx(exported, about):
     """Return an exported program in ONNX."""
     aten = torch.ops.aten
     missing = {  # in ONNX
         aten.hypot.default: lambda x, y: (x.square() + y.square()).sqrt(),
         aten.median.dim: _median,
     }
+    inputs, outputs = about["inputs"], about["outputs"]
     converted = torch.onnx.export(
         exported.run_decompositions(missing),
         dynamo=True,
         verbose=False,
         input_names=list(inputs),
-        output_names=outputs,
+        output_names=list(outputs),
     )
-    converted.model.metadata_props.update(about)
+    graph = converted.model.graph
+    named = inputs | outputs
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = type(value.shape)(named[value.name])
+    converted.model.metadata_props.update(
+        {name: v if isinstance(v, str) else json.dumps(v) for name, v in about.items()}
+    )
     return converted
 
 
@@ -142,7 +167,7 @@ class _Pictures(nn.Module):
     """Pictures, as they are."""
 
     inputs = {"blend": ("n", 3, "y", "x"), "positions": ("n", "sources", 2)}  # noqa: RUF012
-    outputs = {"components": ("n", 2, "bands", "y", "x"), "std": ("n", 2, "bands", "y", "x")}  # noqa: RUF012
+    outputs = {"components": ("n", 2, 3, "y", "x"), "std": ("n", 2, 3, "y", "x")}  # noqa: RUF012
     unit = "from 0, black, to 1, white"
 
     def __init__(self, network, calibration):
@@ -167,6 +192,7 @@ class _Flux(_Pictures):
         "noise": ("n", "bands"),
         "positions": ("n", "sources", 2),
     }
+    outputs = {"components": ("n", 2, "bands", "y", "x"), "std": ("n", 2, "bands", "y", "x")}  # noqa: RUF012
     unit = "any; noise is its standard deviation in a pixel of the sky"
 
     def forward(self, blend, noise, positions):

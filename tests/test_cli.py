@@ -92,7 +92,7 @@ class TestHelp:
     def test_all_commands_are_there(self):
         assert set(main.commands) == {
             "deblend", "simulate", "train", "evaluate", "benchmark", "models", "demo",
-            "report", "finish",
+            "report", "finish", "export",
         }  # fmt: skip
 
     def test_every_field_is_an_option_of_train(self):

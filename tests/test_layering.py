@@ -21,6 +21,7 @@ LAYERS = [
     "finish",
     "cards",
     "btk",
+    "export",
     "score",
     "blends",
     "training",
@@ -65,6 +66,7 @@ WITHOUT_TORCH = [
 ]
 WITHOUT_ASTROPY = [
     "calibration",
+    "export",
     "files",
     "flags",
     "inference",

@@ -11,7 +11,7 @@ from functools import partial
 import click
 
 from .blends import simulate
-from .deblending import deblend, demo, models, report
+from .deblending import deblend, demo, export, models, report
 from .options import examples
 from .score import benchmark, evaluate
 from .training import finish, train
@@ -71,5 +71,7 @@ def main(traceback):
     """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
 
 
-for command in (demo, deblend, report, models, simulate, train, finish, evaluate, benchmark):
+for command in (
+    demo, deblend, report, models, export, simulate, train, finish, evaluate, benchmark,
+):  # fmt: skip
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Commands that use a model, or what it wrote: deblend, demo, models, report."""
+"""Commands that use a model, or what it wrote: deblend, demo, export, models, report."""
 
 import re
 from importlib.util import find_spec
@@ -201,6 +201,32 @@ def models(name):
         return {name: asdict(read_card(name)) for name in list_models()}
     click.echo(card_text(name).rstrip())
     return asdict(read_card(name))
+
+
+@options.command(
+    "astrodeblend export galaxyzoo -o galaxyzoo.onnx",
+    "astrodeblend export runs/mine/model.safetensors -o mine.pt2 --overwrite",
+)
+@click.argument("model", metavar="NAME|PATH")
+@click.option("-o", "--out", required=True, metavar="OUT", help="File to write, .pt2 or .onnx.")
+@options.as_json
+@options.quiet
+@options.overwrite
+def export(model, out, overwrite):
+    """Write a model as a program that runs where this package is not.
+
+    OUT is for torch.export (.pt2) or for any runtime of ONNX (.onnx, which takes pip install
+    astrodeblend[export]). The program takes stamps as they are and returns their components, with
+    scaling and error bars inside. Printed are its inputs and outputs; a length in words may be any.
+    """
+    from astrodeblend.export import export_model
+
+    about = export_model(model, out, overwrite=overwrite)
+    for what in ("inputs", "outputs"):
+        for name, axes in about[what].items():
+            click.echo(f"{what[:-1]:6} {name}: ({', '.join(map(str, axes))})")
+    click.echo(options.wrote([out]))
+    return {"files": [out], **about}
 
 
 @options.command(

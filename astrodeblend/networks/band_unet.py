@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .blocks import Attention, ResidualBlock, crop, draw_marks, pad
+from .blocks import Attention, ResidualBlock, crop, draw_marks, for_each, pad
 from .registry import register
 
 __all__ = ["BandUNet", "BandUNetConfig"]
@@ -118,7 +118,7 @@ class BandUNet(nn.Module):
         compressed = torch.asinh(blend.flatten(0, 1))[:, None]
         distance, spots = draw_marks(blend, positions, present)
         marks = torch.cat([distance / 24, *([spots] if self.config.marks else [])], dim=1)
-        own = torch.cat([compressed, marks.repeat_interleave(bands, dim=0)], dim=1)
+        own = torch.cat([compressed, for_each(marks, bands)], dim=1)
         own = pad(own, 2 ** len(self.shared_encoder)).to(memory_format=torch.channels_last)
 
         own, _ = self._features(own, bands)
@@ -151,7 +151,7 @@ class BandUNet(nn.Module):
             if k < len(self.shared_decoder):
                 shared = self.shared_decoder[k](self.shared_up[k](shared) + shared_skips.pop())
             if k < len(self.tell):
-                told = self.tell[k](shared).repeat_interleave(bands, dim=0) + skips.pop()
+                told = for_each(self.tell[k](shared), bands) + skips.pop()
                 own = self.decoder[k + 1](told if own is None else told + self.up[k + 1](own))
         return self.decoder[0](skips.pop() + self.up[0](own)), shared
 

@@ -15,6 +15,7 @@ __all__ = [
     "cut",
     "draw_marks",
     "draw_spots",
+    "for_each",
     "gather_rows",
     "pad",
     "sample",
@@ -24,6 +25,8 @@ __all__ = [
 
 _SIGMA = 1.5  # pixels: standard deviation of a mark
 _TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and its reach in x and y
+# Programs for any size are made of other operations. Not in all versions of torch.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 class ResidualBlock(nn.Module):
@@ -82,6 +85,10 @@ class LocalAttention(Attention):
         normed = F.layer_norm(x.movedim(1, -1), (width,), self.norm.weight, self.norm.bias)
         qkv = self.query_key_value(normed.movedim(-1, 1))
         query, key, value = qkv.unflatten(1, (3, self.heads, -1)).unbind(dim=1)
+        if _is_exporting():  # the same, all at once: tiles would tie the program to their number
+            every = (each.flatten(3).transpose(2, 3) for each in (query, key, value))
+            mixed = F.scaled_dot_product_attention(*every, attn_mask=_near_all(height, length))
+            return x + self.project(mixed.transpose(2, 3).reshape(x.shape))
         down, right = -height % _TILE, -length % _TILE
         side = _TILE + 2 * _NEAR
         query = _tiles(F.pad(query.flatten(1, 2), (0, right, 0, down)), _TILE, self.heads)
@@ -100,11 +107,11 @@ class LocalAttention(Attention):
             mixed = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=near.repeat(n, 1, 1, 1)
             )
-        tiles = (rows.shape[0], columns.shape[0])
+        tiles = (len(rows), len(columns))
         mixed = mixed.unflatten(0, (n, *tiles)).unflatten(-2, (_TILE, _TILE))
         # (n, tiles, tiles, heads, rows, columns, head_width) to (n, width, y, x)
         mixed = mixed.permute(0, 3, 6, 1, 4, 2, 5).reshape(n, width, height + down, length + right)
-        return x + self.project(cut(mixed, 0, 0, height, length))
+        return x + self.project(mixed[..., :height, :length])
 
 
 def _tiles(x, side, heads):
@@ -120,6 +127,15 @@ def _near(extent, device):
     asking = (start + torch.arange(_TILE, device=device))[:, :, None]
     asked = (start + torch.arange(-_NEAR, _TILE + _NEAR, device=device))[:, None]
     return ((asking - asked).abs() <= _NEAR) & (asked >= 0) & (asked < extent) & (asking < extent)
+
+
+def _near_all(height, length):
+    """Return which cells of a map see which, (cells, cells)."""
+    rows, columns = (
+        (torch.arange(side)[:, None] - torch.arange(side)).abs() <= _NEAR
+        for side in (height, length)
+    )
+    return (rows[:, None, :, None] & columns[None, :, None]).flatten(2).flatten(0, 1)
 
 
 def draw_spots(positions, present, size, sigma=_SIGMA):
@@ -203,10 +219,15 @@ def crop(x, blend):
 
 def cut(x, up, left, height, width):
     """Return a part of maps (..., y, x)."""
-    if torch.compiler.is_compiling():  # a slice ties an exported program to sizes that need one
+    if _is_exporting():  # a slice would tie the program to sizes that need one
         rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
         return x.index_select(-2, rows + up).index_select(-1, columns + left)
     return x[..., up : up + height, left : left + width]
+
+
+def for_each(x, number):
+    """Repeat each part of (n, ...) so often, (n number, ...)."""
+    return x[:, None].expand(-1, number, *x.shape[1:]).flatten(0, 1)
 
 
 def sample(maps, positions):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .band_unet import BandUNet, BandUNetConfig
-from .blocks import LocalAttention, cut, gather_rows, sample, window_grid, window_pixels
+from .blocks import LocalAttention, cut, for_each, gather_rows, sample, window_grid, window_pixels
 from .centres import PURITIES
 from .registry import register
 
@@ -288,7 +288,7 @@ class FieldNet(BandUNet):
         light, std : torch.Tensor
             As `split` returns them.
         """
-        n, bands, height, width = seen.total.shape
+        height, width = seen.total.shape[2:]
         if sizes is None:
             sizes = self._sizes(seen, positions)
         pixels, at, size = self.pixels(seen), positions.float(), sizes.float()
@@ -362,7 +362,7 @@ class FieldNet(BandUNet):
     def _there(self, seen, positions):
         """Return features of each band and of all, and peaks, at positions (n, s, 2)."""
         n, bands = seen.total.shape[:2]
-        own = sample(seen.own, positions.repeat_interleave(bands, dim=0))
+        own = sample(seen.own, for_each(positions, bands))
         own = own.unflatten(0, (n, bands)).transpose(1, 2)  # (n, s, bands, f)
         peak = sample(seen.total, positions).clamp(min=_FAINTEST)  # (n, s, bands)
         return own, sample(seen.shared, (positions - 0.5) / 2), peak
@@ -421,7 +421,9 @@ class FieldNet(BandUNet):
                 plane = sources.image[of, None] * bands + torch.arange(bands, device=of.device)
                 index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)
                 away = (window_grid(corner, side) - at[of, None]) / size[of, None, None]
-                mine = self._mine(away, sources.shape[of, None])[:, None] + peak[of].log()[..., None]
+                mine = (
+                    self._mine(away, sources.shape[of, None])[:, None] + peak[of].log()[..., None]
+                )
                 query = sources.query[of]
                 match = torch.einsum(
                     "mbpk,mbk->mbp", gather_rows(keys, index).to(query), query
