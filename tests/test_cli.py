@@ -791,7 +791,7 @@ class TestTrain:
         card = json.loads((run / "model.json").read_text())
         assert 2 * card["training"]["steps"] < 200
         assert "familiarity" not in card["training"]
-        assert "fitted" not in result.stderr
+        assert "astrodeblend finish" in result.stderr
 
     def test_the_choices_of_the_paper(self):
         from astrodeblend.cli.training import _training_config

@@ -205,6 +205,12 @@ def train(out, resume, device, **given):
             others = images.get("validation_images")
             images = {"images": others} if _are_cut_out(others) else {}
         _finish(model, **images)
+    else:
+        _say(
+            f"learned from {learned} blends: error bars and the like are not fitted below "
+            f"{FEWEST_BLENDS}, nor with --familiarity-blends 0; fit them with: "
+            f"astrodeblend finish {shlex.quote(str(model))}"
+        )
     _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
 
 
