@@ -337,7 +337,7 @@ class TestScenes:
         scene = deblender.deblend_scene(image)
         flagged = (scene.catalog["flags"] & int(Flag.POSSIBLE_BLEND)) > 0
         np.testing.assert_array_equal(flagged, scene.catalog["n_blended"] == 1)
-        assert "more than one galaxy" in decode_flags(Flag.POSSIBLE_BLEND)[0]
+        assert "several galaxies" in decode_flags(Flag.POSSIBLE_BLEND)[0]
 
     def test_others_have_no_part_in_the_score_of_an_isolated_source(self, scoring_model):
         deblender = Deblender.load(scoring_model, device="cpu")

@@ -406,7 +406,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
         ("cut.fits.gz", gzip.compress(WHOLE, mtime=0)[:5000], "is not a whole FITS file"),
         ("no.fits.gz", gzip.compress(b"hello", mtime=0), "is not a whole FITS file"),
         ("no.zip", b"PK\x03\x04 no more", "is not a whole FITS file"),
-        ("empty.fits", b"", "is not a whole FITS, JPEG, PNG or TIFF file"),
+        ("empty.fits", b"", "is empty"),
         ("no.jpg", b"plain text", "is not a whole FITS, JPEG, PNG or TIFF file"),
         ("no.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "is not a whole FITS, JPEG, PNG or TIFF"),
         ("no.png", PNG + b"\x00\x00\x00\rIHDR", "is not a whole FITS, JPEG, PNG or TIFF file"),

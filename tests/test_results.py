@@ -177,7 +177,7 @@ def test_the_file_says_how_it_was_made(made, tmp_path):
     assert header["STAMPWID"] == written.meta["stamp_width"]
     assert header["FLAGS"] == int(written.flags)
     assert header.comments["FLAGS"].startswith("MASKED")
-    assert "without data" in str(header["HISTORY"])
+    assert "no data" in str(header["HISTORY"])
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -509,7 +509,7 @@ def test_regions_without_wcs_are_in_pixels(splitting, tmp_path):
 
 def test_regions_say_what_they_take(scene, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "regions", None)
-    with pytest.raises(ImportError, match=r"pip install 'astrodeblend\[regions\]'"):
+    with pytest.raises(ImportError, match="pip install regions"):
         scene.write_regions(tmp_path / "sources.reg")
     assert not list(tmp_path.iterdir())
 

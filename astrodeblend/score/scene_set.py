@@ -74,7 +74,7 @@ def draw_scenes(folder, *, split=None, mode="max", number=200, seed=1):
     """
     folder = Path(folder)
     if mode not in SCENE_MODES:
-        raise ValueError(f"mode={mode!r} is none of scenes; choose {' or '.join(SCENE_MODES)}")
+        raise ValueError(f"mode={mode!r} is not known; choose {' or '.join(SCENE_MODES)}")
     if number < 1:
         raise ValueError(f"number={number}: give at least 1 scene")
     paths = find_images(folder, split=split, isolated=True)
