@@ -62,9 +62,11 @@ def main():
     given = parser.parse_args()
     if given.folder.exists():
         parser.error(f"folder {str(given.folder)!r} exists; choose another name")
+    if given.plot and given.folder.resolve() in Path(given.plot).resolve().parents:
+        parser.error(f"--plot {given.plot!r} is inside the folder, where it would be a galaxy")
+    given.folder.mkdir()  # or refused before the work
     image = hubble_deep_field() if given.image == "hubble" else given.image
     pictures, table = find_galaxies(image, number=given.number)
-    given.folder.mkdir()
     for name, pixels in zip(table["file"], pictures, strict=True):
         Image.fromarray(pixels).save(given.folder / name)
     table.write(given.folder / "galaxies.ecsv")

@@ -18,7 +18,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from astrodeblend.networks import BranchedGenerator, Discriminator, build
-from astrodeblend.simulate import Recipe, Simulator
+from astrodeblend.simulate import Recipe, Simulator, get_recipe
 from astrodeblend.training import (
     BlendStream,
     FieldConfig,
@@ -171,12 +171,17 @@ class TestConfig:
             ({"compile": 1}, "compile=1: give true or false"),
             ({"recipe": "galfit"}, "recipe='galfit': choose one of reiman2019, sum"),
             ({"final_recipe": "galfit"}, "final_recipe='galfit': choose one of"),
+            ({"recipe": ["sum"]}, r"recipe=\['sum'\]: choose one of"),
             ({"plan": "cosine", "final_recipe": "sum"}, "only plan='trapezoid' has a final part"),
         ],
     )
     def test_wrong_choices_are_named(self, change, message):
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**change)
+
+    def test_a_recipe_may_be_of_ones_own(self):
+        own = replace(get_recipe("sum"), name="own")
+        assert TrainingConfig(recipe=own, validation_recipe=own).recipe is own
 
     def test_the_docstring_has_every_field(self):
         for kind in (TrainingConfig, FieldConfig):

@@ -234,7 +234,7 @@ def export(model, out, overwrite):
     "astrodeblend demo --out elsewhere",
 )
 @options.folder("Where to; made if it is missing.", default="astrodeblend-demo", show_default=True)
-@options.number("How many blends, of 12.", default=6, show_default=True)
+@options.number("How many blends, of 12.", most=12, default=6, show_default=True)
 @options.model("galaxyzoo")
 @options.as_json
 @options.quiet

@@ -104,9 +104,10 @@ def bands(text):
     )
 
 
-def number(text, **options):
+def number(text, *, most=None, **options):
     """Return the option --number."""
-    return click.option("-n", "--number", type=click.IntRange(min=1), help=text, **options)
+    kind = click.IntRange(min=1, max=most)
+    return click.option("-n", "--number", type=kind, help=text, **options)
 
 
 def whole(name, default, text, *, least=1):

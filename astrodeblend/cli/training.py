@@ -199,18 +199,20 @@ def train(out, resume, device, **given):
         _say(f"stopped and saved; go on with: astrodeblend train --out {shlex.quote(out)} --resume")
         raise SystemExit(130)  # what shells have for Ctrl-C
     learned = read_card(model).training["steps"] * config.batch  # the minutes may end it early
+    images = record["images"]
+    if config.surveys:  # real galaxies that it has not learned from, or parametric ones
+        others = images.get("validation_images")
+        images = {"images": others} if _are_cut_out(others) else {}
     if config.familiarity_blends and learned >= FEWEST_BLENDS:
-        images = record["images"]
-        if config.surveys:  # real galaxies that it has not learned from, or parametric ones
-            others = images.get("validation_images")
-            images = {"images": others} if _are_cut_out(others) else {}
         _finish(model, **images)
     else:
-        _say(
-            f"learned from {learned} blends: error bars and the like are not fitted below "
-            f"{FEWEST_BLENDS}, nor with --familiarity-blends 0; fit them with: "
-            f"astrodeblend finish {shlex.quote(str(model))}"
-        )
+        why = "--familiarity-blends 0"
+        if config.familiarity_blends:
+            why = f"learned from {learned} blends, fewer than {FEWEST_BLENDS}"
+        words = ["astrodeblend", "finish", str(model)]
+        if "images" in images:
+            words += ["--images", images["images"]]
+        _say(f"{why}: no error bars are fitted; fit them by: {shlex.join(words)}")
     _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
 
 

@@ -7,15 +7,16 @@ from dataclasses import field, fields
 from numbers import Real
 
 
-def choice(default, text, *, among=(), least=0, most=math.inf):
-    """Return a field of a configuration, of values among some, or of numbers within limits.
+def choice(default, text, *, among=(), kind=(), least=0, most=math.inf):
+    """Return a field of a configuration: values among some or of a kind, or numbers within limits.
 
     A default that is a function makes the value anew every time. The first sentence of the text is
     the help of a command, all of it the reference.
     """
     name = "default_factory" if callable(default) else "default"
     first, stop, _ = text.partition(". ")
-    about = {"text": text, "help": first + stop.strip(), "among": among, "limits": (least, most)}
+    about = {"text": text, "help": first + stop.strip(), "among": among, "kind": kind}
+    about["limits"] = least, most
     return field(**{name: default}, metadata=about)
 
 
@@ -24,7 +25,8 @@ def check(configuration):
     for each in fields(configuration):
         name, value = each.name, getattr(configuration, each.name)
         among, (least, most) = each.metadata["among"], each.metadata["limits"]
-        if among and value not in among and (value is not None or each.default is not None):
+        allowed = value in among or isinstance(value, each.metadata["kind"])
+        if among and not allowed and (value is not None or each.default is not None):
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(among)}")
         if each.type is bool and not isinstance(value, bool):
             raise ValueError(f"{name}={value!r}: give true or false")

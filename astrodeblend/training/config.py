@@ -2,11 +2,12 @@
 
 from dataclasses import asdict, dataclass
 
-from ..simulate.recipes import RECIPES
+from ..simulate.recipes import RECIPES, Recipe
 from .choices import check, choice, documented
 
 __all__ = ["FieldConfig", "TrainingConfig", "reiman2019"]
 
+_BLENDS = {"among": tuple(RECIPES), "kind": Recipe}
 _RATE = {"least": 1e-12, "most": 1}
 _BELOW_ONE = {"most": 1 - 1e-9}
 
@@ -19,7 +20,7 @@ class TrainingConfig:
 
     network: dict = choice(lambda: {"kind": "unet", "marks": True},
         "Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.")
-    recipe: str = choice("varied", "Blends to learn from.", among=RECIPES)
+    recipe: str = choice("varied", "Blends to learn from.", **_BLENDS)
     surveys: tuple[str, ...] = choice((),
         "Surveys whose blends to learn from instead, in linear flux, in units of each band's "
         "noise: names, or YAML files, as `astrodeblend.simulate.get_survey` takes them; or the "
@@ -29,8 +30,8 @@ class TrainingConfig:
         "how many pixels of the middle of a stamp are shown: a number, or chances of some. For "
         "stamps of one's own as ``astrodeblend.training.stream.StampStream`` takes it.")
     final_recipe: str | None = choice(None,
-        "Blends to end on, while the trapezoid falls. None for the same.", among=RECIPES)
-    validation_recipe: str = choice("reiman2019", "Blends to be judged by.", among=RECIPES)
+        "Blends to end on, while the trapezoid falls. None for the same.", **_BLENDS)
+    validation_recipe: str = choice("reiman2019", "Blends to be judged by.", **_BLENDS)
     steps: int = choice(16_000, "Updates.", least=1)
     minutes: float = choice(0.0,
         "End after so many, learning rate and all; 0 for any. Learning rate, burn-in and final "
