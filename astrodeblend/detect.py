@@ -44,7 +44,6 @@ def find_sources(
     rest=False,
     threshold=5.0,
     n_pixels=10,
-    contrast=None,
     smoothing=None,
 ):
     """Detect the sources of an image.
@@ -70,9 +69,6 @@ def find_sources(
     n_pixels : int, optional
         Smallest number of connected pixels of a source; half of that for a peak in a group. In
         enlarged pictures it grows with the square of ``smoothing``.
-    contrast : float, optional
-        Smallest fraction of a group's light for a separate source. Default: 0.001 for flux, 0.005
-        for pictures, in which compression makes fainter peaks.
     smoothing : float, optional
         Full width at half maximum of the smoothing kernel in pixels. Default: 2, times the factor
         of enlargement of a picture, which is estimated from the correlation of its noise.
@@ -131,7 +127,7 @@ def find_sources(
             *(smooth, SegmentationImage(parents), max(n_pixels // 2, 1)),
             labels=several,
             progress_bar=False,
-            **scaling.division | ({} if contrast is None else {"contrast": contrast}),
+            **scaling.division,
         ).data
     seen = None
     if positions is None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ._version import __version__
 from .calibration import Calibration
+from .calibration.factors import DARK
 from .files import atomic_path
 from .inference import ROUNDING, SMALLEST
 from .networks.centres import PURITIES
@@ -22,7 +23,6 @@ from .weights import load_model
 
 __all__ = ["export_model"]
 
-_DARK = 1e-4  # as `astrodeblend.calibration.pixel_features` has it
 _KNOWN = 0.5  # share of a stamp in which each band needs to have data
 _TOLD = ("name", "description", "bands", "modes", "scaling", "data", "licence", "limits", "sha256")
 # What programs are traced with; each length on its own, so that none is taken for another.
@@ -254,13 +254,13 @@ class _Calibrated(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(calibration, name)))
 
     def forward(self, std, components, blend):
-        light = blend[:, None].clamp(min=_DARK)
+        light = blend[:, None].clamp(min=DARK)
         ratio = std.clamp(min=torch.finfo(torch.float32).tiny) / (1 if self.in_noise else light)
         rows = _weights(ratio.log(), self.log_ratio)
         columns = _weights(components / light, self.fraction)
         log_factor = ((rows @ self.log_factor) * columns).sum(dim=-1)
         if len(self.log_peak):
-            peak = components.amax(dim=(-2, -1), keepdim=True).clamp(min=_DARK).log()
+            peak = components.amax(dim=(-2, -1), keepdim=True).clamp(min=DARK).log()
             log_factor = log_factor + _weights(peak, self.log_peak) @ self.log_peak_factor
         return std * log_factor.exp()
 

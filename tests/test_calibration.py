@@ -136,7 +136,7 @@ class TestFluxes:
         _, isolated = galaxies(3, np.random.default_rng(4), bands=3)
         for picture in isolated.reshape(-1, 3, SIZE, SIZE):
             found = measure_segment(picture, 0.5 * picture)
-            sources, segments = find_sources(NDData(picture), contrast=1)
+            sources, segments = find_sources(NDData(picture))
             segment = segments == sources["label"][np.argmax(sources["signal_to_noise"])]
             assert (segment & found.segment).sum() > 0.9 * (segment | found.segment).sum()
             # Half of the picture is half of the light.

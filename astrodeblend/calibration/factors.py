@@ -13,7 +13,7 @@ from scipy import ndimage
 __all__ = ["Calibration", "log_peaks", "pixel_features"]
 
 _HALF = 0.5  # of a galaxy's peak: light at which half of the deviation is coherent
-_DARK = 1e-4  # network values: light of the blend below which its fraction is undefined
+DARK = 1e-4  # network values: light of the blend below which its fraction is undefined
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def pixel_features(std, components, blend, *, in_noise=False):
         Logarithm of the deviation over the light of the blend (or of the deviation itself), and
         the component's fraction of that light.
     """
-    light = np.maximum(blend, _DARK)
+    light = np.maximum(blend, DARK)
     ratio = np.maximum(std, np.finfo(np.float32).tiny) / (1 if in_noise else light)
     return np.log(ratio), components / light
 
@@ -242,4 +242,4 @@ def log_peaks(components):
     -------
     numpy.ndarray, shape (..., 1, 1)
     """
-    return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), _DARK))
+    return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), DARK))
