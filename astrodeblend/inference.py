@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from astrodeblend.networks.symmetries import symmetric_std
+from astrodeblend.networks.heads import symmetric_std
 
 __all__ = ["Inference", "find_device"]
 

@@ -19,6 +19,7 @@ __all__ = [
     "find_model",
     "list_models",
     "load_model",
+    "load_own",
     "read_card",
     "save_model",
     "stored_dtype",
@@ -192,6 +193,34 @@ def load_model(model, *, device="cpu"):
     except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"the weight file {str(path)!r} does not fit its card: {error}") from error
     return network.to(device).eval(), card
+
+
+def load_own(model, *, device="cpu"):
+    """Load a model whose files may be replaced: one of yours, not one of the package.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A ``.safetensors`` file with its card beside it.
+    device : str or torch.device, optional
+        Device of the network.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The file.
+    network, card
+        As `load_model` returns them.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If ``model`` is not the path of a ``.safetensors`` file, and as for `load_model`.
+    """
+    path = Path(model)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"model={str(model)!r}: give the path of a .safetensors file")
+    return path, *load_model(path, device=device)
 
 
 def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):

@@ -10,11 +10,11 @@ from torch.nn.functional import avg_pool2d
 from astrodeblend import Deblender
 from astrodeblend.metrics import isophote, moments
 from astrodeblend.networks import BlendScore, build
-from astrodeblend.networks.blend_score import look_around
+from astrodeblend.networks.heads import look_around
 from astrodeblend.results import Flag, decode_flags
 from astrodeblend.simulate.doubles import make_doubles
 from astrodeblend.training import add_blend_score, add_familiarity
-from astrodeblend.training.blend_score import _calibration, fit_blend_score
+from astrodeblend.training.heads import _calibration, fit_blend_score
 from astrodeblend.weights import Card, list_models, load_model, read_card, save_model
 
 NETWORKS = {
@@ -154,7 +154,7 @@ class TestDoubles:
 def short_fit(monkeypatch):
     """Let scores be fitted in few steps, where it does not matter what they learn."""
     for name, value in (("_EPOCHS", 2), ("_FEWEST_STEPS", 20)):
-        monkeypatch.setattr(f"astrodeblend.training.blend_score.{name}", value)
+        monkeypatch.setattr(f"astrodeblend.training.heads.{name}", value)
 
 
 class TestFit:

@@ -9,10 +9,10 @@ from skimage import data
 from skimage.transform import resize
 
 from astrodeblend.networks import Familiarity, build, fit_familiarity
-from astrodeblend.networks.familiarity import pool
+from astrodeblend.networks.heads import pool
 from astrodeblend.simulate import Simulator, get_recipe
 from astrodeblend.training import BlendStream
-from astrodeblend.training.familiarity import familiarity_of
+from astrodeblend.training.heads import familiarity_of
 from astrodeblend.weights import list_models, load_model
 
 NETWORKS = {

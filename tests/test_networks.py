@@ -9,10 +9,15 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from astrodeblend.networks import build, describe, vgg
-from astrodeblend.networks.discriminator import Discriminator, DiscriminatorConfig
-from astrodeblend.networks.reiman2019 import BranchedGenerator, BranchedGeneratorConfig
-from astrodeblend.networks.vgg import VGG19Features, load_vgg19
+from astrodeblend.networks import build, describe, reiman2019
+from astrodeblend.networks.reiman2019 import (
+    BranchedGenerator,
+    BranchedGeneratorConfig,
+    Discriminator,
+    DiscriminatorConfig,
+    VGG19Features,
+    load_vgg19,
+)
 
 TINY = BranchedGeneratorConfig(bands=2, width=4, root_blocks=2, branch_blocks=1, branches=3)
 
@@ -294,16 +299,16 @@ def test_a_weight_file_runs_no_code(tmp_path):
 def hub(weight_file, tmp_path, monkeypatch):
     """A cache of its own, and a published file that lies on this machine."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(vgg, "_URL", weight_file.as_uri())
+    monkeypatch.setattr(reiman2019, "_URL", weight_file.as_uri())
     digest = hashlib.sha256(weight_file.read_bytes()).hexdigest()
-    monkeypatch.setattr(vgg, "_SHA256", digest)
+    monkeypatch.setattr(reiman2019, "_SHA256", digest)
     return tmp_path / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth"
 
 
 def test_weights_are_fetched_once_and_checked(hub, monkeypatch):
     network = load_vgg19()
     assert hub.is_file()
-    monkeypatch.setattr(vgg, "_URL", "file:///nowhere")
+    monkeypatch.setattr(reiman2019, "_URL", "file:///nowhere")
     again = load_vgg19()
     assert torch.equal(network.features[34].weight, again.features[34].weight)
     with hub.open("r+b") as file:
@@ -314,22 +319,24 @@ def test_weights_are_fetched_once_and_checked(hub, monkeypatch):
 
 
 def test_offline_says_how_to_give_the_path(hub, monkeypatch):
-    monkeypatch.setattr(vgg, "_URL", "file:///nowhere/vgg19-dcbb9e9d.pth")
+    monkeypatch.setattr(reiman2019, "_URL", "file:///nowhere/vgg19-dcbb9e9d.pth")
     with pytest.raises(OSError, match=r"could not be fetched from .* give its path"):
         load_vgg19()
     assert not list(hub.parent.iterdir())
 
 
 def test_a_changed_download_is_refused(hub, monkeypatch):
-    monkeypatch.setattr(vgg, "_SHA256", "0" * 64)
+    monkeypatch.setattr(reiman2019, "_SHA256", "0" * 64)
     with pytest.raises(OSError, match=r"could not be fetched from .*invalid hash value"):
         load_vgg19()
     assert not list(hub.parent.iterdir())
 
 
 def test_the_published_hash_is_that_of_the_name():
-    assert vgg._SHA256.startswith(vgg._NAME.removeprefix("vgg19-").removesuffix(".pth"))
-    assert len(vgg._SHA256) == 64
+    assert reiman2019._SHA256.startswith(
+        reiman2019._NAME.removeprefix("vgg19-").removesuffix(".pth")
+    )
+    assert len(reiman2019._SHA256) == 64
 
 
 class TestUNet:

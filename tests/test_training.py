@@ -28,7 +28,7 @@ from astrodeblend.training import (
     reiman2019,
     train,
 )
-from astrodeblend.training.familiarity import familiarity_of
+from astrodeblend.training.heads import familiarity_of
 from astrodeblend.training.loop import _learning_rate, _update_average
 from astrodeblend.training.losses import (
     adversarial_loss,

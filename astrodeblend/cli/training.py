@@ -152,7 +152,7 @@ def train(out, resume, device, **given):
     from astrodeblend.networks import build
     from astrodeblend.training import train as train_model
     from astrodeblend.training.checkpoint import read_state
-    from astrodeblend.training.familiarity import FEWEST_BLENDS
+    from astrodeblend.training.heads import FEWEST_BLENDS
     from astrodeblend.training.start import check_compiler, load_parent
     from astrodeblend.weights import Card, read_card
 

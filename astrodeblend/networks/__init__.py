@@ -18,15 +18,19 @@ follow in the returned tuple; not all networks have them.
 """
 
 from .band_unet import BandUNet, BandUNetConfig
-from .blend_score import BlendScore
 from .centres import find_centres, purity_thresholds, threshold_of
-from .discriminator import Discriminator, DiscriminatorConfig
-from .familiarity import Familiarity, fit_familiarity
 from .field import FieldNet, FieldNetConfig, Pixels, Seen, Sources
+from .heads import BlendScore, Familiarity, fit_familiarity
 from .registry import build, describe, register
-from .reiman2019 import BranchedGenerator, BranchedGeneratorConfig
+from .reiman2019 import (
+    BranchedGenerator,
+    BranchedGeneratorConfig,
+    Discriminator,
+    DiscriminatorConfig,
+    VGG19Features,
+    load_vgg19,
+)
 from .unet import UNet, UNetConfig
-from .vgg import VGG19Features, load_vgg19
 
 __all__ = [
     "BandUNet",

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .blend_score import look_around
 from .blocks import Attention, ResidualBlock, crop, draw_marks, pad
-from .familiarity import pool
+from .heads import look_around, pool
 from .registry import register
 
 __all__ = ["UNet", "UNetConfig"]

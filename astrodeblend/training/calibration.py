@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +12,11 @@ from tqdm import tqdm
 from ..calibration import Calibration, ask_in_turn, log_peaks, measure_segment, pixel_features
 from ..light import regained
 from ..metrics import isophote
-from ..networks.symmetries import symmetric_std
+from ..networks.heads import symmetric_std
 from ..simulate.batched import Simulator
 from ..simulate.survey_batches import SurveyStream
 from ..simulate.surveys import get_survey
-from ..weights import load_model, write_card
+from ..weights import load_own, write_card
 from .stream import FluxStream
 
 __all__ = ["FEWEST_BLENDS", "add_calibration", "fit_calibration"]
@@ -246,12 +245,9 @@ def add_calibration(
         If the path does not end in ``.safetensors``, the file is corrupt, there are too few
         blends, or the images do not suit the recipes.
     """
-    path = Path(model)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"model={str(model)!r}: give the path of a .safetensors file")
     if blends < FEWEST_BLENDS:
         raise ValueError(f"blends={blends} are too few; give at least {FEWEST_BLENDS}")
-    network, card = load_model(path, device=device)
+    path, network, card = load_own(model, device=device)
     with tqdm(total=blends, desc="calibration", unit="blend", disable=not progress) as bar:
         if card.scaling == "noise":
             surveys = _surveys_of(card) if surveys is None else tuple(surveys)

@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from ..files import atomic_path
 from ..networks import Discriminator, DiscriminatorConfig, build, load_vgg19
+from ..networks.heads import FALSE_ALARMS
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import STAMP
 from ..weights import Card, save_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import TrainingConfig
-from .familiarity import FEWEST_BLENDS, familiarity_of, on_card
+from .heads import FEWEST_BLENDS, familiarity_of
 from .losses import (
     adversarial_loss,
     discriminator_loss,
@@ -317,7 +318,8 @@ def train(
         except KeyboardInterrupt:
             return None
         average.familiarity = familiarity
-        return export(step, familiarity=on_card(blends))
+        entry = {"blends": blends, "false_alarms": FALSE_ALARMS}
+        return export(step, familiarity=entry)
 
 
 def _stream(config, images, device, rank, world):
