@@ -1,11 +1,58 @@
-"""What makes a model: every choice of a training run, in one frozen object."""
+"""The configurations of training runs: every choice is a field of one frozen object."""
 
-from dataclasses import asdict, dataclass
+import inspect
+import math
+import textwrap
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 
 from ..simulate.recipes import RECIPES, Recipe
-from .choices import check, choice, documented
 
 __all__ = ["FieldConfig", "TrainingConfig", "reiman2019"]
+
+
+def choice(default, text, *, among=(), kind=(), least=0, most=math.inf):
+    """Return a field of a configuration: its default, its meaning and its limits.
+
+    Values are one of ``among`` or an instance of ``kind``, numbers from ``least`` to ``most``. A
+    default that is a function returns the default value. The first sentence of the text is the
+    help of the command ``train``; the whole text is in the reference.
+    """
+    name = "default_factory" if callable(default) else "default"
+    first, stop, _ = text.partition(". ")
+    about = {"text": text, "help": first + stop.strip(), "among": among, "kind": kind}
+    about["limits"] = least, most
+    return field(**{name: default}, metadata=about)
+
+
+def check(configuration):
+    """Raise ValueError for a value that its field does not allow."""
+    for each in fields(configuration):
+        name, value = each.name, getattr(configuration, each.name)
+        among, (least, most) = each.metadata["among"], each.metadata["limits"]
+        allowed = value in among or isinstance(value, each.metadata["kind"])
+        if among and not allowed and (value is not None or each.default is not None):
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(among)}")
+        if each.type is bool and not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r}: give true or false")
+        allowed = isinstance(value, Real) and least <= value <= most  # NaN is not
+        if each.type in (int, float) and not allowed:
+            limits = f"at least {least}" if most == math.inf else f"from {least} to {most:.4g}"
+            raise ValueError(f"{name}={value!r}: give a number {limits}")
+
+
+def documented(configuration):
+    """Add the fields of a configuration to its docstring."""
+    doc = f"{inspect.cleandoc(configuration.__doc__)}\n\nParameters\n----------\n"
+    for each in fields(configuration):
+        kind = each.type.__name__ if isinstance(each.type, type) else str(each.type)
+        if among := each.metadata["among"]:
+            kind = f"{{{', '.join(map(repr, among))}}}" + " or None" * (each.default is None)
+        text = textwrap.fill(each.metadata["text"], 92, break_on_hyphens=False)
+        doc += f"{each.name} : {kind}\n{textwrap.indent(text, '    ')}\n"
+    configuration.__doc__ = doc
+    return configuration
+
 
 _BLENDS = {"among": tuple(RECIPES), "kind": Recipe}
 _RATE = {"least": 1e-12, "most": 1}
@@ -20,78 +67,84 @@ class TrainingConfig:
 
     network: dict = choice(lambda: {"kind": "unet", "marks": True},
         "Kind and configuration of the generator, as `astrodeblend.networks.build` takes them.")
-    recipe: str = choice("varied", "Blends to learn from.", **_BLENDS)
+    recipe: str = choice("varied", "Recipe of the training blends.", **_BLENDS)
     surveys: tuple[str, ...] = choice((),
-        "Surveys whose blends to learn from instead, in linear flux, in units of each band's "
-        "noise: names, or YAML files, as `astrodeblend.simulate.get_survey` takes them; or the "
-        "folder that isolated stamps of one's own were read from. Recipes count for nothing then.")
+        "Surveys of the training blends, in linear flux in units of each band's sky noise. Names "
+        "or YAML files, as `astrodeblend.simulate.get_survey` takes them, or the folder of "
+        "isolated stamps of your own. Recipes are then not used.")
     survey_options: dict = choice(dict,
-        "How these blends are, as `astrodeblend.simulate.SurveyStream` takes it; and ``widths``, "
-        "how many pixels of the middle of a stamp are shown: a number, or chances of some. For "
-        "stamps of one's own as ``astrodeblend.training.stream.StampStream`` takes it.")
+        "Options of blends of surveys. Parameters of ``astrodeblend.training.stream.FluxStream`` "
+        "and `astrodeblend.simulate.SurveyStream`; for stamps of your own of "
+        "``astrodeblend.training.stream.StampStream``.")
     final_recipe: str | None = choice(None,
-        "Blends to end on, while the trapezoid falls. None for the same.", **_BLENDS)
-    validation_recipe: str = choice("reiman2019", "Blends to be judged by.", **_BLENDS)
-    steps: int = choice(16_000, "Updates.", least=1)
+        "Recipe of the last training blends, while the learning rate of plan trapezoid falls. "
+        "None: the same recipe.", **_BLENDS)
+    validation_recipe: str = choice("reiman2019", "Recipe of the validation blends.", **_BLENDS)
+    steps: int = choice(16_000, "Number of updates.", least=1)
     minutes: float = choice(0.0,
-        "End after so many, learning rate and all; 0 for any. Learning rate, burn-in and final "
-        "recipe follow the share of the updates done or of the minutes gone, whichever is larger; "
-        "time counts from the first update, over all parts of a resumed run.")
-    batch: int = choice(16, "Blends per update, over all processes.", least=1)
+        "Minutes after which the run ends, with all phases of the learning rate; 0 for no limit. "
+        "Learning rate, burn-in and final recipe follow the share of updates done or of minutes "
+        "gone, whichever is larger. Time counts from the first update, over all parts of a "
+        "resumed run.")
+    batch: int = choice(16, "Number of blends per update, over all processes.", least=1)
     loss: str = choice("log_mse",
-        "Pixel loss; for surveys flux. See `astrodeblend.training.losses`.",
+        "Loss of pixel values; flux is that for surveys. See `astrodeblend.training.losses`.",
         among=("log_mse", "mse", "flux"))
     learning_rate: float = choice(6e-4, "The highest learning rate.", **_RATE)
     plan: str = choice("trapezoid",
-        "Learning rate over time. Warm-up, level, linear fall to zero over the last ``decay`` of "
-        "the steps; warm-up and half a cosine; or the paper's, level and a tenth of it for the "
-        "second half.", among=("trapezoid", "cosine", "reiman2019"))
-    warmup: int = choice(500, "Updates over which the learning rate rises.")
-    decay: float = choice(0.3, "Share of the steps over which the trapezoid falls.", most=1)
+        "Learning rate as a function of time. ``trapezoid``: warm-up, constant, linear fall to "
+        "zero over the last ``decay`` of the updates; ``cosine``: warm-up, half a cosine; "
+        "``reiman2019``: constant, then a tenth of it in the second half.",
+        among=("trapezoid", "cosine", "reiman2019"))
+    warmup: int = choice(500, "Number of updates over which the learning rate rises.")
+    decay: float = choice(0.3,
+        "Share of the updates, the last, over which the learning rate of plan trapezoid falls.",
+        most=1)
     optimizer: str = choice("adamw",
-        "Adam with weight decay, or without, as in the paper.", among=("adamw", "adam"))
-    weight_decay: float = choice(1e-2, "For adamw.")
+        "Adam with weight decay (adamw), or without, as in the paper.", among=("adamw", "adam"))
+    weight_decay: float = choice(1e-2, "Weight decay of adamw.")
     average: float = choice(0.999,
-        "Decay of the weights' running average, which is what is saved; 0 for none.", **_BELOW_ONE)
+        "Decay per update of the running average of the weights, which is saved; 0 for no "
+        "average.", **_BELOW_ONE)
     keep: float = choice(0.0,
-        "Share of the weights that it starts from in what is saved; it forgets less. 0.5 is the "
-        "mean of both (Wortsman et al. 2022, arXiv:2109.01903).", **_BELOW_ONE)
-    clip: float = choice(1.0, "Largest norm of the gradient; 0 for any.")
+        "Share of the initial weights in the saved ones, for a run that starts from a model. A "
+        "larger share keeps more of what that model learned; 0.5 is the mean of both (Wortsman et "
+        "al. 2022, arXiv:2109.01903).", **_BELOW_ONE)
+    clip: float = choice(1.0, "Largest norm of the gradient; 0 for no limit.")
     adversarial: str = choice("none",
-        "Loss against a discriminator: as the published code, or as the paper's equations. That is "
-        "cross-entropy against \"real\", or the minimax form of equations 1 to 3.",
+        "Adversarial loss: nonsaturating, as in the published code, or minimax, as in the paper's "
+        "equations 1 to 3. That is -log D, or log(1 - D), of the discriminator D.",
         among=("none", "nonsaturating", "minimax"))
     adversarial_weight: float = choice(1e-3, "Weight of the adversarial loss.")
     discriminator: dict = choice(dict,
-        "Width and dense layer of the discriminator, if not the paper's, as "
-        "`astrodeblend.networks.DiscriminatorConfig` takes them.")
+        "Fields of `astrodeblend.networks.DiscriminatorConfig` that differ from the paper's.")
     burn_in: int = choice(0,
-        "Updates before that loss, on VGG19 features alone if there are weights for them. Those "
-        "are ``vgg``; without, on the pixel loss alone.")
+        "Number of first updates without adversarial loss, on VGG19 features alone if vgg is "
+        "given. Else they have the pixel loss.")
     vgg: str | None = choice(None,
-        "VGG19 weights in torchvision's format, or torchvision to fetch its own.")
+        "File of VGG19 weights in torchvision's layout, or torchvision to download them.")
     vgg_preprocess: str = choice("torchvision",
-        "Scale of images for VGG19. See `astrodeblend.networks.load_vgg19`.",
+        "Scale of the images that VGG19 takes. See `astrodeblend.networks.load_vgg19`.",
         among=("torchvision", "caffe"))
     std_weight: float = choice(0.1,
-        "Weight of the loss from which standard deviations are learned.")
+        "Weight of the loss of standard deviations.")
     precision: str = choice("auto",
-        "Arithmetic of the network; auto is bfloat16 on a GPU, float32 on a CPU. Most CPUs have to "
-        "emulate bfloat16, many times slower. Weights and losses are float32.",
+        "Arithmetic of the network; auto: bfloat16 on a GPU, float32 on a CPU. Most CPUs emulate "
+        "bfloat16, many times slower. Weights and losses are float32.",
         among=("auto", "float32", "bfloat16"))
     compile: bool = choice(False,
-        "Have torch compile the networks, to be faster after a slow start; not for surveys. By "
-        "`torch.compile`: it takes a minute, and a C++ compiler, or Triton on a GPU. Stamps of "
-        "surveys come in too many shapes.")
-    seed: int = choice(1, "Everything random follows from it.")
-    validate_every: int = choice(1000, "Updates between validations.", least=1)
-    checkpoint_every: int = choice(500, "Updates between checkpoints.", least=1)
-    log_every: int = choice(50, "Updates between lines in the log.", least=1)
-    validation_blends: int = choice(256, "Blends of a validation.", least=1)
+        "Compile the networks: updates are faster after a slow start; not for surveys. "
+        "`torch.compile` takes a minute, and a C++ compiler, or Triton on a GPU. Stamps of surveys "
+        "have too many shapes.")
+    seed: int = choice(1, "Seed of all random numbers.")
+    validate_every: int = choice(1000, "Number of updates between validations.", least=1)
+    checkpoint_every: int = choice(500, "Number of updates between checkpoints.", least=1)
+    log_every: int = choice(50, "Number of updates between lines of the log.", least=1)
+    validation_blends: int = choice(256, "Number of validation blends.", least=1)
     familiarity_blends: int = choice(4096,
-        "Blends that tell in the end what is unlike any; 0 to finish later. See "
-        "`astrodeblend.networks.Familiarity`. No more than it has learned from; with fewer than "
-        "200 it does not learn to tell.")
+        "Number of blends to which the familiarity is fitted after training; 0 for none. See "
+        "`astrodeblend.networks.Familiarity`. It is at most the number of training blends; fewer "
+        "than 200 are too few for a fit.")
     # fmt: on
 
     def __post_init__(self):
@@ -158,32 +211,32 @@ class FieldConfig:
     """Every choice of a training run on fields."""
 
     network: dict = choice(lambda: {"kind": "field"},
-        "Of kind ``field``, as `astrodeblend.networks.build` takes it.")
+        "Kind, ``field``, and configuration, as `astrodeblend.networks.build` takes them.")
     surveys: tuple[str, ...] = choice(("lsst", "hsc", "des", "sdss"),
-        "As `astrodeblend.simulate.FieldStream` takes them.")
+        "Surveys of the training fields, as `astrodeblend.simulate.FieldStream` takes them.")
     sizes: tuple[int, ...] = choice((128, 192, 256),
-        "Widths of blocks in pixels; each update draws one.")
+        "Widths of blocks, in pixels; one is drawn for each update.")
     bands: dict = choice(lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05},
-        "Chances of numbers of bands.")
+        "Probabilities of numbers of bands.")
     options: dict = choice(lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.4,
                                     "bright": 0.12, "counted": 0.08},
-        "More of `astrodeblend.simulate.FieldStream`.")
+        "Further parameters of `astrodeblend.simulate.FieldStream`.")
     batch: int = choice(0,
-        "Blocks per update, of the largest size; 0 for as many as fit. Of smaller ones as many "
-        "more as fill the pixels. As many as fit take half of the memory of a GPU; 2 without one.")
-    blocks: int = choice(100_000, "Blocks to learn from.", least=1)
+        "Number of blocks of the largest size per update; smaller blocks in proportion to their "
+        "number of pixels. 0: as many as fit in half of the memory of a GPU; 2 without a GPU.")
+    blocks: int = choice(100_000, "Number of training blocks.", least=1)
     learning_rate: float = choice(5e-4, "The highest learning rate.", **_RATE)
-    warmup: int = choice(2000, "Blocks over which the learning rate rises.")
+    warmup: int = choice(2000, "Number of blocks over which the learning rate rises.")
     decay: float = choice(0.5,
-        "Share of the run, its last, over which the learning rate falls.", least=1e-6, most=1)
-    weight_decay: float = choice(1e-2, "Of AdamW.")
+        "Share of the blocks, the last, over which the learning rate falls.", least=1e-6, most=1)
+    weight_decay: float = choice(1e-2, "Weight decay of AdamW.")
     average: float = choice(0.998,
-        "Decay of the weights' running average, which is what is saved; 0 for none.", **_BELOW_ONE)
-    clip: float = choice(1.0, "Largest norm of the gradient; 0 for any.")
-    seed: int = choice(1, "Everything random follows from it.")
+        "Decay per update of the running average of the weights, which is saved; 0 for no "
+        "average.", **_BELOW_ONE)
+    clip: float = choice(1.0, "Largest norm of the gradient; 0 for no limit.")
+    seed: int = choice(1, "Seed of all random numbers.")
     bfloat16: bool | None = choice(None,
-        "Whether the network's arithmetic is bfloat16; None for where the processor multiplies "
-        "such.")
+        "Whether the arithmetic of the network is bfloat16. None: on a GPU.")
     # fmt: on
 
     def __post_init__(self):
