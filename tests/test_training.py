@@ -188,7 +188,8 @@ class TestConfig:
             documented = inspect.getdoc(kind).partition("Parameters\n----------\n")[2]
             names = re.findall(r"^(\w+) : ", documented, flags=re.MULTILINE)
             assert names == list(inspect.signature(kind).parameters)
-        assert "\nloss : {'log_mse', 'mse', 'flux'}\n    Loss of pixel values" in TrainingConfig.__doc__
+        loss = "\nloss : {'log_mse', 'mse', 'flux'}\n    Loss of pixel values"
+        assert loss in TrainingConfig.__doc__
 
     def test_the_papers_plan(self):
         config = reiman2019()

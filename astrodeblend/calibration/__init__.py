@@ -1,9 +1,7 @@
 """Calibration of error bars: factors for a network's standard deviations, and their coverage."""
 
-from .coverage import Coverage
+from .coverage import Coverage, Fluxes, ask_in_turn, measure_segment
 from .factors import Calibration, log_peaks, pixel_features
-from .fluxes import Fluxes, measure_segment
-from .turns import ask_in_turn
 
 __all__ = [
     "Calibration",
