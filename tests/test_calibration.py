@@ -140,7 +140,9 @@ class TestFluxes:
             segment = segments == sources["label"][np.argmax(sources["signal_to_noise"])]
             assert (segment & found.segment).sum() > 0.9 * (segment | found.segment).sum()
             # Half of the picture is half of the light.
-            np.testing.assert_allclose(found.error, 0.5 * found.flux, rtol=0.02)
+            np.testing.assert_allclose(
+                found.error, 0.5 * found.light[:, found.segment].sum(axis=1), rtol=0.02
+            )
             np.testing.assert_allclose(found.noise, 0.01, rtol=0.15)
 
     def test_a_larger_segment(self):

@@ -101,11 +101,6 @@ class Fluxes:
         """Error of the flux, shape (bands,)."""
         return (self.light - self.true_light)[:, self.segment].sum(axis=1)
 
-    @property
-    def flux(self):
-        """Flux of the component, shape (bands,)."""
-        return self.light[:, self.segment].sum(axis=1)
-
     def grown(self, part):
         """Return the fluxes in a segment that is larger by a fraction of its radius."""
         steps = 1 + int(part * np.sqrt(np.count_nonzero(self.segment) / np.pi))

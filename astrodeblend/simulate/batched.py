@@ -1,6 +1,6 @@
 """The fast simulator of pictures: whole batches in torch, on the CPU or a GPU.
 
-It equals `astrodeblend.simulate.plain` to rounding, but computes only the pixels of the stamp,
+It equals `astrodeblend.simulate.blend_pair` to rounding, but computes only the pixels of the stamp,
 at which the perturbation samples the images; all images stay in memory as bytes.
 """
 
