@@ -76,7 +76,7 @@ def plain_light(galsim, stream, draw, field):
         large = int(draw.large[row])
         if source.kind[0] == IMAGE:
             shown = stream.images[large]
-            offset = stream._offsets(draw, np.array([row]))[0]
+            offset = stream.renderer._offsets(draw, np.array([row]))[0]
             x, y = (x, y) - offset
         for b in range(len(total)):
             psf, beta = stream.seen.profiles[seen.profile[field, b]]

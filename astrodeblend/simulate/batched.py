@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .recipes import DENSE, get_recipe
 
-__all__ = ["Simulator", "to_device"]
+__all__ = ["Simulator", "to_device", "white_noise"]
 
 # Quantisation tables of the JPEG standard (ITU-T T.81, tables K.1 and K.2).
 _LUMINANCE = """
@@ -147,8 +147,7 @@ class Simulator:
         sky = self._tensor(draw.pedestal).view(shape)
         x = gain * ((1 - sky) * x + sky)
         for k in draw.noise.nonzero()[0]:
-            generator = torch.Generator(self.device).manual_seed(int(draw.noise_seed[k]))
-            noise = torch.randn((2, *x.shape[1:]), generator=generator, device=self.device)
+            (noise,) = white_noise(draw.noise_seed[[k]], (2, *x.shape[1:]), self.device)
             x[k] += float(draw.noise[k]) * noise[which]
         return _apart(_jpeg, x.clamp(0, 1), self._tensor(draw.quality), neutral=100)
 
@@ -170,6 +169,18 @@ def to_device(values, device, dtype=None):
     values = torch.as_tensor(values, dtype=dtype)
     gpu = device.type == "cuda"
     return (values.pin_memory() if gpu else values).to(device, non_blocking=gpu)
+
+
+def white_noise(seeds, shape, device):
+    """Return noise of standard deviation 1, (n, *shape), each of its own seed."""
+    return torch.stack(
+        [
+            torch.randn(
+                shape, generator=torch.Generator(device).manual_seed(int(seed)), device=device
+            )
+            for seed in seeds
+        ]
+    )
 
 
 def _where(chosen, images, others):

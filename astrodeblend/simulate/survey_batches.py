@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from .batched import white_noise
 from .fourier import FourierRenderer
 from .populations import (
     DISK_HALF_LIGHT,
@@ -354,14 +355,5 @@ class SurveyStream:
             for a in (draw.noise, draw.electrons)
         )
         variance = noise[..., None, None] ** 2 + total.clamp(min=0) / electrons[..., None, None]
-        random = torch.stack(
-            [
-                torch.randn(
-                    total.shape[1:],
-                    generator=torch.Generator(drawn.device).manual_seed(int(seed)),
-                    device=drawn.device,
-                )
-                for seed in draw.noise_seed
-            ]
-        )
+        random = white_noise(draw.noise_seed, total.shape[1:], drawn.device)
         return total + variance.sqrt() * random, isolated, noise

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..simulate.batched import Simulator, to_device
+from ..simulate.batched import Simulator, to_device, white_noise
 from ..simulate.populations import get_chances
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import SurveyStream
@@ -234,11 +234,7 @@ class StampStream:
                 for j in range(total[k])
             ]
             others = sum(sources[1:], torch.zeros_like(sources[0]))
-            noise = torch.randn(
-                others.shape,
-                generator=torch.Generator(others.device).manual_seed(int(seeds[k])),
-                device=others.device,
-            )
+            (noise,) = white_noise(seeds[[k]], others.shape, others.device)
             blends.append(sources[0] + others + noise)
             isolated.append(torch.stack([sources[0], others]))
         middle = (np.array(self.light.shape[:1:-1]) - 1) / 2
