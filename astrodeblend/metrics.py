@@ -1,13 +1,15 @@
 """Metrics of a component and its truth: image quality, flux, position and shape.
 
-Every function takes arrays of shape (..., bands, y, x), any number of leading axes, and
-returns one number per image, shape (...). It is NaN if a pixel that enters it is NaN.
+Every function takes arrays of shape (..., bands, y, x), any number of leading axes, and returns one
+number per image, shape (...). It is NaN if a pixel that enters it is NaN. Shapes that do not fit
+raise ValueError.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from skimage.metrics import structural_similarity
 
 __all__ = [
     "Moments",
@@ -24,7 +26,6 @@ __all__ = [
 ]
 
 _WINDOW = 7  # pixels: width of the window of SSIM
-_CHUNK = 2**19  # pixels per chunk, so that the arrays of SSIM stay in the cache
 
 
 def psnr(image, truth, *, data_range=1.0):
@@ -45,11 +46,6 @@ def psnr(image, truth, *, data_range=1.0):
     -------
     numpy.ndarray
         Shape (...).
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or there are fewer than three axes.
     """
     image, truth = _pair(image, truth)
     error = np.square(image - truth).mean(axis=(-3, -2, -1), dtype=np.float64)
@@ -63,8 +59,7 @@ def ssim(image, truth, *, data_range=1.0):
     The mean over pixels and bands of Wang et al. (2004, IEEE Trans. Image Process. 13, 600),
     equation 13, with means, sample variances and covariance in a uniform window of 7x7 pixels,
     :math:`K_1 = 0.01`, :math:`K_2 = 0.03`, without the outer 3 pixels, whose window extends
-    beyond the image. It equals `skimage.metrics.structural_similarity` with its default
-    settings, but for a whole batch at once.
+    beyond the image: `skimage.metrics.structural_similarity` with its default settings.
 
     Parameters
     ----------
@@ -78,12 +73,6 @@ def ssim(image, truth, *, data_range=1.0):
     numpy.ndarray
         Shape (...).
 
-    Raises
-    ------
-    ValueError
-        If the shapes differ, there are fewer than three axes, or an image is smaller than
-        the window.
-
     See Also
     --------
     ssim_reiman2019 : the number to compare with the paper.
@@ -95,13 +84,13 @@ def ssim(image, truth, *, data_range=1.0):
             f"image is {height}x{width} pixels and the window of SSIM {_WINDOW}x{_WINDOW}; "
             f"give images of at least {_WINDOW}x{_WINDOW}"
         )
-    planes = image.reshape(-1, height, width), truth.reshape(-1, height, width)
-    scores = np.empty(len(planes[0]))
-    step = max(1, _CHUNK // (height * width))
-    for start in range(0, len(scores), step):
-        part = slice(start, start + step)
-        scores[part] = _ssim_planes(*(p[part].astype(np.float64) for p in planes), data_range)
-    return scores.reshape(image.shape[:-2]).mean(axis=-1)
+    scores = np.empty(image.shape[:-3])
+    for index in np.ndindex(scores.shape):
+        pair = (each[index].astype(np.float64) for each in (image, truth))
+        scores[index] = structural_similarity(
+            *pair, win_size=_WINDOW, data_range=data_range, channel_axis=0
+        )
+    return scores
 
 
 def ssim_reiman2019(image, truth):
@@ -120,11 +109,6 @@ def ssim_reiman2019(image, truth):
     -------
     numpy.ndarray
         Shape (...).
-
-    Raises
-    ------
-    ValueError
-        As `ssim`.
     """
     return ssim(image, truth, data_range=2.0)
 
@@ -215,22 +199,9 @@ def moments(image, footprint):
     Moments
         NaN for centroid and distortion where the flux is not positive, and for the
         distortion where the size :math:`Q_{xx} + Q_{yy}` is not.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than three axes or the footprint does not fit the image.
     """
     light = _images(image, "image").sum(axis=-3, dtype=np.float64)
-    footprint = np.asarray(footprint, dtype=bool)
-    try:
-        footprint = np.broadcast_to(footprint, light.shape)
-    except ValueError:
-        raise ValueError(
-            f"footprint has shape {footprint.shape}; give one that broadcasts to {light.shape}, "
-            "the image without its bands"
-        ) from None
-    light = np.where(footprint, light, 0)
+    light = np.where(_fitting(footprint, light.shape, "footprint"), light, 0)
     flux = light.sum(axis=(-2, -1))
     y, x = (np.arange(n, dtype=float) for n in light.shape[-2:])
     total = np.where(flux > 0, flux, np.nan)
@@ -264,11 +235,6 @@ def flux_error(image, truth, *, footprint=None):
     -------
     numpy.ndarray
         Shape (...); NaN where the true flux is not positive.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or there are fewer than three axes.
     """
     found, true = _both_moments(image, truth, footprint)
     return (found.flux - true.flux) / np.where(true.flux > 0, true.flux, np.nan)
@@ -291,11 +257,6 @@ def centroid_error(image, truth, *, footprint=None):
     -------
     numpy.ndarray
         Shape (...); NaN where either flux is not positive.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or there are fewer than three axes.
     """
     found, true = _both_moments(image, truth, footprint)
     return np.hypot(*np.moveaxis(found.centroid - true.centroid, -1, 0))
@@ -319,11 +280,6 @@ def ellipticity_error(image, truth, *, footprint=None):
     -------
     numpy.ndarray
         Shape (...); NaN where either has no positive flux or no size.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or there are fewer than three axes.
     """
     found, true = _both_moments(image, truth, footprint)
     return np.abs(found.distortion - true.distortion)
@@ -419,28 +375,19 @@ def _pair(image, truth):
     return image, truth
 
 
+def _fitting(pixels, shape, name):
+    """Return selected pixels, broadcast to the shape (..., y, x) of images without bands."""
+    pixels = np.asarray(pixels, dtype=bool)
+    try:
+        return np.broadcast_to(pixels, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} has shape {pixels.shape}; give one that broadcasts to {shape}, the image "
+            "without its bands"
+        ) from None
+
+
 def _both_moments(image, truth, footprint):
     image, truth = _pair(image, truth)
     footprint = isophote(truth) if footprint is None else footprint
     return moments(image, footprint), moments(truth, footprint)
-
-
-def _window_mean(planes):
-    # Only windows inside the image. Two one-dimensional filters are faster than scipy's
-    # `uniform_filter` over the stack.
-    planes = ndimage.uniform_filter1d(planes, _WINDOW, axis=-1)
-    edge = _WINDOW // 2
-    planes = ndimage.uniform_filter1d(planes[..., edge:-edge], _WINDOW, axis=-2)
-    return planes[..., edge:-edge, :]
-
-
-def _ssim_planes(a, b, data_range):
-    """SSIM of each plane, (n, y, x) -> (n,), as Wang et al. (2004) define it."""
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    sample = _WINDOW**2 / (_WINDOW**2 - 1)  # from the variance to the sample variance
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
-    covariance = sample * (_window_mean(a * b) - product)
-    variances = sample * (_window_mean(a**2 + b**2) - squares)
-    score = (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-    return score.mean(axis=(-2, -1))

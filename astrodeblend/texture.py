@@ -1,11 +1,11 @@
-r"""Texture of components compared with that of the truth: what a mean squared error hides.
+"""Texture of components compared with that of the truth: what a mean squared error hides.
 
 The network of least squared error returns the mean of all galaxies that agree with the blend, which
 is smoother than any of them. Three numbers show this, two of them on occluded pixels, where the
 other galaxy is brighter and the light is inferred:
 
-- `power_ratio`, power of output over truth per spatial frequency in the galaxy's footprint;
-- the PSNR on the occluded pixels (`psnr_within`);
+- the power of output over truth per spatial frequency in the galaxy's footprint;
+- the PSNR on the occluded pixels;
 - the `roughness` of output over truth there.
 
 For a set of blends, ratios are those of sums over all components. `Texture` accumulates them in
@@ -17,7 +17,8 @@ batches::
     texture[:, 0].power_ratio  # of the central galaxies alone
 
 Any selection of components, such as a bootstrap sample, is a `Texture`, too. Arrays are as in
-`astrodeblend.metrics`: (..., bands, y, x), any number of leading axes.
+`astrodeblend.metrics`: (..., bands, y, x), any number of leading axes; shapes that do not fit raise
+ValueError.
 """
 
 from dataclasses import dataclass, fields
@@ -25,44 +26,26 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy import ndimage
 
-from .metrics import _images, _pair, isophote
+from .metrics import _fitting, _images, _pair, isophote
 
-__all__ = [
-    "Texture",
-    "frequencies",
-    "occluded",
-    "power_ratio",
-    "power_spectrum",
-    "psnr_within",
-    "roughness",
-]
+__all__ = ["Texture", "frequencies", "occluded", "power_spectrum", "roughness"]
 
-_BINS = 10  # number of bins of spatial frequency
+_BINS = 10  # number of bins of spatial frequency, from 0 to 0.5 cycles per pixel
 # Pixels: width of the taper of a footprint, and standard deviation of its smoothing. The fine
 # structure of galaxies has a thousandth of the power of the coarse, which would leak into it
 # through a weight with a corner or a step.
 _TAPER, _SMOOTH = 8.0, 1.5
 
 
-def frequencies(bins=_BINS):
-    """Return the middle of each bin of spatial frequency in cycles per pixel, shape (bins,).
+def frequencies():
+    """Return the middle of each of ten bins of spatial frequency, in cycles per pixel, (10,).
 
-    Parameters
-    ----------
-    bins : int, optional
-        Number of bins of equal width from 0 to 0.5, the Nyquist frequency.
-
-    Raises
-    ------
-    ValueError
-        If ``bins`` is not at least 1.
+    The bins have equal width, from 0 to 0.5, the Nyquist frequency.
     """
-    if bins < 1:
-        raise ValueError(f"bins={bins}: give at least 1")
-    return (np.arange(bins) + 0.5) / (2 * bins)
+    return (np.arange(_BINS) + 0.5) / (2 * _BINS)
 
 
-def power_spectrum(image, footprint, *, bins=_BINS):
+def power_spectrum(image, footprint):
     r"""Return the azimuthally averaged power spectrum of the light in a footprint.
 
     With w a weight that rises smoothly from the edge of the footprint,
@@ -87,31 +70,23 @@ def power_spectrum(image, footprint, *, bins=_BINS):
     footprint : array_like of bool
         Shape (..., y, x), or one that broadcasts to it; such as `astrodeblend.metrics.isophote`
         of the truth.
-    bins : int, optional
-        As in `frequencies`.
 
     Returns
     -------
     numpy.ndarray
-        Shape (..., bins); NaN for an empty footprint, and in a bin without frequencies (in images
-        of fewer than 2 ``bins`` pixels).
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than three axes or bins than one, or the footprint does not fit.
+        Shape (..., 10), in the bins of `frequencies`; NaN for an empty footprint, and in a bin
+        without frequencies (in images of fewer than 20 pixels).
     """
     image = _images(image, "image")
-    footprint = _fitting(footprint, image, "footprint")
-    number = len(frequencies(bins))
+    footprint = _fitting(footprint, image.shape[:-3] + image.shape[-2:], "footprint")
     shape = image.shape[-2:]
     length = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
-    place = np.floor((length * 2 * bins).round(9)).astype(int)
-    place[length.round(9) == 0.5] = bins - 1
-    counted = (length > 0) & (place < bins)
+    place = np.floor((length * 2 * _BINS).round(9)).astype(int)
+    place[length.round(9) == 0.5] = _BINS - 1
+    counted = (length > 0) & (place < _BINS)
     place = place[counted]
-    frequencies_in = np.bincount(place, minlength=number)
-    spectra = np.full((*footprint.shape[:-2], number), np.nan)
+    frequencies_in = np.bincount(place, minlength=_BINS)
+    spectra = np.full((*footprint.shape[:-2], _BINS), np.nan)
     for index in np.ndindex(footprint.shape[:-2]):
         weight = _taper(footprint[index])
         total = weight.sum()
@@ -120,41 +95,10 @@ def power_spectrum(image, footprint, *, bins=_BINS):
         light = image[index].astype(np.float64)
         mean = (weight * light).sum(axis=(-2, -1), keepdims=True) / total
         power = np.square(np.abs(np.fft.fft2(weight * (light - mean)))).mean(axis=0)
-        power = np.bincount(place, power[counted], minlength=number)
+        power = np.bincount(place, power[counted], minlength=_BINS)
         with np.errstate(invalid="ignore"):
             spectra[index] = power / frequencies_in / np.square(weight).sum()
     return spectra
-
-
-def power_ratio(image, truth, footprint=None, *, bins=_BINS):
-    """Return the power of images over that of the truth, per bin of spatial frequency.
-
-    Images below 1 are blurred at this scale, those above 1 too rough. The ratio is that of the
-    sums over all images, so that faint images have little weight.
-
-    Parameters
-    ----------
-    image, truth : array_like
-        Shape (..., bands, y, x).
-    footprint : array_like of bool, optional
-        Shape (..., y, x), by default `astrodeblend.metrics.isophote` of the truth. Images with an
-        empty footprint are left out.
-    bins : int, optional
-        As in `frequencies`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (bins,); NaN where the truth has no power.
-
-    Raises
-    ------
-    ValueError
-        As `power_spectrum`, or if the shapes differ.
-    """
-    image, truth = _pair(image, truth)
-    footprint = isophote(truth) if footprint is None else footprint
-    return _ratio_of_sums(*(power_spectrum(part, footprint, bins=bins) for part in (image, truth)))
 
 
 def occluded(isolated, *, fraction=0.1):
@@ -174,45 +118,12 @@ def occluded(isolated, *, fraction=0.1):
     -------
     numpy.ndarray of bool
         Shape (..., 2, y, x).
-
-    Raises
-    ------
-    ValueError
-        If the shape is another, or ``fraction`` is not between 0 and 1.
     """
     isolated = _images(isolated, "isolated")
     if isolated.ndim < 4 or isolated.shape[-4] != 2:
         raise ValueError(f"isolated has shape {isolated.shape}; give (..., 2, bands, y, x)")
     light = isolated.sum(axis=-3)
     return isophote(isolated, fraction=fraction) & (light[..., ::-1, :, :] > light)
-
-
-def psnr_within(image, truth, where, *, data_range=1.0):
-    r"""Return the peak signal-to-noise ratio in decibels on selected pixels.
-
-    As `astrodeblend.metrics.psnr`, with the mean squared error over bands and selected pixels.
-
-    Parameters
-    ----------
-    image, truth : array_like
-        Shape (..., bands, y, x).
-    where : array_like of bool
-        The pixels, shape (..., y, x), or one that broadcasts to it.
-    data_range : float, optional
-        Largest minus smallest value an image can have.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (...); NaN where no pixel is selected.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, there are fewer than three axes, or ``where`` does not fit.
-    """
-    image, truth = _pair(image, truth)
-    return _decibels(_mean_square(image - truth, where), data_range)
 
 
 def roughness(image, where):
@@ -235,15 +146,11 @@ def roughness(image, where):
     -------
     numpy.ndarray
         Shape (...); NaN where no 3x3 pixels are selected.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than three axes or ``where`` does not fit.
     """
     image = _images(image, "image").astype(np.float64)
     fine = image - ndimage.uniform_filter(image, 3, axes=(-2, -1))
-    return 9 / 8 * _mean_square(fine, _inner(_fitting(where, image, "where")))
+    where = _fitting(where, image.shape[:-3] + image.shape[-2:], "where")
+    return 9 / 8 * _mean_square(fine, _inner(where))
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +162,7 @@ class Texture:
     Attributes
     ----------
     power, true_power : numpy.ndarray
-        `power_spectrum` in the footprint of the truth, shape (..., bins).
+        `power_spectrum` in the footprint of the truth, shape (..., 10).
     pixels : numpy.ndarray of int
         Number of `occluded` pixels, shape (...).
     squared_error : numpy.ndarray
@@ -289,11 +196,6 @@ class Texture:
         -------
         Texture
             Of shape (..., 2).
-
-        Raises
-        ------
-        ValueError
-            If the shapes differ or are not as above.
         """
         components, isolated = _pair(components, isolated)
         hidden = occluded(isolated)
@@ -310,17 +212,7 @@ class Texture:
 
     @classmethod
     def join(cls, parts):
-        """Concatenate batches along their first axis.
-
-        Parameters
-        ----------
-        parts : list of Texture
-            At least one.
-
-        Returns
-        -------
-        Texture
-        """
+        """Concatenate batches, at least one, along their first axis."""
         return cls(
             *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
         )
@@ -333,22 +225,30 @@ class Texture:
 
     @property
     def power_ratio(self):
-        """`power_ratio` of all components, shape (bins,), weighted by brightness."""
-        return _ratio_of_sums(self.power, self.true_power)
+        """Sum of the power of all components over that of the truth, shape (10,).
+
+        Below 1 components are blurred at this scale, above 1 too rough. Faint ones have little
+        weight. NaN where the truth has no power.
+        """
+        power, true = (
+            np.nansum(part.reshape(-1, _BINS), axis=0) for part in (self.power, self.true_power)
+        )
+        return np.divide(power, true, out=np.full(_BINS, np.nan), where=true > 0)
 
     @property
     def median_power_ratio(self):
-        """Median over components of their power ratio, shape (bins,)."""
-        power, true = (part.reshape(-1, part.shape[-1]) for part in (self.power, self.true_power))
+        """Median over components of their power ratio, shape (10,)."""
+        power, true = (part.reshape(-1, _BINS) for part in (self.power, self.true_power))
         some = np.all(true > 0, axis=-1)
         if not some.any():
-            return np.full(true.shape[-1], np.nan)
+            return np.full(_BINS, np.nan)
         return np.median(power[some] / true[some], axis=0)
 
     @property
     def occluded_psnr(self):
         """PSNR in decibels over the occluded pixels of all components; NaN if there are none."""
-        return float(_decibels(_pooled(self.squared_error, self.pixels), 1.0))
+        with np.errstate(divide="ignore"):
+            return float(-10 * np.log10(_pooled(self.squared_error, self.pixels)))
 
     @property
     def occluded_roughness(self):
@@ -377,30 +277,6 @@ def _pooled(means, pixels):
 
 def _mean_square(values, where):
     """Mean of the squares over bands and selected pixels, (..., bands, y, x) -> (...)."""
-    where = _fitting(where, values, "where")
     squares = np.where(where, np.square(values, dtype=np.float64).mean(axis=-3), 0)
     number = where.sum(axis=(-2, -1))
     return squares.sum(axis=(-2, -1)) / np.where(number, number, np.nan)
-
-
-def _decibels(squared_error, data_range):
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(data_range**2 / np.asarray(squared_error))
-
-
-def _ratio_of_sums(power, truth):
-    power, truth = (np.nansum(part.reshape(-1, part.shape[-1]), axis=0) for part in (power, truth))
-    return np.divide(power, truth, out=np.full(truth.shape, np.nan), where=truth > 0)
-
-
-def _fitting(pixels, image, name):
-    """Broadcast selected pixels to the shape of an image without its bands."""
-    pixels = np.asarray(pixels, dtype=bool)
-    shape = image.shape[:-3] + image.shape[-2:]
-    try:
-        return np.broadcast_to(pixels, shape)
-    except ValueError:
-        raise ValueError(
-            f"{name} has shape {pixels.shape}; give one that broadcasts to {shape}, the image "
-            "without its bands"
-        ) from None
