@@ -13,8 +13,12 @@ with_features=False, with_blend_score=False)``, and return light and its standar
 Networks of two slots return the source at ``positions[:, 0]``, the target, and the sum of all
 others, whose positions networks with marks also use. The order of the others does not matter, and
 positions that are not present are ignored. `FieldNet` also finds sources and splits light among
-all of them at once; NaN in its blends marks missing data. Features and scores, if asked for,
-follow in the returned tuple; not all networks have them.
+all of them at once; NaN in its blends marks missing data.
+
+Networks for pictures also return, if asked for, ``with_features`` those that `Familiarity` takes,
+shape (n, features), and ``with_blend_score`` the probability of more than one galaxy, shape (n,),
+which `BlendScore` estimates; ``blend_features(blend, positions, present)`` returns what that takes
+at a fraction of the cost of deblending.
 """
 
 from .band_unet import BandUNet, BandUNetConfig

@@ -98,21 +98,9 @@ class BandUNet(nn.Module):
             self.light.bias.copy_(torch.tensor([0.0, -3.0, *config.branches * [0.0]]))
 
     def forward(self, blend, positions=None, present=None):
-        """Take a blend apart.
+        """Take blends apart, as `astrodeblend.networks` states.
 
-        Parameters
-        ----------
-        blend : torch.Tensor
-            Shape (n, bands, y, x), sky-subtracted flux in units of each band's noise, any y
-            and x of at least 16.
-        positions, present : torch.Tensor, optional
-            Positions of sources, shape (n, s, 2), and which of them exist, (n, s).
-
-        Returns
-        -------
-        components, std : torch.Tensor
-            Shape (n, branches, bands, y, x) each, in the units of the blend: the components
-            and the standard deviation of their error.
+        The blend is sky-subtracted flux in units of each band's sky noise.
         """
         n, bands = blend.shape[:2]
         compressed = torch.asinh(blend.flatten(0, 1))[:, None]

@@ -83,17 +83,12 @@ class Familiarity(nn.Module):
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def forward(self, features):
-        """Return the distances of blends.
+        """Return the distances of blends in standard deviations, shape (n,).
 
         Parameters
         ----------
         features : torch.Tensor
             Shape (n, features), as the network returns them ``with_features``.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (n,), in standard deviations.
         """
         with torch.autocast(features.device.type, enabled=False):
             standard = (features.float() - self.mean) / self.scale
@@ -118,12 +113,6 @@ def fit_familiarity(features, *, false_alarms=FALSE_ALARMS):
     Returns
     -------
     Familiarity
-
-    Raises
-    ------
-    ValueError
-        If ``false_alarms`` is not between 0 and 1, there are fewer than 1 / ``false_alarms``
-        blends, or a feature is not finite.
     """
     if not 0 < false_alarms < 1:
         raise ValueError(f"false_alarms={false_alarms}: give a share between 0 and 1")
@@ -224,13 +213,7 @@ class BlendScore(nn.Module):
         self.register_buffer("threshold", torch.tensor(1.0))
 
     def standardised(self, features):
-        """Return features in standard deviations from their mean, clipped at 5.
-
-        Parameters
-        ----------
-        features : torch.Tensor
-            Shape (n, features).
-        """
+        """Return features (n, features) in standard deviations from their mean, clipped at 5."""
         return ((features.float() - self.mean) / self.scale).clamp(-_MOST, _MOST)
 
     def logit(self, standardised, *, dropout=0.0):
@@ -248,17 +231,12 @@ class BlendScore(nn.Module):
         return self.out(x)[:, 0]
 
     def forward(self, features):
-        """Return the probability that stamps show more than one galaxy.
+        """Return the probability that stamps show more than one galaxy, shape (n,).
 
         Parameters
         ----------
         features : torch.Tensor
             Shape (n, features), as ``look_around`` returns them.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (n,), from 0 to 1.
         """
         with torch.autocast(features.device.type, enabled=False):
             return self.logit(self.standardised(features)).sigmoid()
@@ -267,19 +245,8 @@ class BlendScore(nn.Module):
 def symmetric_std(run, batch, positions=None):
     """Return the standard deviation of light over the eight symmetries of a stamp.
 
-    Parameters
-    ----------
-    run : callable
-        Takes blends (n, bands, y, x) and positions or None; returns (n, slots, bands, y, x).
-    batch : torch.Tensor
-        Blends.
-    positions : torch.Tensor, optional
-        Positions of sources, shape (n, s, 2), as for every generator.
-
-    Returns
-    -------
-    torch.Tensor
-        The shape of the light.
+    ``run`` takes blends (n, bands, y, x) and positions (n, s, 2) or None, and returns light
+    (n, slots, bands, y, x).
     """
     answers = []
     for turns in range(4):

@@ -40,13 +40,6 @@ def build(kind, **config):
     -------
     torch.nn.Module
         With the signature that `astrodeblend.networks` states.
-
-    Raises
-    ------
-    ValueError
-        If there is no such kind.
-    TypeError
-        If the kind has no such field.
     """
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} is not a network; choose one of {', '.join(_KINDS)}")
@@ -56,23 +49,7 @@ def build(kind, **config):
 
 
 def describe(network):
-    """Return the arguments with which `build` makes the same network.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        A network that `build` made.
-
-    Returns
-    -------
-    dict
-        Kind and configuration, as plain values.
-
-    Raises
-    ------
-    ValueError
-        If the network is of no kind that `build` knows.
-    """
+    """Return the arguments with which `build` makes the same network, as a dict of plain values."""
     for kind, (module, _) in _KINDS.items():
         if type(network) is module:
             return {"kind": kind, **asdict(network.config)}

@@ -162,29 +162,10 @@ class BranchedGenerator(nn.Module):
     def forward(
         self, blend, positions=None, present=None, *, with_features=False, with_blend_score=False
     ):
-        """Take a blend apart.
+        """Take blends apart, as `astrodeblend.networks` states.
 
-        Parameters
-        ----------
-        blend : torch.Tensor
-            Shape (n, bands, y, x), values in [0, 1].
-        positions, present : torch.Tensor, optional
-            Positions of sources, shape (n, s, 2); only the first is used.
-        with_features : bool, optional
-            Also return the features that `Familiarity` takes.
-        with_blend_score : bool, optional
-            Also return the ``blend_score`` of `blend_features`.
-
-        Returns
-        -------
-        components : torch.Tensor
-            Shape (n, branches, bands, y, x), values in [0, 1].
-        std : None
-            This network does not estimate its errors.
-        features : torch.Tensor
-            Shape (n, features), if asked for.
-        score : torch.Tensor
-            Shape (n,), if asked for.
+        Blends and components are in [0, 1]; of the positions only the first is used. This network
+        does not estimate its errors: the standard deviation is None.
         """
         shallow = self._shallow(blend, positions)  # (n, width, y, x)
         x = shallow + self.root(shallow)
@@ -194,20 +175,7 @@ class BranchedGenerator(nn.Module):
         return (components.float() + 1) / 2, None, *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return the features that `BlendScore` takes, without deblending.
-
-        Parameters
-        ----------
-        blend : torch.Tensor
-            Shape (n, bands, y, x), as in `forward`.
-        positions, present : torch.Tensor, optional
-            As in `forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (n, features).
-        """
+        """Return the features that `BlendScore` takes, without deblending."""
         shallow = self._shallow(blend, positions)
         return look_around(blend, shallow, shallow + self.root(shallow))
 
@@ -298,22 +266,12 @@ class Discriminator(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images):
-        """Classify images as real or generated.
+        """Return the logits of the probability that images are real, shape (n,).
 
         Parameters
         ----------
         images : torch.Tensor
             Shape (n, bands, pixels, pixels), values in [0, 1].
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (n,): the logit of the probability that the image is real.
-
-        Raises
-        ------
-        ValueError
-            If the images are not of the size of the configuration.
         """
         expected = (self.config.bands, self.config.pixels, self.config.pixels)
         if images.ndim != 4 or images.shape[1:] != expected:
@@ -376,23 +334,13 @@ class VGG19Features(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, images):
-        """Compute the features of images.
+        """Return the features of images, shape (n, 512, 14, 14).
 
         Parameters
         ----------
         images : torch.Tensor
             Shape (n, 3, y, x), bands R, G, B, values in [0, 1]. They are resized to 224x224
             (bilinear) first.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (n, 512, 14, 14).
-
-        Raises
-        ------
-        ValueError
-            If the images do not have three bands.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(

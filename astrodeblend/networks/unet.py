@@ -98,28 +98,9 @@ class UNet(nn.Module):
     def forward(
         self, blend, positions=None, present=None, *, with_features=False, with_blend_score=False
     ):
-        """Take a blend apart.
+        """Take blends apart, as `astrodeblend.networks` states.
 
-        Parameters
-        ----------
-        blend : torch.Tensor
-            Shape (n, bands, y, x), not negative, any y and x of at least 16.
-        positions, present : torch.Tensor, optional
-            Positions of sources, shape (n, s, 2), and which of them exist, (n, s).
-        with_features : bool, optional
-            Also return the features that `Familiarity` takes.
-        with_blend_score : bool, optional
-            Also return the ``blend_score`` of `blend_features`.
-
-        Returns
-        -------
-        components, std : torch.Tensor
-            Shape (n, branches, bands, y, x) each, in the units of the blend: the components
-            and the standard deviation of their error.
-        features : torch.Tensor
-            Shape (n, features), if asked for.
-        score : torch.Tensor
-            Shape (n,), if asked for.
+        The blend is not negative.
         """
         height, width = blend.shape[-2:]
         seen, skips, x, scale = self._encode(blend, positions, present)
@@ -135,20 +116,7 @@ class UNet(nn.Module):
         return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return the features that `BlendScore` takes, at half the cost of deblending.
-
-        Parameters
-        ----------
-        blend : torch.Tensor
-            Shape (n, bands, y, x), as in `forward`.
-        positions, present : torch.Tensor, optional
-            As in `forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape (n, features).
-        """
+        """Return the features that `BlendScore` takes, at half the cost of deblending."""
         return _around(*self._encode(blend, positions, present)[:-1])
 
     def _encode(self, blend, positions, present):

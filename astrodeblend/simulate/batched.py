@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .recipes import DENSE, get_recipe
 
-__all__ = ["Simulator", "to_device", "white_noise"]
+__all__ = ["Simulator", "share_of", "to_device", "white_noise"]
 
 # Quantisation tables of the JPEG standard (ITU-T T.81, tables K.1 and K.2).
 _LUMINANCE = """
@@ -169,6 +169,15 @@ def to_device(values, device, dtype=None):
     values = torch.as_tensor(values, dtype=dtype)
     gpu = device.type == "cuda"
     return (values.pin_memory() if gpu else values).to(device, non_blocking=gpu)
+
+
+def share_of(batch, rank, world):
+    """Return the slice of a batch that one of several processes makes."""
+    if batch % world:
+        raise ValueError(
+            f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
+        )
+    return slice(rank * batch // world, (rank + 1) * batch // world)
 
 
 def white_noise(seeds, shape, device):

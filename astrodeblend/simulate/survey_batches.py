@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from .batched import white_noise
+from .batched import share_of, white_noise
 from .fourier import FourierRenderer
 from .populations import (
     DISK_HALF_LIGHT,
@@ -180,10 +180,6 @@ class SurveyStream:
         self.surveys = [get_survey(survey) for survey in surveys]
         if not self.surveys:
             raise ValueError("surveys holds none; give at least one")
-        if batch % world:
-            raise ValueError(
-                f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
-            )
         if population not in POPULATIONS:
             raise ValueError(
                 f"population={population!r} is not known; choose one of {', '.join(POPULATIONS)}"
@@ -205,7 +201,7 @@ class SurveyStream:
         self.contrast, self.separations = contrast, separations
         self.chain, self.large = chain, large
         self.offset, self.vary, self.population, self.stars = offset, vary, population, stars
-        self.share = slice(rank * batch // world, (rank + 1) * batch // world)
+        self.share = share_of(batch, rank, world)
 
         every = [band for survey in self.surveys for band in survey.bands]
         self.profiles = list(dict.fromkeys((band.psf, band.beta) for band in every))

@@ -1,5 +1,6 @@
-"""The state of a training run in one safetensors file, written atomically."""
+"""The files of a training run: its state, in safetensors and written atomically, and its log."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from safetensors.torch import save as to_bytes
 
 from ..files import atomic_path
 
-__all__ = ["load_checkpoint", "read_state", "save_checkpoint"]
+__all__ = ["Log", "load_checkpoint", "read_state", "save_checkpoint"]
+
+_COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
+            "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
 
 
 def save_checkpoint(path, *, modules, optimizers, **state):
@@ -19,10 +23,8 @@ def save_checkpoint(path, *, modules, optimizers, **state):
     ----------
     path : str or path-like
         The file; an existing one is replaced.
-    modules : dict of str to torch.nn.Module
-        By name.
-    optimizers : dict of str to torch.optim.Optimizer
-        By name.
+    modules, optimizers : dict
+        Modules and optimisers of torch by name.
     **state
         Values that JSON can hold.
     """
@@ -54,13 +56,6 @@ def load_checkpoint(path, *, modules, optimizers):
     -------
     dict
         The plain values.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged or is of another run.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {str(path)!r}; train without resume first")
@@ -87,13 +82,7 @@ def load_checkpoint(path, *, modules, optimizers):
 
 
 def read_state(path):
-    """Return the plain values of a checkpoint without loading tensors.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
-    """
+    """Return the plain values of a checkpoint without loading tensors."""
     try:
         with safe_open(path, "pt") as file:
             return json.loads(file.metadata()["state"])
@@ -104,3 +93,45 @@ def read_state(path):
 def _below(tensors, name):
     prefix = f"{name}/"
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+class Log:
+    """The log of losses and scores as CSV, and in TensorBoard's format where that is installed."""
+
+    def __init__(self, out, step):
+        path = out / "log.csv"
+        rows = []
+        if step and path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        with (
+            atomic_path(path, overwrite=True) as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.file = path.open("a", newline="")
+        self.writer = csv.DictWriter(self.file, _COLUMNS)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(out / "tensorboard", purge_step=step)
+
+    def write(self, step, row):
+        """Add a row of values by name."""
+        self.writer.writerow({"step": step, **{k: f"{v:.6g}" for k, v in row.items()}})
+        self.file.flush()
+        if self.board:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+        if self.board:
+            self.board.close()

@@ -1,10 +1,7 @@
 """The training loop of networks with two outputs, from blends to a model."""
 
-import atexit
 import copy
-import csv
 import json
-import os
 import signal
 import time
 from contextlib import contextmanager, nullcontext
@@ -15,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -25,33 +21,27 @@ from ..networks.heads import FALSE_ALARMS
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import STAMP
 from ..weights import Card, save_model
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Log, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .heads import FEWEST_BLENDS, familiarity_of
 from .losses import (
     adversarial_loss,
     discriminator_loss,
     feature_loss,
-    flux_loss,
     pixel_loss,
     std_loss,
 )
-from .start import check_compiler, check_parent, load_parent
-from .stream import BlendStream, FluxStream, StampStream
+from .start import check_compiler, check_parent, load_parent, parallel, processes
+from .stream import BlendStream, first_final, stream_of
 
 __all__ = ["train"]
 
 #: Fields of the configuration that may change when a run is resumed.
 FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_every", "validation_blends",
          "familiarity_blends", "compile")  # fmt: skip
-#: Width of a stamp of linear flux in Petrosian radii of the galaxy, convolved with its PSF.
-_RADII = 4.0
-#: Consecutive updates without a finite gradient that end a run.
-_HOPELESS = 100
-#: Seconds between models and checkpoints of a run with ``minutes``.
-_KEEP = 120
-_COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
-            "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
+_RADII = 4.0  # Petrosian radii of a galaxy, convolved with the PSF: width of a stamp of flux
+_HOPELESS = 100  # consecutive updates without a finite gradient that end a run
+_KEEP = 120  # seconds between models and checkpoints of a run with ``minutes``
 
 
 def train(
@@ -105,7 +95,7 @@ def train(
         If the checkpoint is of a run with another configuration or more updates than ``config``
         has, ``start`` is no model or has another network, or ``compile`` is set and torch cannot.
     """
-    with _processes(device) as (rank, world, device):
+    with processes(device) as (rank, world, device):
         out = Path(out)
         checkpoint = Path(state or out / "checkpoint.safetensors")
         if checkpoint.exists() and not resume:
@@ -198,12 +188,12 @@ def train(
             return mixed
 
         # The data.
-        stream = _stream(config, images, device, rank, world)
+        stream = stream_of(config, images, device, rank, world)
         judged = validation is not None or (config.surveys and not isinstance(images, np.ndarray))
         judge = judged and rank == 0 and _Validation(config, validation, device)
         out.mkdir(parents=True, exist_ok=True)
-        parallel = _parallel(network, world)
-        parallel_discriminator = discriminator and _parallel(discriminator, world)
+        generator = parallel(network, world)
+        judges = discriminator and parallel(discriminator, world)
 
         began = last = time.monotonic()
         if resume and rank == 0 and _plain(config) != saved["config"]:
@@ -213,7 +203,7 @@ def train(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
             desc=f"training {config.network['kind']}", mininterval=1,
         )  # fmt: skip
-        record = _Log(out, step) if rank == 0 else nullcontext()
+        record = Log(out, step) if rank == 0 else nullcontext()
         with bar, record as log, _interruptible() as interrupted:
             now_at, batch = place(), stream[step]
             while now_at < config.steps and not interrupted(world, device):
@@ -224,19 +214,19 @@ def train(
                 losses = {}
 
                 # The generator.
-                if isinstance(stream, BlendStream) and now_at >= _final(config):
+                if isinstance(stream, BlendStream) and now_at >= first_final(config):
                     stream.final = min(stream.final, step)
                 blend, isolated, positions, present = batch
                 blend = blend.contiguous(memory_format=torch.channels_last)
                 with _autocast(config, device):
-                    components, std = parallel(blend, positions, present)
+                    components, std = generator(blend, positions, present)
                 components = components.float()
                 burning_in = now_at < config.burn_in
                 if burning_in and features is not None:
                     losses["features"] = feature_loss(features, components, isolated)
                     total = losses["features"]
                 else:
-                    losses["pixel"] = _pixel_loss(config, components, isolated)
+                    losses["pixel"] = pixel_loss(components, isolated, kind=config.loss)
                     total = losses["pixel"]
                 if std is not None:
                     losses["std"] = std_loss(components, std.float(), isolated)
@@ -268,8 +258,8 @@ def train(
                 # The discriminator.
                 if discriminator is not None and not burning_in:
                     with _autocast(config, device):
-                        real = parallel_discriminator(isolated.flatten(0, 1)).float()
-                        fake = parallel_discriminator(components.detach().flatten(0, 1)).float()
+                        real = judges(isolated.flatten(0, 1)).float()
+                        fake = judges(components.detach().flatten(0, 1)).float()
                     losses["discriminator"] = discriminator_loss(real, fake)
                     optimizers["discriminator_optimizer"].zero_grad(set_to_none=True)
                     losses["discriminator"].backward()
@@ -320,42 +310,6 @@ def train(
         average.familiarity = familiarity
         entry = {"blends": blends, "false_alarms": FALSE_ALARMS}
         return export(step, familiarity=entry)
-
-
-def _stream(config, images, device, rank, world):
-    """Return the stream of training blends."""
-    options = {"batch": config.batch, "seed": config.seed, "device": device}
-    options |= {"rank": rank, "world": world, "marks": config.network.get("marks", False)}
-    if config.surveys and isinstance(images, np.ndarray):
-        return StampStream(images, **_survey_options(config), **options)
-    if config.surveys:
-        return FluxStream(config.surveys, images, **_survey_options(config), **options)
-    return BlendStream(
-        images, config.recipe, final_recipe=config.final_recipe, final=_final(config),
-        whole=config.adversarial != "none", **options,
-    )  # fmt: skip
-
-
-def _final(config):
-    """Return the first update with the final recipe."""
-    return round((1 - config.decay) * config.steps)
-
-
-def _survey_options(config):
-    """Return the options of blends of surveys, with keys as numbers where JSON has text."""
-    options = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in config.survey_options.items()
-    }
-    for name in ("sources", "bands", "widths"):
-        if isinstance(options.get(name), dict):
-            options[name] = {int(number): chance for number, chance in options[name].items()}
-    return options
-
-
-def _pixel_loss(config, components, isolated):
-    if config.loss == "flux":
-        return flux_loss(components, isolated)
-    return pixel_loss(components, isolated, kind=config.loss)
 
 
 def _autocast(config, device):
@@ -459,7 +413,7 @@ class _Validation:
                 options = {**config.survey_options, "bands": {3: 1.0}, "widths": None}
                 config = replace(config, survey_options=options)
             config = replace(config, batch=number, seed=config.seed + 1)
-            stream = _stream(config, images, device, 0, 1)
+            stream = stream_of(config, images, device)
         else:
             recipe = config.validation_recipe
             stream = BlendStream(images, recipe, batch=number, seed=0, device=device)
@@ -499,47 +453,6 @@ class _Validation:
             Image.fromarray(pixels).save(temporary)
 
 
-class _Log:
-    """The log as CSV, and in TensorBoard's format where that is installed."""
-
-    def __init__(self, out, step):
-        path = out / "log.csv"
-        rows = []
-        if step and path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        with (
-            atomic_path(path, overwrite=True) as temporary,
-            temporary.open("w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.file = path.open("a", newline="")
-        self.writer = csv.DictWriter(self.file, _COLUMNS)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.board = None
-        else:
-            self.board = SummaryWriter(out / "tensorboard", purge_step=step)
-
-    def write(self, step, row):
-        self.writer.writerow({"step": step, **{k: f"{v:.6g}" for k, v in row.items()}})
-        self.file.flush()
-        if self.board:
-            for name, value in row.items():
-                self.board.add_scalar(name, value, step)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.file.close()
-        if self.board:
-            self.board.close()
-
-
 @contextmanager
 def _interruptible():
     """Delay Ctrl-C and SIGTERM until the current update is done."""
@@ -567,38 +480,3 @@ def _interruptible():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _processes(device):
-    """Join the other processes if ``torchrun`` started some; yield rank, world and device."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device='cuda': torch sees no GPU here; use device='cpu'")
-        if world > 1:
-            device = torch.device("cuda", local)
-            torch.cuda.set_device(device)
-    if world == 1:
-        yield 0, 1, device
-        return
-    if not dist.is_initialized():  # once a process: leaving and joining again may hang
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
-    yield dist.get_rank(), world, device
-    dist.barrier()  # when one returns, the model is written
-
-
-def _parallel(module, world):
-    if world == 1:
-        return module
-    parallel = DistributedDataParallel(module)
-    # Buffers are each process's own: they only hold running statistics, and syncing them
-    # between the discriminator's two passes would change what its gradient needs. (Set here,
-    # because torch renames the argument.)
-    parallel.broadcast_buffers = False
-    return parallel

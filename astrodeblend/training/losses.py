@@ -1,4 +1,8 @@
-"""Losses of networks with two outputs: the paper's, and the ones used by default."""
+"""Losses of networks with two outputs: the paper's, and the ones used by default.
+
+Components, standard deviations and isolated images have the shape (n, branches, bands, y, x);
+losses are scalars.
+"""
 
 import torch
 from torch.nn import functional as F
@@ -19,18 +23,15 @@ def pixel_loss(components, isolated, *, kind="log_mse"):
     Parameters
     ----------
     components, isolated : torch.Tensor
-        Shape (n, branches, bands, y, x).
-    kind : {'log_mse', 'mse'}, optional
+        The components and the truth.
+    kind : {'log_mse', 'mse', 'flux'}, optional
         ``mse``: mean squared error of images scaled to [-1, 1], averaged over the branches
         (Reiman & Goehre 2019, equation 4). ``log_mse``: mean over all components of the
         logarithm of the mean squared error, as in the mean PSNR, so that small and large
-        galaxies have the same weight.
-
-    Returns
-    -------
-    torch.Tensor
-        A scalar.
+        galaxies have the same weight. ``flux``: as `flux_loss`.
     """
+    if kind == "flux":
+        return flux_loss(components, isolated)
     error = (components - isolated).square().mean(dim=(2, 3, 4))
     if kind == "mse":
         return 4 * error.mean()
@@ -45,17 +46,7 @@ def flux_loss(components, isolated):
     The mean over components and bands of the logarithm of the mean squared error, so that faint and
     bright galaxies have the same weight and the flux is unbiased in the mean; plus 0.1 times
     log(1 + e^2), e the error of the total flux over its tolerance: 2 % of the flux and the noise of
-    64 pixels, in quadrature.
-
-    Parameters
-    ----------
-    components, isolated : torch.Tensor
-        Shape (n, branches, bands, y, x), in units of the sky noise.
-
-    Returns
-    -------
-    torch.Tensor
-        A scalar.
+    64 pixels, in quadrature. All values are in units of the sky noise.
     """
     error = (components - isolated).square().mean(dim=(3, 4))
     flux, true = components.sum(dim=(3, 4)), isolated.sum(dim=(3, 4))
@@ -69,11 +60,6 @@ def std_loss(components, std, isolated):
 
     Its gradient reaches the standard deviations only: with that of the components the mean
     would get worse (Seitzer et al. 2022).
-
-    Parameters
-    ----------
-    components, std, isolated : torch.Tensor
-        Shape (n, branches, bands, y, x).
     """
     variance = std.square() + 1e-8
     # Errors are clipped at ten deviations, so that a single one cannot dominate an update.
@@ -82,13 +68,7 @@ def std_loss(components, std, isolated):
 
 
 def discriminator_loss(real, fake):
-    """Return the discriminator's cross-entropy.
-
-    Parameters
-    ----------
-    real, fake : torch.Tensor
-        Logits of isolated images and of components.
-    """
+    """Return the discriminator's cross-entropy, from its logits of true images and components."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
@@ -116,7 +96,7 @@ def feature_loss(features, components, isolated):
     features : callable
         From images (n, 3, y, x) in [0, 1] to features; `astrodeblend.networks.VGG19Features`.
     components, isolated : torch.Tensor
-        Shape (n, branches, 3, y, x).
+        The components and the truth, in three bands.
     """
     with torch.no_grad():
         wanted = features(isolated.flatten(0, 1))

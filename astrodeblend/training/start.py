@@ -1,29 +1,66 @@
-"""The start of a training run: its compiler, and the model whose weights it takes."""
+"""The start of a training run: its processes, its compiler, the model whose weights it takes."""
 
+import atexit
+import os
+from contextlib import contextmanager
 from operator import ge
 
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from ..networks import build, describe
 from ..weights import load_model, read_card
 
-__all__ = ["check_compiler", "check_parent", "load_parent", "start_from"]
+__all__ = [
+    "check_compiler",
+    "check_parent",
+    "load_parent",
+    "parallel",
+    "processes",
+    "start_from",
+]
+
+
+@contextmanager
+def processes(device):
+    """Join the other processes if ``torchrun`` started some; yield rank, world and device."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("device='cuda': torch sees no GPU here; use device='cpu'")
+        if world > 1:
+            device = torch.device("cuda", local)
+            torch.cuda.set_device(device)
+    if world == 1:
+        yield 0, 1, device
+        return
+    if not dist.is_initialized():  # once a process: leaving and joining again may hang
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    yield dist.get_rank(), world, device
+    dist.barrier()  # when one returns, the model is written
+
+
+def parallel(module, world):
+    """Return a module whose gradients are averaged over processes."""
+    if world == 1:
+        return module
+    shared = DistributedDataParallel(module)
+    # Buffers are each process's own: they only hold running statistics, and syncing them
+    # between the discriminator's two passes would change what its gradient needs. (Set here,
+    # because torch renames the argument.)
+    shared.broadcast_buffers = False
+    return shared
 
 
 def check_compiler(device):
-    """Raise if torch cannot compile on a device.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        Device of the networks.
-
-    Raises
-    ------
-    ValueError
-        If torch finds no working compiler.
-    """
+    """Raise ValueError if torch finds no compiler that works for a device."""
     try:
         torch.compile(lambda x: x + 1, dynamic=False)(torch.zeros(2, device=device))
     except RuntimeError as error:
@@ -51,11 +88,6 @@ def load_parent(model, network, *, weights):
     -------
     dict
         Name and sha256 of the model.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such model, or its network is of another kind or has more blocks.
     """
     card = read_card(model)
     theirs, ours = describe(build(**card.network)), describe(network)
@@ -95,22 +127,7 @@ def _holds(ours, theirs):
 
 
 def check_parent(saved, given):
-    """Return the model that a run started from; raise if another one is given.
-
-    Parameters
-    ----------
-    saved, given : dict or None
-        Models, as `load_parent` returns them: of the run, and the one given now.
-
-    Returns
-    -------
-    dict or None
-
-    Raises
-    ------
-    ValueError
-        If another model is given.
-    """
+    """Return the saved model that a run started from; raise ValueError if another one is given."""
     if given is not None and given != saved:
         was = "random weights" if saved is None else f"{saved['name']!r} ({saved['sha256'][:12]})"
         raise ValueError(

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..simulate.batched import Simulator, to_device, white_noise
+from ..simulate.batched import Simulator, share_of, to_device, white_noise
 from ..simulate.populations import get_chances
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import SurveyStream
 
-__all__ = ["BlendStream", "FluxStream", "StampStream", "scatter"]
+__all__ = ["BlendStream", "FluxStream", "StampStream", "first_final", "scatter", "stream_of"]
 
 _SYMMETRIES = 8
 # Widths of pictures with marks, in widths of the stamp, and their probabilities.
@@ -24,6 +24,36 @@ _UNMARKED = (0.55, 0.15)
 _SCATTER, _OWN_SCATTER = 0.3, 0.15  # pixels: standard deviation of marks, and of the target's
 _LOST, _ALL_LOST = 0.1, 0.1  # probability that a mark is missing, or all but the target's
 _FALSE = 2 * (0.1,)  # probabilities of marks without a source
+
+
+def stream_of(config, images, device, rank=0, world=1):
+    """Return the stream of training blends of a configuration."""
+    options = {"batch": config.batch, "seed": config.seed, "device": device}
+    options |= {"rank": rank, "world": world, "marks": config.network.get("marks", False)}
+    if config.surveys and isinstance(images, np.ndarray):
+        return StampStream(images, **_survey_options(config), **options)
+    if config.surveys:
+        return FluxStream(config.surveys, images, **_survey_options(config), **options)
+    return BlendStream(
+        images, config.recipe, final_recipe=config.final_recipe, final=first_final(config),
+        whole=config.adversarial != "none", **options,
+    )  # fmt: skip
+
+
+def first_final(config):
+    """Return the first update with the final recipe."""
+    return round((1 - config.decay) * config.steps)
+
+
+def _survey_options(config):
+    """Return the options of blends of surveys, with keys as numbers where JSON has text."""
+    options = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in config.survey_options.items()
+    }
+    for name in ("sources", "bands", "widths"):
+        if isinstance(options.get(name), dict):
+            options[name] = {int(number): chance for number, chance in options[name].items()}
+    return options
 
 
 class BlendStream:
@@ -68,10 +98,6 @@ class BlendStream:
     ):  # fmt: skip
         if len(images) < 2:
             raise ValueError(f"images holds {len(images)}; a blend takes two galaxies")
-        if batch % world:
-            raise ValueError(
-                f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
-            )
         self.simulator = self.final_simulator = Simulator(images, recipe, device=device)
         self.final = final
         if final_recipe is not None:  # of the same galaxies in the same memory
@@ -80,7 +106,7 @@ class BlendStream:
         self.batch = batch
         self.seed = seed
         self.marks, self.whole = marks, whole
-        self.share = slice(rank * batch // world, (rank + 1) * batch // world)
+        self.share = share_of(batch, rank, world)
 
     def __getitem__(self, number):
         """Return batch ``number``.
@@ -208,14 +234,10 @@ class StampStream:
     ):  # fmt: skip
         if len(light) < 2:
             raise ValueError(f"light holds {len(light)} stamps; a blend takes two")
-        if batch % world:
-            raise ValueError(
-                f"batch={batch} cannot be shared by {world} processes; give a multiple of {world}"
-            )
         self.light = torch.as_tensor(np.asarray(light, np.float32), device=device)
         self.sources = get_chances(sources, "sources")
         self.separations, self.batch, self.seed, self.marks = separations, batch, seed, marks
-        self.share = slice(rank * batch // world, (rank + 1) * batch // world)
+        self.share = share_of(batch, rank, world)
 
     def __getitem__(self, number):
         """Return batch ``number`` as `BlendStream` does."""
