@@ -1,5 +1,6 @@
 """Model cards as text, for the terminal and for the documentation."""
 
+import math
 import re
 import shlex
 import textwrap
@@ -202,11 +203,8 @@ def _limits(card, plain):
 
 
 def _cells(values, names, digits):
-    return [f"{values[name]:.{digits}f}" if _is_number(values.get(name)) else "-" for name in names]
-
-
-def _is_number(value):
-    return isinstance(value, int | float)
+    known = [values.get(name) for name in names]
+    return [f"{v:.{digits}f}" if isinstance(v, int | float) else "-" for v in known]
 
 
 def _values(value):
@@ -214,15 +212,10 @@ def _values(value):
 
 
 def _number_of_weights(path):
-    total = 0
     with safe_open(path, framework="np") as file:
-        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-            if not name.startswith(("familiarity.", "blend_score.")):
-                number = 1
-                for length in file.get_slice(name).get_shape():
-                    number *= length
-                total += number
-    return total
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    fitted = ("familiarity.", "blend_score.")
+    return sum(math.prod(s) for name, s in shapes.items() if not name.startswith(fitted))
 
 
 def _block(command):

@@ -28,17 +28,6 @@ def atomic_path(path, *, overwrite=False):
     ------
     pathlib.Path
         The temporary path, with the suffix of ``path``.
-
-    Raises
-    ------
-    FileExistsError
-        If ``path`` exists and ``overwrite`` is false.
-    FileNotFoundError
-        If the folder of ``path`` does not exist.
-    IsADirectoryError
-        If ``path`` is a folder.
-    PermissionError
-        If the folder cannot be written to.
     """
     path = Path(path)
     folder = path.parent
@@ -87,11 +76,6 @@ def atomic_paths(folder, names, *, overwrite=False):
     ------
     list of pathlib.Path
         The temporary paths.
-
-    Raises
-    ------
-    FileExistsError, FileNotFoundError, PermissionError
-        As in `atomic_path`.
     """
     folder = Path(folder)
     made = not folder.exists()
@@ -110,17 +94,9 @@ def atomic_paths(folder, names, *, overwrite=False):
 
 
 def plain(value):
-    """Convert numpy's values to those of JSON.
+    """Convert a value of numpy, nested to any depth, to plain types that JSON holds.
 
-    Parameters
-    ----------
-    value : dict, list, tuple, numpy.ndarray or a single value
-        A value, nested to any depth.
-
-    Returns
-    -------
-    dict, list or a single value
-        The same in plain types; None for numbers that are not finite.
+    Numbers that are not finite become None.
     """
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}

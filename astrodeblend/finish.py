@@ -42,10 +42,8 @@ def finish(model, images=None, *, progress=True, **parts):
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such model, or no such images.
-    ValueError
-        If a model for pictures is given no images.
+    FileNotFoundError, ValueError
+        If there is no such model or no such images, or a model for pictures is given no images.
     """
     network, card = load_model(model)
     if card.scaling == "noise":

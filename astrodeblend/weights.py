@@ -133,20 +133,7 @@ def find_model(model):
 
 
 def read_card(model):
-    """Return the card of a model.
-
-    Parameters
-    ----------
-    model : str or path-like
-        As in `find_model`.
-
-    Raises
-    ------
-    ValueError
-        If there is no model of that name, or the card cannot be read.
-    FileNotFoundError
-        If the file or its card does not exist.
-    """
+    """Return the card of a model, named as in `find_model`."""
     return _read_card(find_model(model).with_suffix(".json"))
 
 
@@ -211,11 +198,6 @@ def load_own(model, *, device="cpu"):
         The file.
     network, card
         As `load_model` returns them.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If ``model`` is not the path of a ``.safetensors`` file, and as for `load_model`.
     """
     path = Path(model)
     if path.suffix != ".safetensors":
@@ -273,35 +255,19 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
 
 
 def stored_dtype(path):
-    """Return the type of the weights in a file.
-
-    Parameters
-    ----------
-    path : str or path-like
-        A ``.safetensors`` file.
-
-    Returns
-    -------
-    torch.dtype
-        That of the largest tensor.
-    """
+    """Return the type of the largest tensor in a ``.safetensors`` file, a `torch.dtype`."""
     return max(load_tensors(Path(path).read_bytes()).values(), key=torch.Tensor.numel).dtype
 
 
 def write_card(model, card):
-    """Replace the card of a model.
+    """Replace the card of a model by one with the same network and sha256.
 
     Parameters
     ----------
     model : str or path-like
         As in `find_model`.
     card : Card
-        The new card, with the network and sha256 of the old one.
-
-    Raises
-    ------
-    ValueError
-        If the card is of other weights.
+        The new card.
     """
     path = find_model(model).with_suffix(".json")
     old = _read_card(path)
@@ -312,13 +278,7 @@ def write_card(model, card):
 
 
 def check_model(card, what="blends"):
-    """Raise if a model is not for colour pictures.
-
-    Raises
-    ------
-    ValueError
-        If it is for other bands, or for linear flux.
-    """
+    """Raise ValueError if a model is not for colour pictures."""
     if card.scaling != "picture" or len(card.bands) != 3:
         bands = ", ".join(card.bands) or "any bands"
         kind = "linear flux" if card.scaling == "noise" else card.scaling

@@ -46,7 +46,7 @@ def test_what_the_package_imports_is_declared():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.partition(".")[0])
     distributions = {"PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
-    distributions["mpl_toolkits"] = "matplotlib"
+    distributions |= {"lazy_loader": "lazy-loader", "mpl_toolkits": "matplotlib"}
     needed = imported - sys.stdlib_module_names - {"astrodeblend", *OPTIONAL}
     declared = {Requirement(text).name for text in PROJECT["dependencies"]}
     assert {distributions.get(name, name) for name in needed} == declared

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 __all__ = ["Calibration", "log_peaks", "pixel_features"]
 
-_HALF = 0.5  # of a galaxy's peak: light at which half of the deviation is coherent
+_HALF = 0.5  # fraction of a galaxy's peak: light at which half of the deviation is coherent
 DARK = 1e-4  # network values: light of the blend below which its fraction is undefined
 
 
@@ -89,7 +89,7 @@ class Calibration:
             )
 
     def to_dict(self):
-        """Return the fields as plain values, for a card."""
+        """Return the fields as a dict of plain values, for a card."""
         return asdict(self)
 
     def of_scenes(self):
@@ -102,17 +102,7 @@ class Calibration:
         return {name: getattr(self, name) for name in names}
 
     def of_light(self, light):
-        """Return the calibration of fluxes of one kind of light.
-
-        Parameters
-        ----------
-        light : {'apportioned', 'network'}
-            As in `astrodeblend.Scene.with_light`.
-
-        Returns
-        -------
-        Calibration
-        """
+        """Return the calibration of fluxes of one kind of light, 'apportioned' or 'network'."""
         return replace(self, **self.apportioned) if light == "apportioned" else self
 
     def std(self, std, components, blend):
@@ -165,8 +155,8 @@ class Calibration:
         half = _HALF * np.where(peak > 0, peak, 1)
         return self.coherent * std * light / (light + half)
 
-    def flux_std(self, light, std, footprint, noise, *, scale=1.0):
-        """Return the standard deviation by deblending of the flux in a footprint.
+    def flux_std(self, light, std, footprint, noise):
+        """Return the standard deviation by deblending of the flux in a footprint, shape (...).
 
         Parameters
         ----------
@@ -174,12 +164,6 @@ class Calibration:
             As in `coherent_std`.
         noise : numpy.ndarray, shape (...)
             Sky noise of a pixel.
-        scale : float, optional
-            Width of a pixel of the network's stamp in pixels of ``light``.
-
-        Returns
-        -------
-        numpy.ndarray, shape (...)
         """
         inside = np.broadcast_to(footprint, np.shape(light))
         sums = [
@@ -187,7 +171,7 @@ class Calibration:
             for values in (self.coherent_std(light, std, footprint), np.square(std))
         ]
         area = np.count_nonzero(inside, axis=(-2, -1))
-        return self.combined(sums[0], sums[1], area, noise, scale=scale)
+        return self.combined(*sums, area, noise)
 
     def combined(self, coherent, variance, area, noise, *, scale=1.0):
         """Return the quadratic sum of the parts of a flux's error.
@@ -232,14 +216,5 @@ def pixel_features(std, components, blend, *, in_noise=False):
 
 
 def log_peaks(components):
-    """Return the logarithm of the peak of each component in each band.
-
-    Parameters
-    ----------
-    components : numpy.ndarray, shape (..., y, x)
-
-    Returns
-    -------
-    numpy.ndarray, shape (..., 1, 1)
-    """
+    """Return ln(peak) of components (..., y, x) in each band, shape (..., 1, 1)."""
     return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), DARK))

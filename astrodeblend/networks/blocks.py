@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _SIGMA = 1.5  # pixels: standard deviation of a mark
+_HEAD_WIDTH = 32  # features of a head of attention
 _TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and its reach in x and y
 # Programs for any size are made of other operations. Not in all versions of torch.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -50,9 +51,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all positions, with a residual connection."""
 
-    def __init__(self, width, head_width=32):
+    def __init__(self, width):
         super().__init__()
-        self.heads = max(1, width // head_width)
+        self.heads = max(1, width // _HEAD_WIDTH)
         self.norm = nn.GroupNorm(1, width)
         self.query_key_value = nn.Conv2d(width, 3 * width, 1)
         self.project = nn.Conv2d(width, width, 1)

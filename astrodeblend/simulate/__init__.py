@@ -6,58 +6,34 @@ linear flux, as surveys observe them: `simulate_blends` (GalSim) is the referenc
 imported on first use.
 """
 
-from importlib import import_module
+import lazy_loader
 
-# Public name -> the module that defines it.
-_HOME = {
-    "BLENDING_MODES": "recipes",
-    "RECIPES": "recipes",
-    "SCENE_MODES": "pictures",
-    "SURVEYS": "surveys",
-    "Band": "surveys",
-    "Draw": "recipes",
-    "FieldDraw": "fields",
-    "FieldStream": "fields",
-    "Fields": "field_images",
-    "Light": "field_images",
-    "Morphologies": "morphology",
-    "Recipe": "recipes",
-    "Rendering": "recipes",
-    "SimulatedScene": "pictures",
-    "Simulator": "batched",
-    "Sources": "populations",
-    "Survey": "surveys",
-    "SurveyBlends": "survey",
-    "SurveyDraw": "survey_batches",
-    "SurveyStream": "survey_batches",
-    "blend_images": "pictures",
-    "blend_pair": "pictures",
-    "composite": "morphology",
-    "cut_galaxies": "morphology",
-    "cut_large_galaxies": "morphology",
-    "draw_psfs": "survey",
-    "draw_sources": "populations",
-    "find_images": "sources",
-    "get_recipe": "recipes",
-    "get_survey": "surveys",
-    "image_width": "sources",
-    "linear_light": "morphology",
-    "read_images": "sources",
-    "reduce_image": "pictures",
-    "share_out": "sources",
-    "simulate_blends": "survey",
-    "simulate_fields": "fields",
-    "simulate_scene": "pictures",
-}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name):
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(_HOME)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "batched": ["Simulator"],
+        "field_images": ["Fields", "Light"],
+        "fields": ["FieldDraw", "FieldStream", "simulate_fields"],
+        "morphology": [
+            "Morphologies",
+            "composite",
+            "cut_galaxies",
+            "cut_large_galaxies",
+            "linear_light",
+        ],
+        "pictures": [
+            "SCENE_MODES",
+            "SimulatedScene",
+            "blend_images",
+            "blend_pair",
+            "reduce_image",
+            "simulate_scene",
+        ],
+        "populations": ["Sources", "draw_sources"],
+        "recipes": ["BLENDING_MODES", "Draw", "RECIPES", "Recipe", "Rendering", "get_recipe"],
+        "sources": ["find_images", "image_width", "read_images", "share_out"],
+        "survey": ["SurveyBlends", "draw_psfs", "simulate_blends"],
+        "survey_batches": ["SurveyDraw", "SurveyStream"],
+        "surveys": ["Band", "SURVEYS", "Survey", "get_survey"],
+    },
+)

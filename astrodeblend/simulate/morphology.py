@@ -194,18 +194,7 @@ class Morphologies:
 
     @classmethod
     def read(cls, path):
-        """Read galaxies that `write` wrote.
-
-        Parameters
-        ----------
-        path : str or path-like
-            An ``.npz`` file.
-
-        Raises
-        ------
-        ValueError
-            If the file does not hold such galaxies.
-        """
+        """Read galaxies from an ``.npz`` file that `write` wrote."""
         with np.load(path) as file:
             names = ("maps", "spectra", "shares", "radius")
             missing = [name for name in names if name not in file]
@@ -233,11 +222,6 @@ def cut_galaxies(pictures, *, progress=False):
     -------
     Morphologies
         The usable galaxies, in order.
-
-    Raises
-    ------
-    ValueError
-        If a picture has another shape or type, or no galaxy can be used.
     """
     return _cut_all(_cut, pictures, progress)
 
@@ -369,11 +353,6 @@ def cut_large_galaxies(pictures, *, progress=False):
     -------
     Morphologies
         With maps 288 pixels wide.
-
-    Raises
-    ------
-    ValueError
-        If a picture has another shape or type, or no galaxy can be used.
     """
     return _cut_all(_cut_large, pictures, progress)
 

@@ -149,16 +149,9 @@ def blend_pair(images, draw, recipe="reiman2019"):
 
 def _render(image, draw, gain, rng):
     """Re-render a galaxy as from another survey."""
+    names = ("seeing", "saturation", "exponent", "pedestal", "noise", "quality")
     sigma, saturation, exponent, pedestal, noise, quality = (
-        float(values[0])
-        for values in (
-            draw.seeing,
-            draw.saturation,
-            draw.exponent,
-            draw.pedestal,
-            draw.noise,
-            draw.quality,
-        )
+        float(getattr(draw, name)[0]) for name in names
     )
     if sigma > 0:
         image = ndimage.gaussian_filter(image, sigma, axes=(1, 2), radius=4, mode="nearest")

@@ -1,4 +1,4 @@
-"""Galaxy images for the simulator, from a folder."""
+"""Galaxy images for the simulator, from a folder of JPEGs or PNGs."""
 
 import csv
 import os
@@ -34,35 +34,38 @@ def find_images(folder, *, split=None, isolated=False):
 
     Raises
     ------
-    FileNotFoundError
-        If the folder does not exist, or has no ``splits.csv`` though ``split`` is given.
-    ValueError
-        If no image remains, or ``splits.csv`` lacks a column.
+    FileNotFoundError, ValueError
+        If there is no such folder, split or table, or no image remains.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"images={str(folder)!r} is not a folder; give one with JPEGs or PNGs"
         )
+    table = folder / "splits.csv"
     if split is None:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
         if not paths:
             raise ValueError(f"images={str(folder)!r} holds no JPEG or PNG images")
-        return _isolated(paths, folder) if isolated else paths
-    table = folder / "splits.csv"
-    if not table.is_file():
+    elif not table.is_file():
         raise FileNotFoundError(
             f"split={split!r} takes a table {str(table)!r} with the columns file and split; "
             "write one, or leave split out to take all images"
         )
-    rows = _read_splits(folder)
-    if not rows or not {"file", "split"} <= rows[0].keys():
-        raise ValueError(f"{str(table)!r} lacks rows, or a column: it takes file and split")
-    paths = [folder / row["file"] for row in rows if row["split"] == split]
-    if not paths:
-        known = ", ".join(sorted({row["split"] for row in rows}))
-        raise ValueError(f"split={split!r} is not in {str(table)!r}; it has {known}")
-    return _isolated(paths, folder) if isolated else paths
+    else:
+        rows = _read_splits(folder)
+        if not rows or not {"file", "split"} <= rows[0].keys():
+            raise ValueError(f"{str(table)!r} lacks rows, or a column: it takes file and split")
+        paths = [folder / row["file"] for row in rows if row["split"] == split]
+        if not paths:
+            known = ", ".join(sorted({row["split"] for row in rows}))
+            raise ValueError(f"split={split!r} is not in {str(table)!r}; it has {known}")
+    if isolated:
+        blended = blended_images(folder)
+        paths = [path for path in paths if path not in blended]
+        if not paths:
+            raise ValueError(f"isolated: the table in {str(folder)!r} has none that is")
+    return paths
 
 
 def share_out(images, split=None, validation_images=None, validation_split=None):
@@ -115,15 +118,6 @@ def _read_splits(folder):
         return list(csv.DictReader(file))
 
 
-def _isolated(paths, folder):
-    """Leave out images with 0 in the column ``isolated`` of the folder's table."""
-    blended = blended_images(folder)
-    alone = [path for path in paths if path not in blended]
-    if not alone:
-        raise ValueError(f"isolated: the table in {str(folder)!r} has none that is")
-    return alone
-
-
 def read_images(paths, *, width=None, progress=False):
     """Read galaxy images into one array.
 
@@ -143,11 +137,6 @@ def read_images(paths, *, width=None, progress=False):
     -------
     numpy.ndarray
         uint8, shape (n, 3, y, x). The bands of a pixel are adjacent in memory.
-
-    Raises
-    ------
-    ValueError
-        If a file is not a square image, or wider than ``width``.
     """
     paths = list(paths)
     widths = [image_width(path) for path in paths]
@@ -176,18 +165,7 @@ def read_images(paths, *, width=None, progress=False):
 
 
 def image_width(path):
-    """Return the width of an image in pixels, from its header alone.
-
-    Parameters
-    ----------
-    path : path-like
-        JPEG or PNG file.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a square image.
-    """
+    """Return the width in pixels of a square JPEG or PNG file, from its header alone."""
     try:
         with Image.open(path) as image:
             width, height = image.size

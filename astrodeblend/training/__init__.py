@@ -3,29 +3,16 @@
 Each is imported on first use: configurations need no torch.
 """
 
-from importlib import import_module
+import lazy_loader
 
-# Public name -> the module that defines it.
-_HOME = {
-    "BlendStream": "stream",
-    "FieldConfig": "config",
-    "TrainingConfig": "config",
-    "add_blend_score": "heads",
-    "add_calibration": "calibration",
-    "add_familiarity": "heads",
-    "reiman2019": "config",
-    "train": "loop",
-    "train_fields": "fields",
-}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name):
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted(_HOME)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "calibration": ["add_calibration"],
+        "config": ["FieldConfig", "TrainingConfig", "reiman2019"],
+        "fields": ["train_fields"],
+        "heads": ["add_blend_score", "add_familiarity"],
+        "loop": ["train"],
+        "stream": ["BlendStream"],
+    },
+)

@@ -29,20 +29,20 @@ _BANDS = 5  # number of bands of blends in linear flux
 # Options of blends in linear flux: the defaults of `simulate_blends`.
 _AS_SEEN = {"vary": 0.0, "slope": 0.31, "magnitudes": (-6.8, -1.8), "separations": (0.63, 3.8)}
 _FAR = 10_000  # added to seeds, to differ from those of training
-_BATCH = 16
+_BATCH = 16  # blends that the network takes at a time
 _68, _95 = 0.6827, 0.9545  # share of a Gaussian within one and two standard deviations
-# Nodes of the factors; `Calibration` says of what.
-_LOG_RATIO = tuple(map(float, range(-6, 3)))
-_LOG_STD = tuple(map(float, range(-4, 6)))  # ln(deviation / sky noise)
-_FRACTION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
+# Nodes of the factors, as `Calibration` has them.
+_LOG_RATIO = tuple(map(float, range(-6, 3)))  # ln(deviation / light of the blend), of pictures
+_LOG_STD = tuple(map(float, range(-4, 6)))  # ln(deviation / sky noise), of flux
+_FRACTION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)  # component / blend
 _LOG_PEAK = tuple(map(float, range(-1, 7)))  # ln(peak / sky noise)
 _FEWEST_GALAXIES = 30  # galaxies per node of ``log_peak``
 _FEWEST_PIXELS = 300  # pixels per node; one with fewer takes the factor of the nearest node
-_FAINT = 0.04  # of a component's peak: isophote of the pixels that enter the fit
+_FAINT = 0.04  # fraction of a component's peak: isophote of the pixels that enter the fit
 _MANY_PIXELS = 2_000_000  # largest number of pixels in the fit
 _MANY_BLENDS = 2000  # largest number of blends for fluxes
 _TINY = np.finfo(np.float32).tiny
-_GROWN = 0.45  # of a segment's radius: dilated to the median area of Kron apertures, about twice
+_GROWN = 0.45  # fraction of a segment's radius: growth to the median area of Kron apertures
 
 
 def fit_calibration(
@@ -76,11 +76,6 @@ def fit_calibration(
     Returns
     -------
     astrodeblend.calibration.Calibration
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite, or no galaxy has light.
     """
     final = components if final is None else final
     error = np.abs(final - isolated)
@@ -236,14 +231,6 @@ def add_calibration(
     -------
     Card
         The card as it was saved.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file or its card does not exist.
-    ValueError
-        If the path does not end in ``.safetensors``, the file is corrupt, there are too few
-        blends, or the images do not suit the recipes.
     """
     if blends < FEWEST_BLENDS:
         raise ValueError(f"blends={blends} are too few; give at least {FEWEST_BLENDS}")

@@ -236,7 +236,8 @@ class FieldConfig:
     clip: float = choice(1.0, "Largest norm of the gradient; 0 for no limit.")
     seed: int = choice(1, "Seed of all random numbers.")
     bfloat16: bool | None = choice(None,
-        "Whether the arithmetic of the network is bfloat16. None: on a GPU.")
+        "Whether the arithmetic of the network is bfloat16. None: where the processor multiplies "
+        "bfloat16 numbers.")
     # fmt: on
 
     def __post_init__(self):
