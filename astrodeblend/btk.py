@@ -22,8 +22,8 @@ class ModelDeblender(BaseDeblender):
     Parameters
     ----------
     max_n_sources : int
-        Largest number of sources, of which the brightest are kept; ``extra_data`` of a blend holds
-        the number ``found``.
+        Largest number of sources of a blend; the brightest are kept. ``extra_data`` of a blend
+        holds the number ``found``.
     model : str or astrodeblend.Deblender, optional
         A name or file, as `astrodeblend.Deblender.from_pretrained` and
         `astrodeblend.Deblender.load` take it.

@@ -12,7 +12,7 @@ from .weights import find_model, read_card
 
 __all__ = ["card_text"]
 
-_WIDTH = 79
+_WIDTH = 79  # characters of a line
 _UNITS = {"psnr": "dB"}
 
 
@@ -55,9 +55,7 @@ def _identity(card, path, plain):
     radii, pixels = card.size_rule["petrosian_radii"], card.size_rule["pixels"]
     stamp = f"{radii:g} Petrosian radii of the source on {pixels} pixels"
     if card.scaling == "noise":
-        stamp = (
-            f"{pixels} pixels of the image, or as many times that as {radii:g} Petrosian radii take"
-        )
+        stamp = f"{pixels} pixels of the image, or a multiple that holds {radii:g} Petrosian radii"
     if card.network.get("kind") == "field":
         stamp = "none: whole images, block by block"
     rows = {

@@ -23,9 +23,10 @@ from .weights import load_model
 
 __all__ = ["export_model"]
 
-_KNOWN = 0.5  # share of a stamp in which each band needs to have data
+_KNOWN = 0.5  # least share of a stamp in which each band has data
+# Fields of the card that a file states.
 _TOLD = ("name", "description", "bands", "modes", "scaling", "data", "licence", "limits", "sha256")
-# What programs are traced with; each length on its own, so that none is taken for another.
+# Lengths of the axes of the traced inputs, all different so that torch ties none to another.
 _EXAMPLE = {"n": 5, "bands": 7, "y": 44, "x": 52, "sources": 4}
 
 
@@ -84,7 +85,7 @@ def export_model(model, path, *, overwrite=False):
 
 @contextmanager
 def _torch_quiet():
-    """Keep back what torch says of itself while it exports."""
+    """Silence the warnings and the log of torch."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -103,7 +104,7 @@ def _program(network, card):
         raise ValueError(
             f"model {card.name!r} has {branches} branches; only models with two can be exported"
         )
-    network.familiarity = network.blend_score = None  # nobody asks for them
+    network.familiarity = network.blend_score = None  # not part of the program
     kind = _Fields if hasattr(network, "find") else _Flux if card.scaling == "noise" else _Pictures
     return kind(network, Calibration(**card.calibration)).eval().requires_grad_(False)
 
@@ -158,7 +159,7 @@ def _to_onnx(exported, about):
 
 
 def _median(x, dim):
-    """Return medians, the lower one of two, and indices that nobody asks for."""
+    """Return medians, the lower of the middle two, and zeros for their unused indices."""
     values = x.sort(dim=dim).values.select(dim, (x.shape[dim] - 1) // 2)
     return values, torch.zeros_like(values, dtype=torch.long)
 
@@ -206,7 +207,7 @@ class _Flux(_Pictures):
 
 
 class _Fields(_Flux):
-    """The same, split among any number of sources, and what is found."""
+    """Linear flux, split among any number of sources, and a map of detections."""
 
     inputs = {  # noqa: RUF012
         "blend": ("n", "bands", "y", "x"),
@@ -229,7 +230,7 @@ class _Fields(_Flux):
         seen = network.look(values, psf)
         heat, offset, log_size = network.heat(seen)
         light, std = network.share_whole(seen, positions, present)
-        # All else is the total without them, which is known far better than whose it is.
+        # The rest is the total light less that of the sources: the total has the smaller error.
         rest = (seen.total - light.sum(dim=1)).clamp(min=0)
         components = torch.cat([light, rest[:, None]], dim=1)
         std = torch.cat([std, std.square().sum(dim=1, keepdim=True).sqrt()], dim=1)
@@ -296,7 +297,7 @@ def _in_noise(blend, noise):
 
 
 def _known(answers, known):
-    """Return answers with NaN where, or for stamps of which, nothing is known."""
+    """Return answers with NaN in pixels, or in whole stamps, that are not known."""
     if known.ndim == 1:
         known = known[:, None, None, None, None]
     return {name: torch.where(known, answer, torch.nan) for name, answer in answers.items()}

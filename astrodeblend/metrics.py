@@ -119,7 +119,7 @@ def isophote(truth, *, fraction=0.1):
     The pixels where the sum over bands exceeds ``fraction`` times its maximum and which are
     connected (sides or corners) with the brightest pixel. This is the isophotal footprint of
     SExtractor (Bertin & Arnouts 1996, A&AS 117, 393) with a threshold relative to the peak,
-    so that it means the same in pictures and in flux. The sky has to be near zero.
+    so that it applies to pictures and to flux alike. The sky has to be near zero.
 
     Parameters
     ----------

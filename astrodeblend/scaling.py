@@ -77,10 +77,10 @@ class Picture:
         return light, sky, np.cosh(brightest * level) * brightest * noise * steps
 
     def on_grid(self, x, y, width, pixels, shape):
-        """Return middle and width of a stamp; those of a square picture if it covers most of it.
+        """Return middle and width of a stamp.
 
-        The same holds for a position within half a pixel of the middle of a square picture that
-        has the network's size.
+        A square picture is taken whole if the stamp covers most of it, or if it has the network's
+        size and the position is within half a pixel of its middle.
         """
         height, length = shape
         middle = (length - 1) / 2, (height - 1) / 2

@@ -26,8 +26,8 @@ __all__ = [
     "write_card",
 ]
 
+#: Folder of the models in the package.
 _SHIPPED = Path(__file__).parent / "models"
-_FAMILIARITY = "familiarity."
 #: Modules that are fitted to a trained network and saved with it.
 _HEADS = {"familiarity": Familiarity, "blend_score": BlendScore}
 
@@ -43,7 +43,7 @@ class Card:
     network : dict
         Kind and configuration, as `astrodeblend.networks.build` takes them.
     bands : tuple of str
-        The bands it takes, in this order; empty for any bands in any order.
+        Bands of its input, in order; empty for any bands in any order.
     modes : tuple of str
         Blending modes of its training.
     recipe : str
@@ -240,7 +240,7 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
         raise ValueError(f"path={str(path)!r}: the name of a weight file ends in .safetensors")
     state = {}
     for name, value in network.state_dict().items():
-        kept = name.startswith(_FAMILIARITY) or not value.is_floating_point() or value.ndim == 0
+        kept = name.startswith("familiarity.") or not value.is_floating_point() or value.ndim == 0
         state[name] = value.detach().to("cpu", None if kept else dtype).contiguous()
     with (
         atomic_path(path.with_suffix(".json"), overwrite=overwrite) as beside,

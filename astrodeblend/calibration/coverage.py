@@ -23,7 +23,7 @@ KINDS = {"pixels": "pixel", "fluxes": "flux"}
 # Edges of the bins of the standard deviation of pixels, in fractions of full scale.
 _EDGES = np.geomspace(1e-3, 1, 13)
 _FLUX_BINS = 8  # bins of the standard deviation of fluxes, of equal numbers
-_ONE = int(np.searchsorted(MULTIPLES, 1.0))
+_ONE = int(np.searchsorted(MULTIPLES, 1.0))  # index of the multiple 1
 _FEWEST = 300  # values: bins with fewer are not listed
 _TINY = np.finfo(np.float32).tiny
 _RESAMPLES = 200  # bootstrap samples: errors to 5 %

@@ -51,9 +51,9 @@ class Calibration:
         Whether values are in units of the sky noise: then ``log_ratio`` is the logarithm of the
         deviation itself.
     in_scenes : dict
-        The same fields for components of scenes, which are deblended one by one and reconciled:
-        in linear flux their errors are smaller than those of one stamp, among many galaxies of a
-        picture larger. Empty if there is no difference.
+        The fields of the calibration of scenes, whose components are deblended one by one and
+        agree with the image in their sum. In linear flux their errors are smaller than those of one
+        stamp, among many galaxies of a picture larger. Empty if they are equal.
     apportioned : dict
         The fields that differ for fluxes of apportioned light, of ``coherent``, ``independent``,
         ``level``, ``noise``, ``kron`` and ``interval_95``.

@@ -25,7 +25,8 @@ class BandUNetConfig:
         Features of each band by itself at each level, from full resolution down; every level
         halves the grid.
     widths : tuple of int
-        Features of all bands together at each level but the first; at least as many levels.
+        Features of all bands together at each level below the first; the number of levels is at
+        least that of ``band_widths`` less one.
     attention : int
         Self-attention blocks at the coarsest level.
     marks : bool

@@ -26,7 +26,7 @@ __all__ = [
 _SIGMA = 1.5  # pixels: standard deviation of a mark
 _HEAD_WIDTH = 32  # features of a head of attention
 _TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and its reach in x and y
-# Programs for any size are made of other operations. Not in all versions of torch.
+# Whether torch exports a program for images of any size, for which some operations differ.
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
@@ -86,7 +86,7 @@ class LocalAttention(Attention):
         normed = F.layer_norm(x.movedim(1, -1), (width,), self.norm.weight, self.norm.bias)
         qkv = self.query_key_value(normed.movedim(-1, 1))
         query, key, value = qkv.unflatten(1, (3, self.heads, -1)).unbind(dim=1)
-        if _is_exporting():  # the same, all at once: tiles would tie the program to their number
+        if _is_exporting():  # all cells at once, since the number of tiles would be fixed
             every = (each.flatten(3).transpose(2, 3) for each in (query, key, value))
             mixed = F.scaled_dot_product_attention(*every, attn_mask=_near_all(height, length))
             return x + self.project(mixed.transpose(2, 3).reshape(x.shape))
@@ -220,7 +220,7 @@ def crop(x, blend):
 
 def cut(x, up, left, height, width):
     """Return a part of maps (..., y, x)."""
-    if _is_exporting():  # a slice would tie the program to sizes that need one
+    if _is_exporting():  # a slice would fix the size
         rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
         return x.index_select(-2, rows + up).index_select(-1, columns + left)
     return x[..., up : up + height, left : left + width]

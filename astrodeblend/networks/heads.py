@@ -1,4 +1,4 @@
-"""What a trained network tells beside light: familiarity, blend score, scatter over symmetries.
+"""Diagnostics of a trained network: familiarity, blend score, scatter over symmetries.
 
 `Familiarity` and `BlendScore` are small modules on the activations of a trained network, fitted to
 it afterwards and saved with it.
@@ -162,8 +162,8 @@ def look_around(picture, shallow, deep):
     Parameters
     ----------
     picture : torch.Tensor
-        Shape (n, views, y, x): the network's input, of which the difference between opposite
-        sides of the middle is taken.
+        Shape (n, views, y, x): the network's input. Its asymmetry is pooled, the absolute
+        difference between opposite sides of the middle.
     shallow, deep : torch.Tensor
         Shape (n, features, y, x) each: activations of an early and of a late layer, centred on
         the middle of the stamp.

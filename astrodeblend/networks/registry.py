@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 __all__ = ["build", "describe", "register"]
 
-_KINDS = {}
+_KINDS = {}  # name -> module, configuration
 
 
 def register(kind, configuration):

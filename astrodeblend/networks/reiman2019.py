@@ -63,7 +63,7 @@ class BranchedGeneratorConfig:
     branches : int
         Number of components: the central one first.
     distance : bool
-        Whether the distance from the centre is one more input band, which the paper's has not.
+        Whether the distance from the centre is one more input band; in the paper it is not.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Stamps of one galaxy or of two, made by the same steps, to train blend scores."""
+"""Stamps of one galaxy and of two, which differ in nothing else, to train blend scores."""
 
 from dataclasses import dataclass, replace
 
@@ -16,11 +16,11 @@ __all__ = ["FAINTEST", "FARTHEST", "Doubles", "make_doubles"]
 FARTHEST = 17.0
 #: Smallest flux ratio, fainter to brighter, of the two galaxies of a blend.
 FAINTEST = 0.1
-_STAMP = 80
-_MARGIN = 8  # stamp pixels: a blend is centred on its light, at most so far from each galaxy
+_STAMP = 80  # pixels: width of a stamp
+_MARGIN = 8  # stamp pixels: largest distance of the centre of a blend's light from the middle
 _MISCENTRED = 0.4  # stamp pixels: standard deviation of the centring error along each axis
 _NEAR = 20  # stamp pixels: distance from the middle within which a galaxy's centre is searched
-_ZOOM = (0.6, 1.6)
+_ZOOM = (0.6, 1.6)  # range of the enlargement of both galaxies
 # Share of stamps resampled to coarser pixels and back, and the largest such pixel in stamp
 # pixels: sources much smaller than a stamp reach its grid from few pixels.
 _COARSE, _COARSEST = 0.3, 4.0
@@ -45,7 +45,7 @@ class Doubles:
     blended : numpy.ndarray of bool
         Whether there are two galaxies, shape (n,).
     separation : numpy.ndarray
-        Of the two galaxies in stamp pixels, shape (n,); NaN for single galaxies.
+        Separation of the two galaxies in stamp pixels, shape (n,); NaN for single galaxies.
     flux_ratio : numpy.ndarray
         Flux of the fainter galaxy over that of the brighter, shape (n,); NaN for single galaxies.
     plain : numpy.ndarray of bool
@@ -80,7 +80,7 @@ class Doubles:
 
 
 def make_doubles(images, number, *, rng):
-    """Make stamps of two galaxies, and as many of one that differ in the second galaxy only.
+    """Make stamps of two galaxies, and one of the first galaxy alone for each.
 
     A galaxy and a companion are blended by maximum or sum. Separations are uniform from 0 to 17
     stamp pixels, in any direction; companions are rotated, mirrored and scaled as in the recipe

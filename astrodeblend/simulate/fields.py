@@ -13,7 +13,7 @@ from .surveys import AB_NANOJANSKY, get_survey
 
 __all__ = ["FieldDraw", "FieldStream", "simulate_fields"]
 
-_MARGIN = 16  # pixels: sources are drawn up to so far beyond the edges
+_MARGIN = 16  # pixels: largest distance of sources beyond the edges
 _STRIPS = 3  # largest number of strips without data
 _COUNTS = (-1.2, 2.5)  # log10 of the sky's photons per pixel: range of fields of counted photons
 _EVERYWHERE = 1e6  # pixels: half width of the strip beyond an edge of the data

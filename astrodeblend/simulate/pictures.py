@@ -328,6 +328,6 @@ def _draw(rng, number, size, recipe):
                 shift=shift,
             )
     raise ValueError(
-        f"size={size}: {number} galaxies found no place in so many pixels; give more pixels or "
-        "fewer galaxies"
+        f"size={size}: {number} galaxies found no place in {size} x {size} pixels; give more "
+        "pixels or fewer galaxies"
     )

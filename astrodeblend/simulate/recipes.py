@@ -16,7 +16,7 @@ BLENDING_MODES = ("max", "sum", "max_sum")
 DENSE = (0.2, 0.6)
 
 
-# Fields of a draw that describe the whole blend, the same for all its companions.
+# Fields of a draw that all companions of a blend share.
 _SHARED = (
     "central",
     "mode",
@@ -281,7 +281,7 @@ class Draw:
         return np.minimum(self.gain * self.pedestal[:, None], 1)
 
     def rendered(self, rng, rendering):
-        """Return the same blends with a random re-rendering added.
+        """Return the blends with a random re-rendering.
 
         Parameters
         ----------
@@ -445,7 +445,7 @@ RECIPES = {
         ),
         Recipe(
             "crowded",
-            "as varied, but with none to seven companions, which come as one",
+            "as varied, but with none to seven companions, all in one component",
             ("max", "max", "sum", "max_sum"),
             symmetries=True,
             rendering=Rendering(),

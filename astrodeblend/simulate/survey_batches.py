@@ -85,12 +85,12 @@ class SurveyDraw:
         return SurveyDraw(**values)
 
     def aimed(self, target, middle, stamp):
-        """Return the same blends, shifted so that one source is at ``middle``, and is the first.
+        """Return the blends shifted, so that their target is at ``middle`` and the first source.
 
         Parameters
         ----------
         target : numpy.ndarray
-            Shape (n,): index of that source.
+            Shape (n,): index of the target.
         middle : numpy.ndarray
             Shape (n, 2): its new position, x and y in pixels.
         stamp : int

@@ -13,6 +13,7 @@ AB_NANOJANSKY = 2.5 * math.log10(3631e9)
 #: Effective wavelengths in nm of bands known by name: LSST's (Ivezic et al. 2019, ApJ 873, 111).
 WAVELENGTHS = {"u": 368, "g": 486, "r": 625, "i": 756, "z": 870, "y": 972, "Y": 990}
 
+#: Profiles of PSFs.
 PSFS = ("moffat", "gaussian", "kolmogorov")
 
 

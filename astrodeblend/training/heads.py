@@ -140,7 +140,7 @@ def _save(path, network, card, **entry):
 
 
 def familiarity_of(network, stream, *, blends, progress=False):
-    """Return a network's familiarity, fitted to new blends of a stream, as many of each recipe."""
+    """Return a network's familiarity, fitted to new blends, half of each recipe of a stream."""
     if blends < FEWEST_BLENDS:
         raise ValueError(f"blends={blends} are too few; give at least {FEWEST_BLENDS}")
     was_training = network.training

@@ -143,8 +143,7 @@ def train(
             step, seconds = saved["step"], saved["seconds"]
             if step > config.steps:
                 raise ValueError(
-                    f"steps={config.steps}: the run has {step} updates behind it; give as many, or "
-                    "more"
+                    f"steps={config.steps}: the run has done {step} updates; give {step} or more"
                 )
 
         def place():

@@ -71,9 +71,10 @@ def check_compiler(device):
 
 
 def load_parent(model, network, *, weights):
-    """Load the weights of a model into a network, which may have more residual blocks, or marks.
+    """Load the weights of a model into a network, and return the name and sha256 of the model.
 
-    The additional weights start at 0, so that the network's output is that of the model.
+    The network may have more residual blocks, or marks. These additional weights start at 0, so
+    that its output is that of the model.
 
     Parameters
     ----------

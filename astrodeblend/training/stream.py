@@ -14,7 +14,7 @@ from ..simulate.survey_batches import SurveyStream
 
 __all__ = ["BlendStream", "FluxStream", "StampStream", "first_final", "scatter", "stream_of"]
 
-_SYMMETRIES = 8
+_SYMMETRIES = 8  # number of symmetries of the square
 # Widths of pictures with marks, in widths of the stamp, and their probabilities.
 _WIDTHS, _CHANCES = (1.0, 0.94, 0.83), (0.6, 0.2, 0.2)
 _OFF = 5.0  # pixels: largest offset of a target from the middle in x and y
@@ -100,7 +100,7 @@ class BlendStream:
             raise ValueError(f"images holds {len(images)}; a blend takes two galaxies")
         self.simulator = self.final_simulator = Simulator(images, recipe, device=device)
         self.final = final
-        if final_recipe is not None:  # of the same galaxies in the same memory
+        if final_recipe is not None:  # with the galaxies in memory once
             self.final_simulator = copy.copy(self.simulator)
             self.final_simulator.recipe = get_recipe(final_recipe)
         self.batch = batch
