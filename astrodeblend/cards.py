@@ -30,11 +30,6 @@ def card_text(model, *, markup=False):
     -------
     str
         A title and sections; empty entries of the card are left out.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        If there is no such model or its files cannot be read.
     """
     card, path = read_card(model), find_model(model)
     plain = _escaped if markup else str

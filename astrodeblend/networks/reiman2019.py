@@ -64,11 +64,6 @@ class BranchedGeneratorConfig:
         Number of components: the central one first.
     distance : bool
         Whether the distance from the centre is one more input band; in the paper it is not.
-
-    Raises
-    ------
-    ValueError
-        If a number of blocks is below 0, or another number below 1.
     """
 
     bands: int = 3
@@ -200,11 +195,6 @@ class DiscriminatorConfig:
         Features of the first layer; the last has eight times as many.
     dense : int
         Features of the hidden dense layer.
-
-    Raises
-    ------
-    ValueError
-        If a number is below 1.
     """
 
     bands: int = 3
@@ -309,11 +299,6 @@ class VGG19Features(nn.Module):
     ----------
     preprocess : {'torchvision', 'caffe'}, optional
         How images are scaled for the weights; see the module.
-
-    Raises
-    ------
-    ValueError
-        If ``preprocess`` is not one of these.
     """
 
     def __init__(self, preprocess="torchvision"):
@@ -374,12 +359,8 @@ def load_vgg19(path=None, *, preprocess="torchvision"):
 
     Raises
     ------
-    FileNotFoundError
-        If there is no file at ``path``.
-    OSError
-        If the weights cannot be fetched.
-    ValueError
-        If the file cannot be read, is not the one expected, or its weights do not fit.
+    OSError, ValueError
+        If there is no such file, it cannot be fetched, or it does not hold these weights.
     """
     network = VGG19Features(preprocess)
     path = _fetch() if path is None else Path(path)

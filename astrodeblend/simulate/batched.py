@@ -41,12 +41,6 @@ class Simulator:
         Recipe of the blends.
     device : str or torch.device
         Device for the images and the computation.
-
-    Raises
-    ------
-    ValueError
-        If the images have another shape, are smaller than the recipe's crop, or lack three bands
-        while the recipe re-renders colour pictures.
     """
 
     def __init__(self, images, recipe, *, device="cpu"):

@@ -123,11 +123,6 @@ class FieldStream:
         Largest residual sky, in units of the sky noise.
     device : str or torch.device, optional
         Device of the fields.
-
-    Raises
-    ------
-    ValueError
-        If a range is not in order, or a share not from 0 to 1.
     """
 
     def __init__(

@@ -59,11 +59,6 @@ def blend_images(central, companion, *, mode="max", sky=0.0):
     -------
     numpy.ndarray
         The blend, of the same shape.
-
-    Raises
-    ------
-    ValueError
-        If there is no such mode.
     """
     if mode not in BLENDING_MODES:
         raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(BLENDING_MODES)}")

@@ -257,11 +257,6 @@ def draw_sources(rng, magnitude, *, reference, population="mixed", images=None, 
     Returns
     -------
     Sources
-
-    Raises
-    ------
-    ValueError
-        If the population is not known, or needs ``images`` that are not given.
     """
     if population not in POPULATIONS:
         raise ValueError(
@@ -355,11 +350,6 @@ def get_chances(values, name):
     -------
     numbers, chances : numpy.ndarray
         The probabilities sum to 1.
-
-    Raises
-    ------
-    ValueError
-        If numbers are not whole and positive, or chances negative or all zero.
     """
     if not isinstance(values, dict):
         values = dict.fromkeys(np.atleast_1d(values).tolist(), 1.0)

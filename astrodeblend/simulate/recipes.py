@@ -470,11 +470,6 @@ def get_recipe(name):
     ----------
     name : str or Recipe
         One of ``RECIPES``; a `Recipe` is returned unchanged.
-
-    Raises
-    ------
-    ValueError
-        If there is no such recipe.
     """
     if isinstance(name, Recipe):
         return name

@@ -259,11 +259,6 @@ def draw_profile(source, flux, images=None):
     -------
     galsim.GSObject
         Lengths in arcsec.
-
-    Raises
-    ------
-    ImportError
-        If GalSim is not installed.
     """
     galsim = _import_galsim()
     kind = source.kind[0]
@@ -312,11 +307,6 @@ def draw_psfs(survey, width=41):
     numpy.ndarray
         Shape (bands, width, width), float32, convolved with the pixel. The sum is 1 less the light
         beyond the image.
-
-    Raises
-    ------
-    ImportError
-        If GalSim is not installed.
     """
     galsim = _import_galsim()
     survey = get_survey(survey)

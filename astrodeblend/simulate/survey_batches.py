@@ -163,12 +163,6 @@ class SurveyStream:
         Device of the blends.
     rank, world : int, optional
         Index of this process and number of processes; each makes its part of the batch.
-
-    Raises
-    ------
-    ValueError
-        If there are no surveys, they lack the bands or numbers of bands, or ``batch`` is no
-        multiple of ``world``.
     """
 
     def __init__(

@@ -92,8 +92,7 @@ def train(
     FileNotFoundError
         If ``resume`` is true and there is no checkpoint.
     ValueError
-        If the checkpoint is of a run with another configuration or more updates than ``config``
-        has, ``start`` is no model or has another network, or ``compile`` is set and torch cannot.
+        If checkpoint or ``start`` do not fit the configuration.
     """
     with processes(device) as (rank, world, device):
         out = Path(out)
@@ -158,22 +157,22 @@ def train(
             dist.all_reduce(here, dist.ReduceOp.MAX)
             return here.item()
 
-        def save(done):
+        def save():
             save_checkpoint(
                 checkpoint,
                 modules=modules,
                 optimizers=optimizers,
-                step=done,
+                step=step,
                 seconds=seconds + time.monotonic() - began,
                 config=config.to_dict(),
                 parent=parent,
             )
 
-        def export(done, **more):
+        def export(**more):
             hours = (seconds + time.monotonic() - began) / 3600
             if parent is not None:
                 more["from"] = parent
-            return _export(out, config, result(), card, done, hours * world, more)
+            return _export(out, config, result(), card, step, hours * world, more)
 
         def result():
             """Return the weights to save: their average, mixed with those at the start."""
@@ -192,11 +191,11 @@ def train(
         judge = judged and rank == 0 and _Validation(config, validation, device)
         out.mkdir(parents=True, exist_ok=True)
         generator = parallel(network, world)
-        judges = discriminator and parallel(discriminator, world)
+        parallel_discriminator = discriminator and parallel(discriminator, world)
 
         began = last = time.monotonic()
         if resume and rank == 0 and _plain(config) != saved["config"]:
-            save(step)  # the longer run is the one that a later resume continues
+            save()  # the longer run is the one that a later resume continues
         kept, first, lost = began, step, 0
         bar = tqdm(
             total=config.steps, initial=step, unit="step", disable=not progress or rank > 0,
@@ -257,8 +256,8 @@ def train(
                 # The discriminator.
                 if discriminator is not None and not burning_in:
                     with _autocast(config, device):
-                        real = judges(isolated.flatten(0, 1)).float()
-                        fake = judges(components.detach().flatten(0, 1)).float()
+                        real = parallel_discriminator(isolated.flatten(0, 1)).float()
+                        fake = parallel_discriminator(components.detach().flatten(0, 1)).float()
                     losses["discriminator"] = discriminator_loss(real, fake)
                     optimizers["discriminator_optimizer"].zero_grad(set_to_none=True)
                     losses["discriminator"].backward()
@@ -283,32 +282,32 @@ def train(
                     if validate:
                         row["validation_psnr"] = judge(result(), out / "validation.png")
                         bar.set_postfix(val=f"{row['validation_psnr']:.2f} dB", refresh=False)
-                        export(step)
+                        export()
                     last = time.monotonic()
                     log.write(step, row)
                 if rank == 0 and (due or step % config.checkpoint_every == 0):
-                    save(step)
+                    save()
                 if rank == 0 and config.minutes and time.monotonic() - kept > _KEEP:
-                    save(step)
-                    export(step)
+                    save()
+                    export()
                     kept = time.monotonic()
         if rank > 0:
             return None
-        save(step)
+        save()
         if now_at < config.steps:
             if config.minutes:  # there may be no going on
-                export(step)
+                export()
             return None
         blends = min(config.familiarity_blends, step * config.batch)
         if blends < FEWEST_BLENDS or config.surveys:
-            return export(step)
+            return export()
         try:
             familiarity = familiarity_of(result(), stream, blends=blends, progress=progress)
         except KeyboardInterrupt:
             return None
         average.familiarity = familiarity
         entry = {"blends": blends, "false_alarms": FALSE_ALARMS}
-        return export(step, familiarity=entry)
+        return export(familiarity=entry)
 
 
 def _autocast(config, device):

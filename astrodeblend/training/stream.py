@@ -85,11 +85,6 @@ class BlendStream:
         pixels off the middle, in pictures of several widths. Default: the central galaxy.
     whole : bool, optional
         With marks: pictures of one width.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two galaxies, or ``batch`` is no multiple of ``world``.
     """
 
     def __init__(
@@ -159,11 +154,6 @@ class FluxStream:
         pixels off the middle. Default: the first one, in the middle.
     **options
         Further parameters of `astrodeblend.simulate.SurveyStream`.
-
-    Raises
-    ------
-    ValueError
-        If a width exceeds that of the stamps, and as for `astrodeblend.simulate.SurveyStream`.
     """
 
     def __init__(self, surveys, images=None, *, widths=None, marks=False, **options):
@@ -221,11 +211,6 @@ class StampStream:
         Range of the distance from the first source, in pixels.
     marks : bool, optional
         Make blends for networks with marks (see ``scatter``).
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two stamps, or ``batch`` is no multiple of ``world``.
     """
 
     def __init__(
