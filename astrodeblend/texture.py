@@ -212,7 +212,13 @@ class Texture:
 
     @classmethod
     def join(cls, parts):
-        """Concatenate batches, at least one, along their first axis."""
+        """Concatenate batches along their first axis.
+
+        Parameters
+        ----------
+        parts : list of Texture
+            At least one.
+        """
         return cls(
             *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
         )

@@ -133,7 +133,13 @@ def find_model(model):
 
 
 def read_card(model):
-    """Return the card of a model, named as in `find_model`."""
+    """Return the card of a model.
+
+    Parameters
+    ----------
+    model : str or path-like
+        As in `find_model`.
+    """
     return _read_card(find_model(model).with_suffix(".json"))
 
 
@@ -255,7 +261,13 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
 
 
 def stored_dtype(path):
-    """Return the type of the largest tensor in a ``.safetensors`` file, a `torch.dtype`."""
+    """Return the type of the largest tensor in a ``.safetensors`` file, a `torch.dtype`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    """
     return max(load_tensors(Path(path).read_bytes()).values(), key=torch.Tensor.numel).dtype
 
 

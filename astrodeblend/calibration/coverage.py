@@ -102,7 +102,13 @@ class Fluxes:
         return (self.light - self.true_light)[:, self.segment].sum(axis=1)
 
     def grown(self, part):
-        """Return the fluxes in a segment that is larger by a fraction of its radius."""
+        """Return the fluxes in a segment that is larger by a fraction of its radius.
+
+        Parameters
+        ----------
+        part : float
+            Fraction of the radius of a circle with the segment's area.
+        """
         steps = 1 + int(part * np.sqrt(np.count_nonzero(self.segment) / np.pi))
         return replace(self, segment=ndimage.binary_dilation(self.segment, iterations=steps))
 

@@ -102,7 +102,13 @@ class Calibration:
         return {name: getattr(self, name) for name in names}
 
     def of_light(self, light):
-        """Return the calibration of fluxes of one kind of light, 'apportioned' or 'network'."""
+        """Return the calibration of fluxes of one kind of light.
+
+        Parameters
+        ----------
+        light : {'apportioned', 'network'}
+            As in `astrodeblend.Scene.with_light`.
+        """
         return replace(self, **self.apportioned) if light == "apportioned" else self
 
     def std(self, std, components, blend):
@@ -216,5 +222,11 @@ def pixel_features(std, components, blend, *, in_noise=False):
 
 
 def log_peaks(components):
-    """Return ln(peak) of components (..., y, x) in each band, shape (..., 1, 1)."""
+    """Return ln(peak) of each component in each band, shape (..., 1, 1).
+
+    Parameters
+    ----------
+    components : numpy.ndarray
+        Shape (..., y, x).
+    """
     return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), DARK))

@@ -213,7 +213,13 @@ class BlendScore(nn.Module):
         self.register_buffer("threshold", torch.tensor(1.0))
 
     def standardised(self, features):
-        """Return features (n, features) in standard deviations from their mean, clipped at 5."""
+        """Return features in standard deviations from their mean, clipped at 5.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            Shape (n, features).
+        """
         return ((features.float() - self.mean) / self.scale).clamp(-_MOST, _MOST)
 
     def logit(self, standardised, *, dropout=0.0):

@@ -49,7 +49,13 @@ def build(kind, **config):
 
 
 def describe(network):
-    """Return the arguments with which `build` makes the same network, as a dict of plain values."""
+    """Return the arguments with which `build` makes the same network, as a dict of plain values.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A network that `build` made.
+    """
     for kind, (module, _) in _KINDS.items():
         if type(network) is module:
             return {"kind": kind, **asdict(network.config)}

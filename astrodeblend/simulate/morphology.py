@@ -194,7 +194,13 @@ class Morphologies:
 
     @classmethod
     def read(cls, path):
-        """Read galaxies from an ``.npz`` file that `write` wrote."""
+        """Read galaxies from an ``.npz`` file that `write` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+        """
         with np.load(path) as file:
             names = ("maps", "spectra", "shares", "radius")
             missing = [name for name in names if name not in file]

@@ -165,7 +165,13 @@ def read_images(paths, *, width=None, progress=False):
 
 
 def image_width(path):
-    """Return the width in pixels of a square JPEG or PNG file, from its header alone."""
+    """Return the width in pixels of a square JPEG or PNG file, from its header alone.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -96,8 +96,12 @@ def add_blend_score(model, images, *, stamps=12288, seed=1, device="cpu", progre
         galaxies would bias the score low.
     stamps : int, optional
         Number of stamps for the fit, at least 200; half of them of two galaxies.
-    seed, device, progress
-        As in `add_familiarity`.
+    seed : int, optional
+        Seed of the random numbers.
+    device : str or torch.device, optional
+        Device of the network.
+    progress : bool, optional
+        Show a progress bar.
 
     Returns
     -------

@@ -46,7 +46,12 @@ def flux_loss(components, isolated):
     The mean over components and bands of the logarithm of the mean squared error, so that faint and
     bright galaxies have the same weight and the flux is unbiased in the mean; plus 0.1 times
     log(1 + e^2), e the error of the total flux over its tolerance: 2 % of the flux and the noise of
-    64 pixels, in quadrature. All values are in units of the sky noise.
+    64 pixels, in quadrature.
+
+    Parameters
+    ----------
+    components, isolated : torch.Tensor
+        The components and the truth, in units of the sky noise.
     """
     error = (components - isolated).square().mean(dim=(3, 4))
     flux, true = components.sum(dim=(3, 4)), isolated.sum(dim=(3, 4))
@@ -60,6 +65,11 @@ def std_loss(components, std, isolated):
 
     Its gradient reaches the standard deviations only: with that of the components the mean
     would get worse (Seitzer et al. 2022).
+
+    Parameters
+    ----------
+    components, std, isolated : torch.Tensor
+        The components, their standard deviations and the truth.
     """
     variance = std.square() + 1e-8
     # Errors are clipped at ten deviations, so that a single one cannot dominate an update.
@@ -68,7 +78,13 @@ def std_loss(components, std, isolated):
 
 
 def discriminator_loss(real, fake):
-    """Return the discriminator's cross-entropy, from its logits of true images and components."""
+    """Return the discriminator's cross-entropy.
+
+    Parameters
+    ----------
+    real, fake : torch.Tensor
+        Logits of isolated images and of components.
+    """
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 

@@ -12,7 +12,7 @@ from ..simulate.populations import get_chances
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import SurveyStream
 
-__all__ = ["BlendStream", "FluxStream", "StampStream", "first_final", "scatter", "stream_of"]
+__all__ = ["BlendStream", "FluxStream", "StampStream", "scatter"]
 
 _SYMMETRIES = 8  # number of symmetries of the square
 # Widths of pictures with marks, in widths of the stamp, and their probabilities.
