@@ -30,7 +30,7 @@ from astrodeblend.score import (
     kindest,
     tune,
 )
-from astrodeblend.score.pictures import true_positions
+from astrodeblend.score.pairs import true_positions
 
 RNG = np.random.default_rng(1)
 QUICK = Photutils(n_sigma=3), SEP(n_sigma=3, n_levels=32)

@@ -12,11 +12,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OPTIONS = {
-    "train_on_your_galaxies.py": ["--steps", "2"],
     "after_the_network.py": ["GALAXIES", "", "4"],
     "blends_per_second.py": ["--batch", "2"],
     "compare_marks.py": ["GALAXIES", "galaxyzoo", "--blends", "1", "--pairs", "1"],
-    "error_bars.py": ["GALAXIES", "", "4"],
     "fewer_bands.py": ["", "3"],
     "isolated_galaxies.py": ["hubble", "cut", "--number", "2", "--plot", "sheet.png"],
     "isolated_stamps.py": ["", "3"],

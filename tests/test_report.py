@@ -10,6 +10,7 @@ from PIL import Image
 
 from astrodeblend.score import Report
 from astrodeblend.score.report import (
+    Measure,
     aligned,
     limits_text,
     mean,
@@ -113,8 +114,9 @@ class TestWords:
         assert list(aligned(rows)) == ["        n  all", "a title that is long", "  one  10    x"]
 
     def test_a_table(self):
-        shown = {"a": ("of", "all", 1), "b": ("", "some", 0, 100), "missing": ("", "", 0)}
-        assert table_lines(TABLE, ("name",), shown) == [
+        measures = {"a": Measure("of", "all", 1), "b": Measure("", "some", 0, 100)}
+        measures["missing"] = Measure("", "", 0)
+        assert table_lines(TABLE, ("name",), measures) == [
             "        of      ",
             "name   all  some",
             "one    1.2   300",
@@ -123,7 +125,7 @@ class TestWords:
 
     def test_a_table_with_errors_and_a_heading_of_one_line(self):
         table = QTable({"a": [1.0, 2.0], "a_error": [0.25, np.nan]})
-        assert table_lines(table, {"": ["x", "y"]}, {"a": ("", "all", 1)}) == [
+        assert table_lines(table, {"": ["x", "y"]}, {"a": Measure("", "all", 1)}) == [
             "         all",
             "x  1.0 ± 0.2",
             "y        2.0",

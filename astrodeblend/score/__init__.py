@@ -5,21 +5,19 @@ Everything that takes images apart is a `Method`, and everything that scores giv
 
 from .blends import PEERS, SURVEY_PEERS, Entry, benchmark, tune
 from .calibrating import add_field_calibration, add_scene_calibration
-from .choice import by_position, kindest
 from .detection import score_detection
 from .evaluation import Examples, evaluate, summary_of
-from .field_runs import FieldEntry, FieldTruth
-from .fields import benchmark_fields
+from .fields import FieldEntry, FieldTruth, benchmark_fields
 from .methods import Catalogue, Conditions, Method, Model, Package, Seen
+from .pairs import Truth
 from .photutils import Photutils
 from .real import real_files, score_real_blends
-from .report import Report, files
+from .report import Report
 from .scarlet2 import Scarlet2
 from .scene_set import SceneSet, draw_scenes
 from .scenes import match_sources, score_scenes
 from .sep import SEP
-from .shares import Found
-from .surveys import Truth
+from .shares import Found, by_position, kindest
 
 __all__ = [
     "FILES",
@@ -59,18 +57,22 @@ __all__ = [
     "tune",
 ]
 
-#: Files of reports, by what is scored.
+#: Names of a report's files, by what is scored.
 FILES = {
-    name: files(*map(str.split, kinds))
-    for name, kinds in {
-        "pictures": ("benchmark", "benchmark", "benchmark panels"),
-        "survey": ("benchmark bins colours", "benchmark", "benchmark panels"),
-        "blends": (
-            "table bins texture coverage blends", "scores",
-            "distributions bins power calibration successes failures",
-        ),
-        "scenes": ("sources table coverage detections", "scores", "errors"),
-        "detection": ("table reliability stamps", "scores", ""),
-        "fields": ("fields", "fields", "fields"),
-    }.items()
-}  # fmt: skip
+    "pictures": ("benchmark.ecsv", "benchmark.json", "benchmark.png", "panels.png"),
+    "survey": (
+        *("benchmark.ecsv", "bins.ecsv", "colours.ecsv"),
+        *("benchmark.json", "benchmark.png", "panels.png"),
+    ),
+    "blends": (
+        *("table.ecsv", "bins.ecsv", "texture.ecsv", "coverage.ecsv", "blends.ecsv"),
+        *("scores.json", "distributions.png", "bins.png", "power.png", "calibration.png"),
+        *("successes.png", "failures.png"),
+    ),
+    "scenes": (
+        *("sources.ecsv", "table.ecsv", "coverage.ecsv", "detections.ecsv"),
+        *("scores.json", "errors.png"),
+    ),
+    "detection": ("table.ecsv", "reliability.ecsv", "stamps.ecsv", "scores.json"),
+    "fields": ("fields.ecsv", "fields.json", "fields.png"),
+}

@@ -1,4 +1,4 @@
-"""The same blends of two through every deblender: quality beside time."""
+"""Deblend the same blends of two with every deblender, and compare quality and time."""
 
 import contextlib
 import itertools
@@ -19,15 +19,13 @@ from tqdm import tqdm
 from astrodeblend import __version__
 
 from . import figures
-from .choice import by_position, checked, kindest
 from .methods import Model, Nothing, attempt
+from .pairs import Pictures, Surveys
 from .photutils import Photutils
-from .pictures import Pictures
 from .report import Report, closing_lines
 from .scarlet2 import Scarlet2
 from .sep import SEP
-from .shares import Found
-from .surveys import Surveys
+from .shares import Found, by_position, checked, kindest
 
 __all__ = [
     "PEERS",
@@ -45,19 +43,19 @@ PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}
 #: The same with their settings for images of surveys: those of the lowest mean error of the flux
 #: that `tune` finds, on other blends than those of the benchmark.
 SURVEY_PEERS = {name: peer(**peer.for_survey) for name, peer in PEERS.items()}
-_REPEATS = 5
+_REPEATS = 5  # batches that a model is timed on
 _PANELS = 6  # blends that are drawn
-_NAMED = ("numpy", "torch", "astropy", "photutils", "sep", "scarlet2", "jax")
-_REASONS = 3  # for failures of a peer, the most frequent, that are told
+_NAMED = ("numpy", "torch", "astropy", "photutils", "sep", "scarlet2", "jax")  # with their versions
+_REASONS = 3  # most frequent reasons of a peer's failures that are told
 
 
 def benchmark(blends, *, models=(), peers=None, slow_blends=30, meta=None, progress=False):
-    """Take the same blends of two apart with several deblenders, and score them alike.
+    """Deblend the same blends of two with several deblenders, and score them alike.
 
     Parameters
     ----------
     blends : BlendSet or SurveyBlends
-        Of colour pictures (`astrodeblend.blends.draw_blends`) or, in linear flux, of a survey
+        Colour pictures (`astrodeblend.blends.draw_blends`) or, in linear flux, blends of a survey
         (`astrodeblend.simulate.simulate_blends`).
     models : sequence of Deblender, optional
         Models for such images. Of a survey each source is asked for in turn, in the middle of the
@@ -109,10 +107,13 @@ def _report(task, runs, missing, models, meta):
     made = platform_of({model.device for model in models}) | {"notes": notes}
     meta = task.meta | (meta or {})
     tables, lines, numbers = task.tables(entries, same, meta | made)
-    drawn = {run.name: np.concatenate(run.drawn) for run in runs}
-    pictures = task.pictures(runs[0].first, drawn)
+    first = runs[0].first
+    pictures = {"truth": first.isolated[:_PANELS], "blend": first.blend[:_PANELS, None]}
+    pictures |= {run.name: np.concatenate(run.drawn) for run in runs[1:]}
+    pictures = {name: task.in_colour(images) for name, images in pictures.items()}
+    pictures["blend"] = pictures["blend"][:, 0]
     title = f"{task.blends}" + (f" (open: the first {same}, which all have tried)" if same else "")
-    scored = [[task.value(e, most) for most in (None, same)] for e in entries]
+    scored = [[task.value(e) for e in (entry, entry.first(same))] for entry in entries]
     return Report(
         text="\n".join([*lines[0], *missing, *lines[1], *closing_lines(**made)]),
         tables=tables,
@@ -136,7 +137,7 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
         Its ``grid``, or ``grid_of_survey``, has the values; settings that are not in it stay as
         they are.
     blends : BlendSet or SurveyBlends
-        What to try it on: not the blends of the benchmark itself.
+        Blends to try it on: not those of the benchmark itself.
     slow_blends : int, optional
         On how many of the blends, the first, a slow peer is tried.
     progress : bool, optional
@@ -179,21 +180,23 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
 
 
 def _task(blends):
+    """Return how such blends are scored."""
     return (Surveys if hasattr(blends, "survey") else Pictures)(blends)
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What one deblender scored.
+    """Scores of one deblender.
 
-    ``scores`` are of every component, central first. Of pictures, shape (blends, 2): ``psnr``,
-    ``ssim_reiman2019``, ``ssim``, ``flux_error`` (relative, with its sign), and ``by_position``,
-    the PSNR if nothing but the galaxies' positions is used to tell the components apart. Of a
-    survey, shape (blends, 2, bands): ``flux`` in the footprint and ``total`` flux (relative errors
-    with their sign), ``centroid`` (pixels), ``ellipticity``, ``psnr`` (dB); errors of the
-    ``colour`` of adjacent bands (mag), shape (blends, 2, bands - 1). Of those that state errors
-    also how many ``pixels`` there are in the footprint, how many of these are within the intervals,
-    ``pixels_68`` and ``pixels_95``, and whether the flux is, ``fluxes_68`` and ``fluxes_95``.
+    ``scores`` are arrays with a value for every component, central first. Of pictures, shape
+    (blends, 2): ``psnr`` (dB), ``ssim_reiman2019``, ``ssim``, ``flux_error`` (relative, with its
+    sign), and ``by_position``, the PSNR if nothing but the galaxies' positions is used to tell the
+    components apart. Of a survey, shape (blends, 2, bands): ``flux`` in the footprint and ``total``
+    flux (relative errors with their sign), errors of ``centroid`` (pixels) and ``ellipticity``,
+    ``psnr`` (dB), and of shape (blends, 2, bands - 1) errors of the ``colour`` of adjacent bands
+    (mag). Where errors are stated, also the number of ``pixels`` in the footprint, how many of them
+    are within the 68.3 % and the 95.4 % interval (``pixels_68``, ``pixels_95``), and whether the
+    flux is (``fluxes_68``, ``fluxes_95``).
     """
 
     name: str
@@ -201,21 +204,25 @@ class Entry:
     kind: str  # "nothing", "peer" or "model"
     given: str  # what it was told
     settings: dict  # of a peer
-    failures: dict  # why blends were not separated, and how many
+    failures: dict  # number of blends by the reason why they were not separated
     milliseconds: float  # per blend; NaN for doing nothing
-    timed: str  # how
+    timed: str  # how, in words
     scores: dict
 
     def __len__(self):
         return len(next(iter(self.scores.values())))
 
+    def first(self, number):
+        """Return the entry with the scores of the first blends only."""
+        return replace(self, scores={name: each[:number] for name, each in self.scores.items()})
+
     @property
     def failed(self):
-        """On how many blends."""
+        """Number of blends that were not separated."""
         return sum(self.failures.values())
 
     def notes(self):
-        """Say what it was given, how it was timed, and why it failed: a list of str."""
+        """Return sentences: what it was given, how it was timed, and why it failed."""
         if self.kind == "nothing":
             return []
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
@@ -228,7 +235,7 @@ class Entry:
 
 
 class _Run:
-    """A deblender, batch by batch; nothing that another's code does stops the run."""
+    """A deblender that is scored batch by batch; no failure of a peer stops the run."""
 
     def __init__(self, method, task, slow_blends):
         self.method, self.task, self.name = method, task, method.name
@@ -270,6 +277,7 @@ class _Run:
         return images, placed
 
     def _found(self, blend, known):
+        """Return what a peer finds, nothing if it fails, and why there are not two sources."""
         found, why = attempt(lambda: checked(self.method.split(blend, *known), blend.shape))
         if why:
             return Found(blend, np.empty((0, *blend.shape))), why
@@ -298,7 +306,7 @@ class _Run:
         return 1000 * float(np.median(seconds[1:])) / number, how
 
     def entry(self):
-        """Return what it scored on all blends."""
+        """Return the scores of all blends."""
         scores = {name: np.concatenate([p[name] for p in self.parts]) for name in self.parts[0]}
         method = self.method
         return Entry(
@@ -308,7 +316,7 @@ class _Run:
 
 
 def name_apart(runs):
-    """Give runs of the same name numbers."""
+    """Add numbers to the names of runs that have the same one."""
     for run in runs:
         same = [other for other in runs if other.name == run.name]
         if len(same) > 1:
@@ -317,7 +325,7 @@ def name_apart(runs):
 
 
 def platform_of(devices):
-    """Return what this is run on, models on these devices: ``machine`` and ``versions``."""
+    """Return ``machine`` and ``versions`` of a run with models on these devices."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # where there is no such file
         found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())

@@ -1,4 +1,4 @@
-"""How well a model takes blends with known truth apart: the paper's table, and more."""
+"""Score a model on blends with known truth: the paper's Table 1, and more."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,8 +26,9 @@ from astrodeblend.texture import Texture, frequencies
 from astrodeblend.weights import check_model
 
 from . import figures
-from .pictures import METRICS
+from .pairs import METRICS
 from .report import (
+    Measure,
     Report,
     about,
     aligned,
@@ -39,11 +40,12 @@ from .report import (
     rows_of,
     standard_error,
     table_lines,
+    within,
 )
 
 __all__ = ["Examples", "evaluate", "summary_of"]
 
-#: What scores are binned by, in which bins: from the first value up to, not with, the second.
+#: Quantities that scores are binned by: what they are, and the edges of the bins.
 BINS = {
     "separation": ("separation of the centres (stamp pixels)", (0, 8, 12, 16, 20, np.inf)),
     "flux_ratio": (
@@ -55,40 +57,39 @@ BINS = {
         (0, 0.01, 0.1, 0.3, 0.6, np.inf),
     ),
 }
-_OF_BINS = ("number", "mean", "error")  # statistics
-_COVERED = 1024  # blends whose error bars are tried: shares of truths to one or two per cent
+_COVERED = 1024  # blends whose error bars are tried; shares of truths are good to 1 or 2 %
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Blends to look at."""
+    """Blends, their truth and their components, to look at."""
 
-    index: np.ndarray  # which of the blends, counted from 0, (n,)
+    index: np.ndarray  # (n,): numbers of the blends, from 0
     blend: np.ndarray  # (n, bands, y, x)
-    isolated: np.ndarray  # the truth, (n, 2, bands, y, x), central first
-    components: np.ndarray  # what the model made of it
+    isolated: np.ndarray  # (n, 2, bands, y, x), central first
+    components: np.ndarray  # (n, 2, bands, y, x)
 
 
 def evaluate(deblender, blends, *, examples=24, progress=False):
-    """Take blends with known truth apart and score the components.
+    """Deblend blends with known truth and score the components.
 
     Parameters
     ----------
     deblender : Deblender
-        With a model for colour pictures.
+        Deblender with a model for colour pictures.
     blends : BlendSet
-        What to try it on.
+        The blends.
     examples : int, optional
-        How many failures and successes to keep the images of; no others stay in memory.
+        Number of failures, and of successes, whose images are kept.
     progress : bool, optional
         Show progress bars.
 
     Returns
     -------
     Report
-        Its tables are described in :ref:`score-tables`. ``measured`` has the scores of every
-        component, shape (blends, 2), by metric (``scores``), those of the blend itself
-        (``blend_scores``), and the `Examples` that are drawn: ``failures``, the blends with the
+        Its tables are described in :ref:`score-tables`. ``measured`` has by metric the scores of
+        every component, shape (blends, 2), and those of the blend itself (``scores``,
+        ``blend_scores``), and the `Examples` that are drawn: ``failures``, the blends with the
         lowest PSNR (mean of both components), worst first, and ``successes``, random ones of
         those above the median, chosen by the seed of the blends.
     """
@@ -182,7 +183,7 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
 
 
 def _card_scores(blends, scores, arithmetic):
-    """Return what the card gets, by recipe and split, or folder where there is none."""
+    """Return scores for the card, by recipe and split, or folder where there is none."""
     folder = Path(blends.folder).resolve().name
     found = {"blends": len(blends), "seed": blends.seed, "arithmetic": arithmetic}
     found |= {} if blends.split else {"data": folder}
@@ -193,7 +194,7 @@ def _card_scores(blends, scores, arithmetic):
 
 
 def _parts(measured, metric, *, sources=False):
-    """Return scores (blends, 2) of what tables list, NaN for components that are not of it."""
+    """Return by name the scores (blends, 2) of some components, NaN for all others."""
     scores, blends = measured.scores[metric], measured.blends
     parts = {"components": scores}
     for k, branch in enumerate(BRANCHES):
@@ -225,7 +226,7 @@ def _bins(measured):
         values = measured.properties[quantity].reshape(len(measured.blends), -1)
         values = np.broadcast_to(values, (len(values), 2))
         for low, high in pairwise(edges):
-            inside = (low <= values) & (values < high)
+            inside = within(values, low, high)
             limits = {"quantity": quantity, "low": float(low), "high": float(high)}
             for metric in measured.scores if inside.any() else ():
                 for of, scores in _parts(measured, metric).items():
@@ -234,7 +235,9 @@ def _bins(measured):
                     if some.size:
                         row = limits | {"metric": metric, "of": of, "middle": median(some)}
                         found = _statistics(scores)
-                        rows.append(row | {name: found[name] for name in _OF_BINS})
+                        rows.append(
+                            row | {name: found[name] for name in ("number", "mean", "error")}
+                        )
     return rows
 
 
@@ -246,21 +249,22 @@ def _texture(texture):
         row = {"of": of, "power_ratio": some.power_ratio}
         row["median_power_ratio"] = some.median_power_ratio
         for name in ("occluded_psnr", "occluded_roughness"):
-            row[name] = getattr(some, name)
-            row[f"{name}_error"] = standard_error(
-                index, lambda k, name=name, some=some: getattr(some[k.astype(int)], name)
-            )
+
+            def statistic(rows, name=name, some=some):
+                return getattr(some[rows.astype(int)], name)
+
+            row |= {name: statistic(index), f"{name}_error": standard_error(index, statistic)}
         rows.append(row)
     return rows
 
 
 def summary_of(evaluations):
-    """Compare evaluations of one model on several recipes, a line each.
+    """Return a table as text: scores of one model on several recipes, a line each.
 
     Parameters
     ----------
     evaluations : sequence of Report
-        One per recipe.
+        Reports of `evaluate`, one per recipe.
     """
     names = ("PSNR (dB)", "min", "p1", "ssim_reiman2019", "ssim", "PSNR of the blend itself")
     rows = [["recipe", "blends", *names]]
@@ -275,7 +279,7 @@ def summary_of(evaluations):
 
 
 def _lines(numbers, blends, tables):
-    """Yield everything in words: what was tried on what, the paper's table, bins, texture."""
+    """Yield the text: model, blends, the paper's table, bins, texture, error bars."""
     cost = numbers["cost"]
     yield f"model {numbers['model']} (sha256 {numbers['sha256'][:12]})"
     size = f"{cost['parameters'] / 1e6:.2f} million parameters"
@@ -297,7 +301,7 @@ def _lines(numbers, blends, tables):
 
 
 def _score_lines(table):
-    """Lay out the paper's Table 1, a metric below the other."""
+    """Return the lines of the paper's Table 1, one metric below the other."""
     lines = [["", "number", *STATISTICS]]
     for metric in dict.fromkeys(table["metric"]):
         digits = 2 if metric == "psnr" else 4
@@ -312,7 +316,7 @@ def _score_lines(table):
 
 
 def _bin_lines(bins):
-    """Lay out the bins of one quantity, a line each."""
+    """Return the lines of the bins of one quantity."""
     shown = [("psnr", of) for of in ("components", *BRANCHES, "blend itself")]
     shown += [("ssim_reiman2019", "components"), ("ssim", "components")]
     rows = {}
@@ -329,22 +333,22 @@ def _bin_lines(bins):
 
 
 def _texture_lines(table):
-    """Lay out how rough components are."""
+    """Yield the lines on how rough components are."""
     yield "power of output over truth in the footprints, by spatial frequency (cycles per pixel)"
     lines = [["", *(f"{k:.3f}" for k in table.meta["frequencies"])]]
     for name, text in (("power_ratio", ""), ("median_power_ratio", ", median")):
         for row in table:
             lines.append([f"  {row['of']}{text}", *(number_text(v, 3) for v in row[name])])
     yield from aligned(lines)
-    shown = {
-        "occluded_psnr": ("", "PSNR (dB)", 2),
-        "occluded_roughness": ("", "roughness of output over truth", 3),
+    measures = {
+        "occluded_psnr": Measure("", "PSNR (dB)", 2),
+        "occluded_roughness": Measure("", "roughness of output over truth", 3),
     }
-    yield from table_lines(table, {"occluded pixels": [f"  {of}" for of in table["of"]]}, shown)
+    yield from table_lines(table, {"occluded pixels": [f"  {of}" for of in table["of"]]}, measures)
 
 
 def _statistics(scores):
-    """Summarise scores (blends, 2); those that are NaN do not count."""
+    """Return the statistics of scores (blends, 2) that are not NaN."""
     values = scores[~np.isnan(scores)]
     # of the error: both components of a blend go together
     sums = np.stack([np.nansum(scores, axis=1), (~np.isnan(scores)).sum(axis=1)], axis=1)
@@ -357,18 +361,18 @@ def _statistics(scores):
 
 
 def _cost(deblender, size):
-    """Count what the network does for one stamp; it is run once."""
+    """Return multiply-accumulates for one stamp, in 1e9, and parameters of the network."""
     card = deblender.card
     stamp = np.zeros((1, len(card.bands), size, size), np.float32)
     with FlopCounterMode(display=False) as counter:
         deblender.deblend_arrays(stamp)
     with torch.device("meta"):  # shapes without memory
         parameters = sum(p.numel() for p in build(**card.network).parameters())
-    # A multiply-accumulate counts as two operations.
+    # PyTorch counts a multiply-accumulate as two operations
     return {"gmac": counter.get_total_flops() / 2e9, "parameters": parameters}
 
 
 def _make_examples(deblender, blends, index):
-    """Make some of the blends again, and take them apart again."""
+    """Make and deblend some of the blends again."""
     blend, isolated = map(np.concatenate, zip(*blends[index].batches(), strict=True))
     return Examples(index, blend, isolated, np.asarray(deblender.deblend_arrays(blend)))

@@ -1,33 +1,49 @@
-"""The same simulated fields through every deblender: what is found, and how exact it is."""
+"""Deblend the same simulated fields with every deblender: what is found, and how exact it is."""
 
 import textwrap
+import time
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from astropy.table import QTable
+from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import get_survey, simulate_fields
-from astrodeblend.training.field_losses import FAINT
+from astrodeblend.training.field_losses import FAINT, match
 from astrodeblend.training.field_scores import CLOSE, EDGES
 
 from . import figures
 from .blends import PEERS, name_apart, platform_of
-from .field_runs import Field, FieldRun, FieldTruth
-from .methods import Catalogue, Method, Model, OtherLight, Seen, check_flux
-from .report import Report, aligned, closing_lines, quantile, rows_of, table_lines
+from .methods import Catalogue, Method, Model, OtherLight, Seen, attempt, check_flux
+from .report import (
+    Measure,
+    Report,
+    aligned,
+    closing_lines,
+    mean,
+    measured,
+    quantile,
+    rows_of,
+    table_lines,
+    within,
+)
+from .shares import ellipticity_of
 
-__all__ = ["benchmark_fields"]
+__all__ = ["FieldEntry", "FieldTruth", "benchmark_fields"]
 
-#: What fields are like, where `simulate_fields` would have it otherwise: sources anywhere, white
-#: noise, so that the noise limit is one, and of the sky no more than surveys leave.
+#: Options of `simulate_fields` that differ from its defaults: sources anywhere; white noise, so
+#: that there is one noise limit; and a residual sky of up to 0.1 of the noise, as surveys leave.
 CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}
 
 _ALL = (-np.inf, np.inf)
-_BRIGHT = 20  # signal to noise of the sources whose flux is judged first
+_BRIGHT = 20  # signal-to-noise ratio of the sources whose flux is judged first
 _SIZES = (0, 3, 4, 6, np.inf)  # edges of classes of half-light radius, in pixels
 _NOTE = (
     "|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's "
@@ -39,65 +55,91 @@ _NOTE = (
     "error of that to the next bluer band. Given are the true positions of all such "
     "sources."
 )
-# Columns of the tables: what they are called in two lines, and digits.
-_COLUMNS = {
-    "sources": ("", "sources", 0),
-    "complete": ("comp-", "lete", 3),
-    "pure": ("", "pure", 3),
-    "error_median": ("|dF|/limit", "median", 2),
-    "error_90": ("", "90 %", 2),
-    "bias": ("", "bias", 2),
-    "relative_median": ("|dF/F|", "median", 3),
-    "relative_90": ("", "90 %", 3),
-    "colour_median": ("colour", "median", 3),
-    "colour_90": ("(mag)", "90 %", 3),
-    "centroid": ("cen-", "troid", 2),
-    "ellipticity": ("ellip-", "ticity", 3),
-    "within_1": ("within", "1 error", 3),
-    "within_2": ("2", "errors", 3),
-    "within_wide": ("wide", "errors", 3),
+
+
+def _quantile(values, share):
+    """Return a quantile; what is not known is as wrong as can be."""
+    return quantile(np.where(np.isnan(values), np.inf, values), share, method="inverted_cdf")
+
+
+def _median(name):
+    return lambda sample: _quantile(np.abs(getattr(sample, name)), 0.5)
+
+
+def _90(name):
+    return lambda sample: _quantile(np.abs(getattr(sample, name)), 0.9)
+
+
+# Columns of the table; `_Scores.numbers` makes samples.
+_MEASURES = {
+    "sources": Measure("", "sources", 0, of=lambda s: len(s.complete)),
+    "complete": Measure("comp-", "lete", 3, of=lambda s: mean(s.complete)),
+    "pure": Measure("", "pure", 3, of=lambda s: mean(s.pure)),
+    "error_median": Measure("|dF|/limit", "median", 2, of=_median("error")),
+    "error_90": Measure("", "90 %", 2, of=_90("error")),
+    "bias": Measure("", "bias", 2, of=lambda s: _quantile(s.error, 0.5)),
+    "relative_median": Measure("|dF/F|", "median", 3, of=_median("relative")),
+    "relative_90": Measure("", "90 %", 3, of=_90("relative")),
+    "colour_median": Measure("colour", "median", 3, of=_median("colour")),
+    "colour_90": Measure("(mag)", "90 %", 3, of=_90("colour")),
+    "centroid": Measure("cen-", "troid", 2, of=_median("apart")),
+    "ellipticity": Measure("ellip-", "ticity", 3, of=_median("shape")),
+    "within_1": Measure("within", "1 error", 3, of=lambda s: mean(s.off <= s.stated)),
+    "within_2": Measure("2", "errors", 3, of=lambda s: mean(s.off <= 2 * s.stated)),
+    "within_wide": Measure("wide", "errors", 3, of=lambda s: mean(s.off <= s.wide * s.stated)),
 }
+# The first table: a title, headline numbers (`_Scores.targets`), digits, and a factor.
+_HEADLINES = (
+    ("|dF| over the noise limit in {band}, S/N > {bright}: median", ["error_median"], 2, 1),
+    ("|dF/F|, {near}: median / 90 %", ["close_median", "close_90"], 3, 1),
+    ("complete above S/N 10 (%)", ["complete"], 1, 100),
+    ("the same, {near} (%)", ["complete_close"], 1, 100),
+    ("pure (%)", ["pure"], 1, 100),
+    ("fluxes within 1 / 2 errors, S/N > {least} (%)", ["within_1", "within_2"], 1, 100),
+    ("seconds a field: wall / processor", ["seconds", "processor_seconds"], 2, 1),
+    ("fields", ["fields"], 0, 1),
+)
 
 
 def benchmark_fields(
     survey, number=20, *, seed=1, models=(), peers=("photutils", "sep", "scarlet2"), bands=None,
     scarlet2_fields=1, meta=None, progress=False, **options,
 ):  # fmt: skip
-    """Take the same simulated fields apart with several deblenders, and score them alike.
+    """Deblend the same simulated fields with several deblenders, and score them alike.
 
     Parameters
     ----------
     survey : str, path-like or Survey
         As `astrodeblend.simulate.get_survey` takes it.
     number : int, optional
-        How many fields.
+        Number of fields.
     seed : int, optional
-        Where the randomness comes from.
+        Seed of the random numbers.
     models : sequence of Deblender, optional
         Models for linear flux.
     peers : sequence of {'photutils', 'sep', 'scarlet2'} or Method, optional
         Other deblenders. What is not installed is listed and passed over, and failures are
         counted. scarlet2 fits sources where the first deblender has found them.
     bands : sequence of str, optional
-        Of the survey; signal to noise and flux are judged in r, or the middle one. Default: all
-        but u.
+        Bands of the survey; signal-to-noise ratio and flux are judged in r, or the middle one.
+        Default: all but u.
     scarlet2_fields : int, optional
-        On how many of the fields, the first, scarlet2 is tried.
+        Number of the fields, the first, that scarlet2 is tried on.
     meta : dict, optional
-        What else there is to say of where the fields come from.
+        Further entries that say where the fields come from.
     progress : bool, optional
         Show a progress bar.
     **options
-        Of `astrodeblend.simulate.simulate_fields`. Default: sources anywhere (``close=0``), white
-        noise (``correlated=0``), and a residual sky of up to a tenth of the noise.
+        Options of `astrodeblend.simulate.simulate_fields`. Default: sources anywhere
+        (``close=0``), white noise (``correlated=0``), and a residual sky of up to 0.1 of the noise.
 
     Returns
     -------
     Report
         Its tables are described in :ref:`score-tables`. ``measured`` has ``entries``
-        (`FieldEntry`), ``truth`` (`FieldTruth`), ``band``, the number of the one that signal to
-        noise is of, ``pictures`` of the first field, and two functions: ``targets``, of how
-        many fields, and ``numbers``, of an entry and a class of sources.
+        (`FieldEntry`), ``truth`` (`FieldTruth`), ``band``, the index of the band that is judged,
+        ``pictures`` of the first field, and two functions: ``targets`` returns the headline
+        numbers of the first so many fields, ``numbers`` those of an entry for a class of sources.
     """
     for name, value in (("number", number), ("scarlet2_fields", scarlet2_fields)):
         if value < 1:
@@ -118,7 +160,7 @@ def benchmark_fields(
         model = Model(deblender, whole=True)
         methods += [model, OtherLight(model)]
     methods += [other for other in others if other.installed]
-    runs = [FieldRun(method, number if method.detects else scarlet2_fields) for method in methods]
+    runs = [_FieldRun(method, number if method.detects else scarlet2_fields) for method in methods]
     name_apart(runs)
     if not runs or not runs[0].method.detects:
         raise ValueError(
@@ -130,7 +172,7 @@ def benchmark_fields(
     band = bands.index("r") if "r" in bands else len(bands) // 2
     truths, pictures = [], {}
     for k in tqdm(range(number), "fields", disable=not progress, unit="field"):
-        one, detected = Field(fields, k, band), None
+        one, detected = _Field(fields, k, band), None
         truths.append(one.truth)
         seen = Seen(one.data, one.error, one.bad, survey, bands)
         for run in runs:
@@ -159,9 +201,151 @@ def benchmark_fields(
     return scores.report(meta, missing, made, pictures)
 
 
+class FieldTruth(NamedTuple):
+    """Properties of n true sources."""
+
+    field: np.ndarray  # (n,), index of the field each is in
+    position: np.ndarray  # (n, 2): x and y in pixels
+    flux: np.ndarray  # (n, bands), in nJy
+    limit: np.ndarray  # (n, bands): noise limit of the flux, in nJy
+    ellipticity: np.ndarray  # (n,), complex, as `Catalogue` has it
+    size: np.ndarray  # (n,): half-light radius in pixels
+    away: np.ndarray  # (n,): distance to the nearest other source, in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class FieldEntry:
+    """Sources of one deblender in the first fields, those it tried."""
+
+    method: Method
+    name: str  # unique
+    positions: str  # "detected" or "given"
+    found: np.ndarray  # whether each source of `FieldTruth` was found
+    sources: Catalogue  # its measurements of these; NaN for those that were not found
+    # (d, 4), of every detection where there are data, none of given positions: signal to noise,
+    # distance to the nearest other one in pixels, whether it is true, and its field
+    detections: np.ndarray
+    seconds: np.ndarray  # wall time of each field
+    processor_seconds: np.ndarray
+    failures: dict  # number of fields by the reason why it failed
+
+
+class _Field:
+    """One field: its data, its truth, and which detection is which source."""
+
+    def __init__(self, fields, k, band):
+        bad = fields.mask[k] | fields.saturated[k]
+        self.data, self.error = np.where(bad, 0, fields.image[k]), np.sqrt(fields.variance[k])
+        self.bad, self.band = bad, band
+        position, snr = fields.position[k], fields.snr[k]
+        strong = fields.present[k] & (np.sqrt(np.square(snr).sum(axis=1)) > FAINT)
+        of = {name: torch.as_tensor(getattr(fields, name)[[k]]) for name in ("size", "psf")}
+        self.every, self.strong = (
+            SimpleNamespace(
+                present=torch.as_tensor(there[None]), position=torch.as_tensor(position[None]), **of
+            )
+            for there in (fields.present[k], strong)
+        )
+        judged = fields.inside[k] & ~self.hidden(position) & np.isfinite(fields.limit[k, :, band])
+        self.judged = np.flatnonzero(judged)
+        away = cdist(position, position)
+        np.fill_diagonal(away, np.inf)
+        away[:, ~strong] = np.inf
+        values = (
+            np.full(len(position), k), position, fields.flux[k], fields.limit[k],
+            _ellipticities(fields, k), fields.size[k], away.min(axis=1),
+        )  # fmt: skip
+        self.truth = FieldTruth(*(each[judged] for each in values))
+        # positions to give: of two in one pixel that of the brighter one
+        told = np.flatnonzero(judged & strong)
+        told = told[np.argsort(-snr[told, band], kind="stable")]
+        pixels = np.floor(position[told] + 0.5)
+        self.told = told[np.sort(np.unique(pixels, axis=0, return_index=True)[1])]
+        self.position = position
+
+    def hidden(self, position):
+        """Return whether positions are where a band has no data or is saturated."""
+        bad = self.bad.any(axis=0)
+        x, y = np.round(np.nan_to_num(position)).astype(int).T
+        return bad[y.clip(0, len(bad) - 1), x.clip(0, bad.shape[1] - 1)]
+
+    def match(self, position):
+        """Return which source each detection is, -1 for none; and whether it counts."""
+        places = torch.as_tensor(np.nan_to_num(position, nan=-1e6))
+        which = match(self.strong, 0, places).numpy()
+        faint = match(self.every, 0, places).numpy() >= 0
+        return which, ~self.hidden(position) & ((which >= 0) | ~faint)
+
+    def aligned(self, which, catalogue):
+        """Return which of the sources to be judged were found, and their measurements."""
+        known = which >= 0
+        rows = Catalogue.empty(len(self.position), len(self.data))
+        found = np.zeros(len(self.position), bool)
+        found[which[known]] = True
+        for mine, theirs in zip(rows, catalogue, strict=True):
+            mine[which[known]] = theirs[known]
+        return found[self.judged], Catalogue(*(each[self.judged] for each in rows))
+
+
+class _FieldRun:
+    """A deblender, field by field, of detected and of given positions."""
+
+    def __init__(self, method, most):
+        self.method, self.most, self.name = method, most, method.name
+        kinds = ("detected", "given") if method.takes_positions else ("detected",)
+        self.parts = {kind: [] for kind in kinds}
+        self.failures = {kind: Counter() for kind in kinds}
+
+    def score(self, one, seen, detected):
+        """Ask for the sources of a field; return where they were detected."""
+        positions = None if self.method.detects else detected
+        catalogue, *times = self.ask("detected", seen, positions)
+        which, counts = one.match(catalogue.position)
+        away = cdist(catalogue.position, catalogue.position)
+        np.fill_diagonal(away, np.inf)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            strength = (catalogue.flux / catalogue.error)[:, one.band]
+        away = away.min(axis=1, initial=np.inf)
+        field = np.full(len(which), len(self.parts["detected"]))
+        detections = np.stack([strength, away, which >= 0, field], axis=1)
+        self.parts["detected"].append((*one.aligned(which, catalogue), detections[counts], *times))
+        found = catalogue.position[np.isfinite(catalogue.position).all(axis=1)]
+        if "given" in self.parts:
+            catalogue, *times = self.ask("given", seen, one.position[one.told])
+            which = one.told if len(catalogue.flux) else one.told[:0]  # none if it has failed
+            self.parts["given"].append((*one.aligned(which, catalogue), np.empty((0, 4)), *times))
+        return found
+
+    def ask(self, kind, seen, positions):
+        """Return a catalogue, and the seconds and processor seconds that it took."""
+        start = time.perf_counter(), time.process_time()
+
+        def find():
+            found = self.method.find(seen, positions)
+            if kind == "given" and len(found.flux) != len(positions):
+                raise ValueError(f"{len(found.flux)} sources for {len(positions)} positions")
+            return found
+
+        catalogue, why = attempt(find, strict=self.method.kind == "model")
+        if why:
+            self.failures[kind][why[:200]] += 1
+            catalogue = Catalogue.empty(0, len(seen.data))
+        return catalogue, time.perf_counter() - start[0], time.process_time() - start[1]
+
+    def entries(self):
+        """Yield what was found of all fields."""
+        for kind, parts in self.parts.items():
+            found, sources, detections, *times = zip(*parts, strict=True)
+            yield FieldEntry(
+                self.method, self.name, kind, np.concatenate(found),
+                Catalogue(*map(np.concatenate, zip(*sources, strict=True))),
+                np.concatenate(detections), *map(np.array, times), dict(self.failures[kind]),
+            )  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class _Scores:
-    """What deblenders made of the sources, and how tables are made of it."""
+    """The sources of all deblenders, and the tables that are made of them."""
 
     truth: FieldTruth
     entries: tuple
@@ -183,7 +367,7 @@ class _Scores:
             some = table[table["positions"] == kind]
             if len(some):
                 lines += ["", f"Positions {kind}", ""]
-                lines += table_lines(some, ("group", "deblender"), _COLUMNS)
+                lines += table_lines(some, ("group", "deblender"), _MEASURES)
         detected = [entry for entry in self.entries if entry.positions == "detected"]
         band = self.bands[self.band]
         return Report(
@@ -251,13 +435,17 @@ class _Scores:
         ]
 
     def numbers(self, entry, snr, *, away=_ALL, size=_ALL, fields=None):
-        """Return the numbers of an entry for sources within limits, the upper ones without."""
+        """Return the measures of an entry for sources within limits, the upper ones without."""
         truth, first, b = self.truth, (0, fields or np.inf), self.band
-        strength_of = (truth.flux / truth.limit)[:, b]
-        chosen = _within(strength_of, snr) & _within(truth.away, away) & _within(truth.size, size)
-        chosen = np.flatnonzero((chosen & _within(truth.field, first))[: len(entry.found)])
+        chosen = (
+            _inside((truth.flux / truth.limit)[:, b], snr)
+            & _inside(truth.away, away)
+            & _inside(truth.size, size)
+            & _inside(truth.field, first)
+        )
+        chosen = np.flatnonzero(chosen[: len(entry.found)])
         strength, distance, true, of = entry.detections.T
-        counted = _within(strength, snr) & _within(distance, away) & _within(of, first)
+        counted = _inside(strength, snr) & _inside(distance, away) & _inside(of, first)
         found = chosen[entry.found[chosen]]
         told = Catalogue(*(each[found] for each in entry.sources))
         flux, limit = truth.flux[found], truth.limit[found]
@@ -267,49 +455,34 @@ class _Scores:
             with np.errstate(invalid="ignore", divide="ignore"):
                 magnitude = -2.5 * np.log10(told.flux[:, b - 1 : b + 1] / flux[:, b - 1 : b + 1])
             colour = np.diff(magnitude)[(flux / limit)[:, b - 1] > 10, 0]
-        apart = np.hypot(*(told.position - truth.position[found]).T)
-        shape = np.abs(told.ellipticity - truth.ellipticity[found])
-        row = {
-            "sources": len(chosen),
-            "complete": len(found) / len(chosen) if len(chosen) else np.nan,
-            "pure": true[counted].mean() if counted.any() and size == _ALL else np.nan,
-            **_median_and_90("error", off / limit[:, b]),
-            "bias": _quantile(off / limit[:, b], 0.5),
-            **_median_and_90("relative", off / flux[:, b]),
-            **_median_and_90("colour", colour),
-            "centroid": _quantile(apart, 0.5),
-            "ellipticity": _quantile(shape, 0.5),
-        }
-        known = np.isfinite(entry.sources.error).any() and len(found)
-        for name, times in (("1", 1), ("2", 2), ("wide", entry.method.wide)):
-            inside = np.abs(off) <= times * told.error[:, b]
-            row[f"within_{name}"] = inside.mean() if known else np.nan
-        return row
+        known = np.isfinite(entry.sources.error).any()
+        sample = SimpleNamespace(
+            complete=entry.found[chosen],
+            pure=true[counted] if size == _ALL else [],
+            error=off / limit[:, b],
+            relative=off / flux[:, b],
+            colour=colour,
+            apart=np.hypot(*(told.position - truth.position[found]).T),
+            shape=told.ellipticity - truth.ellipticity[found],
+            off=np.abs(off) if known else np.array([]),
+            stated=told.error[:, b] if known else np.array([]),
+            wide=entry.method.wide,
+        )
+        return measured(_MEASURES, sample)
 
     def target_lines(self, fields):
-        """Lay the headline numbers out, a line each."""
+        """Return the first table: the headline numbers of some or all fields, a line each."""
         targets = self.targets(fields)
-        near = f"a neighbour within {CLOSE:g} pixels"
-        looks = {  # title: numbers, digits, times what
-            f"|dF| over the noise limit in {self.bands[self.band]}, S/N > {_BRIGHT}: median": (
-                ["error_median"], 2, 1,
-            ),
-            f"|dF/F|, {near}: median / 90 %": (["close_median", "close_90"], 3, 1),
-            "complete above S/N 10 (%)": (["complete"], 1, 100),
-            f"the same, {near} (%)": (["complete_close"], 1, 100),
-            "pure (%)": (["pure"], 1, 100),
-            f"fluxes within 1 / 2 errors, S/N > {EDGES[0]} (%)": (["within_1", "within_2"], 1, 100),
-            "seconds a field: wall / processor": (["seconds", "processor_seconds"], 2, 1),
-            "fields": (["fields"], 0, 1),
-        }  # fmt: skip
+        words = {"band": self.bands[self.band], "bright": _BRIGHT, "least": EDGES[0]}
+        words["near"] = f"a neighbour within {CLOSE:g} pixels"
         rows = [["", *targets]]
-        for title, (names, digits, times) in looks.items():
+        for title, names, digits, times in _HEADLINES:
             cells = ([f"{times * of[n]:.{digits}f}" for n in names] for of in targets.values())
-            rows.append([title, *map(" / ".join, cells)])
+            rows.append([title.format(**words), *map(" / ".join, cells)])
         return aligned(rows)
 
     def notes(self):
-        """Say what the numbers mean, and who took part, line by line."""
+        """Yield sentences: what the numbers mean, and who took part."""
         yield _NOTE
         for entry in self.entries:
             method = entry.method
@@ -323,10 +496,9 @@ class _Scores:
                 yield f"{entry.name} failed on {number} fields: {why}"
 
 
-def _within(values, limits):
-    """Say which values are within limits; without any, what is not known is, too."""
-    inside = (values >= limits[0]) & (values < limits[1])
-    return np.ones(len(values), bool) if limits == _ALL else inside
+def _inside(values, limits):
+    """Return which values are within limits; without limits all are, NaN too."""
+    return np.ones(len(values), bool) if limits == _ALL else within(values, *limits)
 
 
 def _interval(limits):
@@ -334,11 +506,12 @@ def _interval(limits):
     return f"> {low:g}" if np.isinf(high) else f"{low:g}-{high:g}"
 
 
-def _quantile(values, share):
-    """Return a quantile; what is not known is as wrong as can be."""
-    return quantile(np.where(np.isnan(values), np.inf, values), share, method="inverted_cdf")
-
-
-def _median_and_90(name, values):
-    values = np.abs(values)
-    return {f"{name}_median": _quantile(values, 0.5), f"{name}_90": _quantile(values, 0.9)}
+def _ellipticities(fields, k):
+    """Return the ellipticities of all sources of a field; NaN for those without light on it."""
+    most = fields.present.shape[1]
+    found = np.full(most, np.nan, complex)
+    for source, _, stamps in fields.light.groups:
+        of = source // most == k
+        if of.any():
+            found[source[of] % most] = ellipticity_of(stamps[of], fields.noise[k])
+    return found

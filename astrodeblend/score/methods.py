@@ -1,4 +1,4 @@
-"""Deblenders behind one class: a blend goes in, light comes out; a field, and a catalogue does."""
+"""A deblender as a class: a blend goes in and light comes out, or a field and a catalogue."""
 
 import warnings
 from dataclasses import asdict, is_dataclass
@@ -31,17 +31,17 @@ __all__ = [
 
 
 class Conditions(NamedTuple):
-    """What is known of an image of a survey, in units of the sky's noise in each band.
+    """Variance, PSFs and bands of a survey's image, in units of the sky's noise in each band.
 
     Attributes
     ----------
     variance : numpy.ndarray
-        Of every pixel, shape (bands, y, x): 1 from the sky, and that of the photons; infinite
-        where a pixel is masked.
+        Variance of every pixel, shape (bands, y, x): 1 from the sky, and that of the photons;
+        infinite where a pixel is masked.
     psfs : numpy.ndarray
-        Shape (bands, width, width).
+        PSF of each band, shape (bands, width, width).
     bands : tuple of str
-        Their names.
+        Names of the bands.
     """
 
     variance: np.ndarray
@@ -50,18 +50,18 @@ class Conditions(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a deblender is shown of a field.
+    """A field as deblenders are given it.
 
     Attributes
     ----------
     data, error : numpy.ndarray
-        Flux and its standard deviation, shape (bands, y, x).
+        Flux and its standard deviation in nJy, shape (bands, y, x).
     mask : numpy.ndarray of bool
         Where there are no data, shape (bands, y, x).
     survey : str, path-like or Survey
-        Whose field it is.
+        The survey, as `astrodeblend.simulate.get_survey` takes it.
     bands : tuple of str
-        Their names.
+        Names of the bands.
     """
 
     data: np.ndarray
@@ -79,27 +79,27 @@ class Seen(NamedTuple):
 
     @property
     def detection(self):
-        """The sum of the bands over their noise, of deviation 1; and where none has data."""
+        """The sum of the bands over their noise, of deviation 1; and where no band has data."""
         known = ~self.mask
         light = np.where(known, self.data / self.error, 0).sum(axis=0, dtype=float)
         return light / np.sqrt(known.sum(axis=0).clip(min=1)), ~known.any(axis=0)
 
     @property
     def image(self):
-        """The same as `~astropy.nddata.NDData`."""
+        """The field as `~astropy.nddata.NDData`."""
         error = StdDevUncertainty(self.error)
         return NDData(self.data, uncertainty=error, mask=self.mask, unit="nJy")
 
 
 class Catalogue(NamedTuple):
-    """What a deblender says of m sources.
+    """Sources of a field, as a deblender measures them.
 
     Attributes
     ----------
     position : numpy.ndarray
         Shape (m, 2): x and y in pixels.
     flux, error : numpy.ndarray
-        Shape (m, bands); NaN where it says nothing.
+        Flux and its standard deviation in nJy, shape (m, bands); NaN where none is stated.
     ellipticity : numpy.ndarray
         Shape (m,), complex: (1 - q^2) / (1 + q^2) exp(2i angle), q the axis ratio.
     """
@@ -111,7 +111,7 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def empty(cls, number, bands):
-        """Return a catalogue of sources of which nothing is known."""
+        """Return a catalogue of so many sources, NaN in all columns."""
         flux = np.full((2, number, bands), np.nan)
         return cls(np.full((number, 2), np.nan), *flux, np.full(number, np.nan, complex))
 
@@ -122,11 +122,11 @@ class Batch(NamedTuple):
     blend: np.ndarray  # (n, bands, y, x)
     isolated: np.ndarray  # (n, 2, bands, y, x)
     positions: np.ndarray  # (n, 2, 2)
-    conditions: list | None = None  # of a survey's blends, each
+    conditions: list | None = None  # `Conditions` of each blend of a survey
 
 
 class Method:
-    """A deblender.
+    """A deblender to score.
 
     To compare with one more, derive a class, give it a ``name`` and `split`, for blends, or `find`,
     for fields, and hand an instance to `astrodeblend.score.benchmark` or
@@ -136,27 +136,27 @@ class Method:
     Attributes
     ----------
     name, version : str
-        Of the deblender.
+        Name and version of the deblender.
     kind : {"peer", "model", "nothing"}
-        What it is.
+        Another deblender, a model of this package, or the blend as it is.
     given, given_of_survey, given_of_field : str
-        What it is told of a picture, of a survey's image and of a field.
+        What it is told of a picture, of a survey's image and of a field, in words.
     installed : bool
         Whether it can be used; if not, ``hint`` says what would help.
     slow : bool
-        Whether it is to be tried on some of the blends only.
+        Whether it is tried on some of the blends only.
     for_survey : dict
-        Settings that are others for surveys.
+        Settings that differ from the defaults for blends of surveys.
     grid, grid_of_survey : dict of str to tuple
         Values of the settings to choose from, for pictures and for surveys.
     detects, takes_positions : bool
         Whether `find` detects sources, and whether it takes given positions.
     field_settings : dict
-        What there is to say of `find`.
+        Settings of `find`.
     wide : float
-        How many of the errors that `find` states should hold 95.4 % of the fluxes.
+        How many of the stated errors should hold 95.4 % of the fluxes.
     timed : bool
-        Whether `find` does all of the work itself.
+        Whether the time of `find` is that of all the work.
     """
 
     name, version, kind, hint = "", "", "peer", ""
@@ -183,7 +183,7 @@ class Method:
             Shape (bands, y, x): a picture, from 0 to 1; of a survey flux above the sky, in units
             of the sky's noise in each band.
         positions : numpy.ndarray
-            Where the galaxies truly are, shape (n, 2): x and y in pixels, central first.
+            True positions of the galaxies, shape (n, 2): x and y in pixels, central first.
         conditions : Conditions, optional
             Of a survey's image; a deblender of pictures alone does without this parameter.
 
@@ -199,7 +199,7 @@ class Method:
         Parameters
         ----------
         seen : Seen
-            What is known of the field.
+            The field.
         positions : numpy.ndarray, optional
             Shape (m, 2): where sources are. Default: they are detected.
 
@@ -223,9 +223,9 @@ class Method:
         psfs : numpy.ndarray
             Shape (bands, width, width).
         bands : sequence of str
-            Their names.
+            Names of the bands.
         positions : numpy.ndarray
-            Of the sources, shape (n, 2): x and y in pixels.
+            Positions of the sources, shape (n, 2): x and y in pixels.
 
         Returns
         -------
@@ -251,7 +251,7 @@ def check_flux(card):
 
 
 def attempt(call, *, strict=False):
-    """Call another's code, whose warnings are not ours; return its answer and why there is none."""
+    """Return what another's code answers, without its warnings, and why it failed, if it did."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -277,7 +277,7 @@ class Package(Method):
 
     @property
     def version(self):
-        """Of the package that is installed."""
+        """Version of the installed package."""
         return metadata.version(self.name)
 
 
@@ -287,7 +287,7 @@ class Nothing(Method):
     name, kind = "the blend itself", "nothing"
 
     def components(self, batch):
-        """Return the components of a batch of blends, and their deviations or None."""
+        """Return the components of a batch of blends, and None for their deviations."""
         return np.broadcast_to(batch.blend[:, None], batch.isolated.shape), None
 
 
@@ -301,7 +301,7 @@ class Model(Method):
     ----------
     deblender : Deblender
     whole : bool, optional
-        Of fields the model that takes whole ones, where this one hands them over.
+        Score the model for whole fields, where this one hands them over.
     """
 
     kind, given_of_survey = "model", "the blend, the noise of its sky and the true positions"
@@ -350,7 +350,7 @@ class Model(Method):
 
 
 class OtherLight(Method):
-    """The other light of the scenes that a model has just made."""
+    """The other kind of light, network or apportioned, of the scenes a model has just made."""
 
     kind, timed = "model", False
 

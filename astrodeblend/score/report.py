@@ -1,9 +1,11 @@
-"""What was scored, as one report: words, tables, numbers, figures, and what stands on a card."""
+"""A report on what was scored: text, tables, numbers, figures, and scores for models' cards."""
 
 import json
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,15 +14,16 @@ from astrodeblend.files import atomic_paths, plain
 from astrodeblend.metrics import bootstrap_error
 
 __all__ = [
+    "Measure",
     "Report",
     "about",
     "about_text",
     "aligned",
     "closing_lines",
     "coverage_lines",
-    "files",
     "limits_text",
     "mean",
+    "measured",
     "median",
     "number_text",
     "quantile",
@@ -29,9 +32,10 @@ __all__ = [
     "share_of",
     "standard_error",
     "table_lines",
+    "within",
 ]
 
-_RESAMPLES = 200  # of the bootstrap: errors to 5 %
+_RESAMPLES = 200  # of the bootstrap: standard errors are good to 5 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,21 +45,21 @@ class Report:
     Attributes
     ----------
     text : str
-        All of it in words, as commands print it.
+        What commands print.
     tables : dict of str to `~astropy.table.QTable`
-        By name; what they list is said where the report is made.
+        Tables by name; :ref:`score-tables` describes their columns.
     numbers : dict
-        What the text shows, for JSON.
+        The numbers of the text, for JSON.
     figures : dict of str to callable
-        Each draws a figure.
+        Functions without parameters that draw a figure, by name.
     json : str
-        Name of the file for ``numbers``; none is written if it is empty.
+        Name of the file for ``numbers``, without ending; empty for no such file.
     card_scores : dict of str to dict
-        What models' cards get, by the first eight digits of their hashes.
-    dpi : int, optional
-        Of figures; by default what they have.
+        Scores for models' cards, by the first eight digits of the weights' SHA-256.
+    dpi : int or 'figure'
+        Resolution of the figures' files in dots per inch. Default: that of each figure.
     measured : types.SimpleNamespace
-        What the tables are made of.
+        Arrays and objects that tables and figures are made of.
     """
 
     text: str
@@ -73,19 +77,24 @@ class Report:
     @property
     def files(self):
         """Names of the files that `write` writes."""
-        return files(self.tables, [self.json] if self.json else [], self.figures)
+        numbers = [f"{self.json}.json"] if self.json else []
+        return (
+            *(f"{name}.ecsv" for name in self.tables),
+            *numbers,
+            *(f"{name}.png" for name in self.figures),
+        )
 
     def to_dict(self):
-        """Return the numbers for JSON: those that are not finite are None."""
+        """Return the numbers for JSON, with None for those that are not finite."""
         return plain(self.numbers)
 
     def to_card(self, card):
-        """Return a model's card with these scores added; older ones of the same name go.
+        """Return a model's card with these scores added, in place of older ones of the same name.
 
         Parameters
         ----------
         card : astrodeblend.weights.Card
-            Of a model that took part.
+            Card of a model that was scored.
         """
         found = self.card_scores.get(card.sha256[:8])
         if found is None:
@@ -98,7 +107,7 @@ class Report:
         Parameters
         ----------
         folder : str or path-like
-            Made if its parent exists.
+            Folder for the files; it is made if its parent exists.
         overwrite : bool, optional
             Replace files that are there already. By default that is refused.
         """
@@ -113,19 +122,40 @@ class Report:
                 draw().savefig(next(paths), dpi=self.dpi)
 
 
-def files(tables, numbers, figures):
-    """Return the names of files of tables, numbers and figures."""
-    ends = {".ecsv": tables, ".json": numbers, ".png": figures}
-    return tuple(name + end for end, names in ends.items() for name in names)
+class Measure(NamedTuple):
+    """A column of numbers: how its heading and its values are printed, and how it is measured.
+
+    Attributes
+    ----------
+    first, second : str
+        The heading, in two lines.
+    digits : int
+        Digits after the point.
+    times : float
+        What values are multiplied by in print, 100 for per cent.
+    of : callable, optional
+        Measures a sample, for `measured`.
+    """
+
+    first: str
+    second: str
+    digits: int
+    times: float = 1
+    of: Callable | None = None
+
+
+def measured(measures, *sample):
+    """Return the row of a table: all measures of a sample, by name."""
+    return {name: measure.of(*sample) for name, measure in measures.items()}
 
 
 def rows_of(table):
-    """Return the rows of a table, each a dictionary."""
+    """Return the rows of a table as dictionaries."""
     return [dict(zip(table.colnames, row, strict=True)) for row in table.iterrows()]
 
 
 def aligned(rows, left=1):
-    """Lay rows of texts out as lines, the first columns flush left; a row of one is a title."""
+    """Yield rows of cells as lines, the first ``left`` columns flush left; one cell is a title."""
     columns = zip(*(row for row in rows if len(row) > 1), strict=True)
     widths = [max(map(len, column)) for column in columns]
     for row in rows:
@@ -135,32 +165,28 @@ def aligned(rows, left=1):
         yield "  ".join(row)
 
 
-def table_lines(table, words, shown):
-    """Lay a table out as lines of text: columns of words, then numbers, if it has them.
+def table_lines(table, words, measures):
+    """Return lines of text: columns of words, then those of the measures that the table has.
 
-    ``words`` are names of columns, or texts by their heading. ``shown`` says of a column its
-    heading (two lines), digits, and what it is multiplied by, if not by 1; an error stands behind
-    the number if there is a column of it, of the same name and ``_error``.
+    ``words`` are names of columns, or texts by their heading. A column of the same name and
+    ``_error`` has standard errors, which stand behind the numbers.
     """
     if not isinstance(words, dict):
         words = {name: table[name] for name in words}
-    shown = {name: look for name, look in shown.items() if name in table.colnames}
-    heads = [[""] * len(words), list(words)]
-    columns = list(words.values())
-    for name, (first, second, digits, *times) in shown.items():
-        for head, text in zip(heads, (first, second), strict=True):
-            head.append(text)
-        values = np.multiply(table[name], times or 1)
-        errors = np.full(len(table), np.nan)
-        if f"{name}_error" in table.colnames:
-            errors = np.multiply(table[f"{name}_error"], times or 1)
-        pairs = zip(values, errors, strict=True)
+    heads, columns = [[""] * len(words), list(words)], list(words.values())
+    for name in [name for name in measures if name in table.colnames]:
+        first, second, digits, times, _ = measures[name]
+        heads[0].append(first)
+        heads[1].append(second)
+        error = f"{name}_error"
+        errors = table[error] if error in table.colnames else np.full(len(table), np.nan)
+        pairs = zip(np.multiply(table[name], times), np.multiply(errors, times), strict=True)
         columns.append([number_text(value, digits, error) for value, error in pairs])
     return list(aligned([*heads[not any(heads[0]) :], *zip(*columns, strict=True)], len(words)))
 
 
 def number_text(value, digits, error=np.nan):
-    """Write a number, with its error if that is known; a dash where there is none."""
+    """Write a number, with ± its error if that is known; a dash for NaN."""
     text = "-" if np.isnan(value) else f"{value:.{digits}f}"
     return text if np.isnan(error) else f"{text} ± {error:.{digits}f}"
 
@@ -173,25 +199,25 @@ def limits_text(low, high):
 
 
 def coverage_lines(table, *words):
-    """Lay out how many truths are within error bars; ``words`` are columns that say of what."""
+    """Return lines on how many truths are within error bars; ``words`` are columns of names."""
     names = ["  " + ", ".join(row) for row in zip(*(table[name] for name in words), strict=True)]
-    shown = {
-        "number": ("", "number", 0),
-        "within_68": ("", "within 68.3 %", 1, 100),
-        "within_95": ("", "within 95.4 %", 1, 100),
-        "interval_95": ("", "which is ± errors", 2),
+    measures = {
+        "number": Measure("", "number", 0),
+        "within_68": Measure("", "within 68.3 %", 1, 100),
+        "within_95": Measure("", "within 95.4 %", 1, 100),
+        "interval_95": Measure("", "which is ± errors", 2),
     }
-    return table_lines(table, {"": names}, shown)
+    return table_lines(table, {"": names}, measures)
 
 
 def about(deblender):
-    """Return what stands over tables of a model's scores."""
+    """Return name, hash and arithmetic of a model, which stand over tables of its scores."""
     card = deblender.card
     return {"model": card.name, "sha256": card.sha256, "arithmetic": deblender.arithmetic}
 
 
 def about_text(meta):
-    """Write that in words."""
+    """Write what `about` returns."""
     model = f"model {meta['model']} (sha256 {meta['sha256'][:12]})"
     return f"{model}, {meta['arithmetic']}, astrodeblend {__version__}"
 
@@ -204,6 +230,16 @@ def closing_lines(machine, versions, notes):
     return ["", *lines, "", machine, *textwrap.wrap(versions, 100)]
 
 
+def within(values, low, high):
+    """Return which values are in a bin: from ``low`` up to, not with, ``high``."""
+    return (values >= low) & (values < high)
+
+
+def mean(values):
+    """Return the mean of values; NaN of none."""
+    return float(np.mean(values)) if len(values) else np.nan
+
+
 def median(values):
     """Return the median of values; NaN of none."""
     return float(np.median(values)) if len(values) else np.nan
@@ -214,25 +250,20 @@ def quantile(values, share, *, method="linear"):
     return float(np.quantile(values, share, method=method)) if len(values) else np.nan
 
 
-def mean(values):
-    """Return the mean of values; NaN of none."""
-    return float(np.mean(values)) if len(values) else np.nan
-
-
-def standard_error(values, statistic=np.mean):
+def standard_error(values, statistic=np.mean, *, resamples=_RESAMPLES):
     """Return the standard error of a statistic by bootstrap over rows; NaN of less than two."""
     if len(values) < 2:
         return np.nan
-    return bootstrap_error(values, statistic, resamples=_RESAMPLES, rng=0)
+    return bootstrap_error(values, statistic, resamples=resamples, rng=0)
 
 
 def ratio_of_sums(rows):
-    """Return the sum of the first column over that of the second."""
+    """Return the sum of the first column over that of the second; NaN where that is 0."""
     part, total = np.sum(rows, axis=0)
     return float(part / total) if total else np.nan
 
 
 def share_of(name, part, total):
-    """Return a share of all under its name, and its error by bootstrap over rows."""
+    """Return the share of all, by its name, and its standard error by bootstrap over rows."""
     sums = np.stack([part, total], axis=1)
     return {name: ratio_of_sums(sums), f"{name}_error": standard_error(sums, ratio_of_sums)}

@@ -1,4 +1,4 @@
-"""Whole scenes with known truth taken apart, beside photutils in the same run."""
+"""Score whole scenes with known truth, beside photutils in the same run."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +20,7 @@ from astrodeblend.weights import check_model, read_card
 
 from . import figures
 from .report import (
+    Measure,
     Report,
     about,
     about_text,
@@ -31,13 +32,14 @@ from .report import (
     share_of,
     standard_error,
     table_lines,
+    within,
 )
 from .scene_set import MOST
 
 __all__ = ["match_sources", "measure_truth", "pixel_errors", "score_scenes"]
 
 METHODS = (*LIGHTS, "photutils")
-#: What galaxies are grouped by, and the bins: from the first value up to, not with, the second.
+#: Quantities that galaxies are binned by: what they are, and the edges of the bins.
 BINS = {
     "number": ("galaxies in the scene", (2, 3, 4, 5, 6, 7, 8, 9)),
     "separation": ("distance to the nearest galaxy (pixels)", (0, 8, 11, 14, 18, np.inf)),
@@ -56,32 +58,37 @@ A source whose brightest pixel is within 3.33 pixels is the galaxy; it is pure i
 near to what photutils detects in an isolated image. Of detected positions, galaxies that all three
 found are compared. ±: by bootstrap over scenes.
 """.splitlines()
-# A true footprint is where the galaxy alone stands out of its sky by so many standard deviations:
-# with it both are off by as much, given the galaxy alone; photutils 4 % down, ours 3 % up.
+# Threshold of a true footprint above the sky, in the sky's standard deviations. With 3, fluxes of
+# galaxies alone are off by about as much: photutils' by -4 %, ours by 3 %.
 _THRESHOLD = 3.0
-_SMOOTH = 1.0  # pixels, standard deviation, for peaks
-_RADIUS = 10 / 3  # pixels; a source this near to a galaxy is it. Galaxies are at least 4.7 apart
+_SMOOTH = 1.0  # pixels: standard deviation of the Gaussian that peaks are smoothed by
+_RADIUS = 10 / 3  # pixels: largest distance of a source that is the galaxy; these are 4.7 apart
 
 
 @dataclass(frozen=True, eq=False)
 class _Truth:
-    """What is true of n galaxies."""
+    """Properties of n galaxies, each alone."""
 
     light: np.ndarray  # (n, bands, y, x), zero outside of the footprints
     footprints: np.ndarray  # (n, y, x)
-    positions: np.ndarray  # (n, 2)
-    distance: np.ndarray  # to the nearest other galaxy
-    overlap: np.ndarray  # share of the light where the others together are brighter
-    overlapping: np.ndarray  # whether the footprint has pixels in common with another one
-    seen: np.ndarray  # (m, 2), what photutils detects in the pictures alone
+    positions: np.ndarray  # (n, 2): x and y in pixels
+    distance: np.ndarray  # (n,): to the nearest other galaxy, in pixels
+    overlap: np.ndarray  # (n,): share of the light where the others together are brighter
+    overlapping: np.ndarray  # (n,): whether the footprint has pixels in common with another one
+    seen: np.ndarray  # (m, 2): peaks of what photutils detects in the isolated images
 
     @property
     def flux(self):
         return self.light.sum(axis=(-2, -1))
 
+    def pure(self, places):
+        """Return how many places are a galaxy's, or of another source in its isolated image."""
+        known = np.concatenate([self.positions, self.seen])
+        return int((cdist(places, known) <= _RADIUS).any(axis=1).sum())
+
 
 def score_scenes(deblender, scenes, *, progress=False):
-    """Take scenes with known truth apart, and compare every galaxy with the truth.
+    """Deblend scenes with known truth, and compare every galaxy with the truth.
 
     Each scene is given to the deblender with the true positions, and without; and to photutils
     (`astrodeblend.detect.find_sources`, on the picture as it is) likewise.
@@ -91,7 +98,7 @@ def score_scenes(deblender, scenes, *, progress=False):
     deblender : Deblender
         With a model for colour pictures.
     scenes : SceneSet
-        What to try it on.
+        The scenes.
     progress : bool, optional
         Show a progress bar.
 
@@ -106,8 +113,8 @@ def score_scenes(deblender, scenes, *, progress=False):
     interval_95 = Calibration(**scenes_card.calibration).of_scenes().interval_95
     sources, detections = [], []
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
-    for k, scene in enumerate(bar):
-        truth = measure_truth(scene)
+    for k, simulated in enumerate(bar):
+        truth = measure_truth(simulated)
         number = len(truth.flux)
         rows = {
             "scene": np.full(number, k),
@@ -122,13 +129,28 @@ def score_scenes(deblender, scenes, *, progress=False):
             "true_flux": truth.flux,
         }
         for kind, positions in (("given", truth.positions), ("detected", None)):
-            apart = deblender.deblend_scene(scene.blend, positions=positions)
+            scene = deblender.deblend_scene(simulated.blend, positions=positions)
             for method in METHODS:
-                ours = None if method == "photutils" else apart.with_light(method)
-                found, counts = _try(ours, scene.blend, truth, positions, interval_95["pixel"])
+                if method in LIGHTS:
+                    shown = scene.with_light(method)
+                    places, fluxes = _of_scene(shown)
+                else:
+                    places, fluxes = _of_photutils(simulated.blend, positions)
+                which = np.arange(number)
+                if positions is None:
+                    which = match_sources(truth.positions, places)
+                come_back = (which >= 0) & (which < len(places))
+                found = {"come_back": come_back}
+                for name, values in fluxes.items():
+                    found[name] = np.full(truth.flux.shape, np.nan)
+                    found[name][come_back] = values[which[come_back]]
+                if positions is None:
+                    detected = {"scene": k, "method": method, "detected": len(places)}
+                    detected |= {"pure": truth.pure(places), "galaxies": number}
+                    detections.append(detected | {"galaxies_detected": int(come_back.sum())})
+                elif method in LIGHTS:
+                    found |= _pixels_within(shown, truth, interval_95["pixel"])
                 rows |= {f"{name}_{method}_{kind}": values for name, values in found.items()}
-                if kind == "detected":
-                    detections.append({"scene": k, "method": method, **counts})
         sources.append(QTable(rows))
     meta = about(deblender) | {"scenes": len(scenes)} | scenes.meta
     tables = {"sources": vstack(sources)}
@@ -143,8 +165,8 @@ def score_scenes(deblender, scenes, *, progress=False):
         "galaxies": len(sources),
         "come_back": {m: int(sources[f"come_back_{m}_given"].sum()) for m in METHODS},
         "detection": {m: _detection(tables["detections"], m) for m in METHODS},
+        **{name: rows_of(tables[name]) for name in ("table", "coverage")},
     }
-    numbers |= {name: rows_of(tables[name]) for name in ("table", "coverage")}
     labels = {name: label for name, (label, _) in BINS.items()}
     title = f"{deblender.card.name} on {scenes}"
     return Report(
@@ -157,14 +179,10 @@ def score_scenes(deblender, scenes, *, progress=False):
 
 
 def flux_errors(sources, positions):
-    """Return relative errors of fluxes (methods, galaxies, bands), the last of all together."""
-    with_sum = (
-        np.concatenate([flux, flux.sum(axis=1, keepdims=True)], axis=1)
-        for flux in (sources[f"flux_{method}_{positions}"] for method in METHODS)
-    )
-    true = sources["true_flux"]
-    true = np.concatenate([true, true.sum(axis=1, keepdims=True)], axis=1)
-    return np.stack([flux / true - 1 for flux in with_sum])
+    """Return relative errors of fluxes (methods, galaxies, bands + 1), the last of all bands."""
+    fluxes = [sources["true_flux"], *(sources[f"flux_{m}_{positions}"] for m in METHODS)]
+    fluxes = np.stack([np.c_[flux, flux.sum(axis=1)] for flux in fluxes])
+    return fluxes[1:] / fluxes[0] - 1
 
 
 def _comparisons(sources):
@@ -198,7 +216,7 @@ def _groups(sources):
     yield "overlapping", np.nan, np.nan, overlapping, -1
     for name, (_, edges) in BINS.items():
         for low, high in pairwise(map(float, edges)):
-            yield name, low, high, (sources[name] >= low) & (sources[name] < high), -1
+            yield name, low, high, within(sources[name], low, high), -1
     for band, name in enumerate("RGB"):
         yield f"band {name}", np.nan, np.nan, overlapping, band
 
@@ -210,16 +228,15 @@ def _coverages(sources, interval_95):
     for light in LIGHTS:
         off = np.abs(sources[f"flux_{light}_given"] - sources["true_flux"])
         error = sources[f"flux_err_{light}_given"]
+        inside = error > 0, off <= error, off <= interval_95["flux"] * error
         names = ("pixels", "pixels_within_68", "pixels_within_95")
-        limits = (np.inf, 1, interval_95["flux"])
         for of, counts in (
-            ("flux", [np.sum(off <= limit * error, axis=1) for limit in limits]),
+            ("flux", [np.sum(inside[0] & each, axis=1) for each in inside]),
             ("pixels", [sources[f"{name}_{light}_given"] for name in names]),
         ):
-            total, *within = (np.add.reduceat(each, first) for each in counts)
+            total, *some = (np.add.reduceat(each, first) for each in counts)
             row = {"light": light, "of": of, "number": int(total.sum())}
-            for share, inside in zip(("68", "95"), within, strict=True):
-                row |= share_of(f"within_{share}", inside, total)
+            row |= share_of("within_68", some[0], total) | share_of("within_95", some[1], total)
             rows.append(row | {"interval_95": interval_95[of.removesuffix("s")]})
     return rows
 
@@ -242,30 +259,30 @@ def _lines(numbers, scenes, tables):
         for method, number in numbers["come_back"].items()
     )
     found = QTable(list(numbers["detection"].values()))
-    shown = {
-        "detected": ("", "sources", 0),
-        "completeness": ("", "complete (%)", 1, 100),
-        "purity": ("", "pure (%)", 1, 100),
+    measures = {
+        "detected": Measure("", "sources", 0),
+        "completeness": Measure("", "complete (%)", 1, 100),
+        "purity": Measure("", "pure (%)", 1, 100),
     }
     names = [f"  {method}" for method in METHODS]
-    yield from ("", *table_lines(found, {"positions detected": names}, shown))
-    shown = {"number": ("", "galaxies", 0)}
+    yield from ("", *table_lines(found, {"positions detected": names}, measures))
+    measures = {"number": Measure("", "galaxies", 0)}
     for method in METHODS:
-        shown[f"median_{method}"] = (method, "median", 3)
-        shown[f"p90_{method}"] = ("", "90 %", 3)
+        measures[f"median_{method}"] = Measure(method, "median", 3)
+        measures[f"p90_{method}"] = Measure("", "90 %", 3)
     for positions, words in POSITIONS.items():
         rows = tables["table"][tables["table"]["positions"] == positions]
         names = []
         for name, low, high in rows.iterrows("by", "low", "high"):
             limits = f"{low:g}" if name == "number" else limits_text(low, high)
             names.append(f"  {name} {limits}" if name in BINS else f"  {name}")
-        yield from ("", f"abs(dF / F), {words}", *table_lines(rows, {"": names}, shown))
+        yield from ("", f"abs(dF / F), {words}", *table_lines(rows, {"": names}, measures))
     yield from ("", "truths within the error bars, true positions given (%)")
     yield from (*coverage_lines(tables["coverage"], "light", "of"), "", *_NOTES)
 
 
 def measure_truth(scene):
-    """Measure the galaxies of a scene, each alone."""
+    """Return the truth of a simulated scene, each galaxy measured alone."""
     footprints, seen = [], []
     for image, position in zip(scene.isolated, scene.positions, strict=True):
         alone = NDData(image)
@@ -292,58 +309,48 @@ def measure_truth(scene):
 
 
 def _peaks(image, segments, labels):
-    """Return where each segment is brightest, (x, y): neighbours pull the centroid, not that."""
+    """Return where each segment is brightest, (n, 2): neighbours pull centroids, but not that."""
     smooth = gaussian_filter(image.sum(axis=0), _SMOOTH)
     peaks = np.reshape(maximum_position(smooth, segments, labels), (-1, 2))
     return peaks[:, ::-1].astype(float)
 
 
-def _try(scene, blend, truth, positions, wide):
-    """Return what became of the galaxies, and what was detected: in a scene, or by photutils."""
-    if scene is None:
-        sources, segments = find_sources(NDData(blend), positions=positions)
-        places = _peaks(blend, segments, sources["label"])
-    else:
-        sources = scene.catalog
-        places = np.reshape([_peak(scene.component(k)) for k in sources["label"]], (-1, 2))
-    which = np.arange(len(truth.flux))
-    if positions is None:
-        which = match_sources(truth.positions, places)
-    come_back = (which >= 0) & (which < len(sources))
-    rows = which[come_back]
-    found = {"come_back": come_back}
-    for name, column in (("flux", "segment_flux"), ("flux_err", "segment_flux_err")):
-        if name == "flux" or scene is not None:
-            found[name] = np.full(truth.flux.shape, np.nan)
-            # a source without light is there, and has none
-            found[name][come_back] = np.nan_to_num(Quantity(sources[column]).value[rows])
-    if scene is not None and positions is not None:
-        errors = list(pixel_errors(scene, truth))
-        for name, limit in (("", np.inf), ("_within_68", 1), ("_within_95", wide)):
-            inside = [np.sum(error <= limit * deviation) for error, deviation in errors]
-            found[f"pixels{name}"] = np.array(inside)
-    known = np.concatenate([truth.positions, truth.seen])
-    pure = (cdist(places, known) <= _RADIUS).any(axis=1)
-    counts = {"detected": len(sources), "pure": int(pure.sum())}
-    counts |= {"galaxies": len(which), "galaxies_detected": int(come_back.sum())}
-    return found, counts
+def _of_photutils(blend, positions):
+    """Return where the segments of photutils are brightest, (m, 2), and their fluxes."""
+    sources, segments = find_sources(NDData(blend), positions=positions)
+    flux = np.asarray(Quantity(sources["segment_flux"]).value)
+    return _peaks(blend, segments, sources["label"]), {"flux": np.nan_to_num(flux)}
+
+
+def _of_scene(scene):
+    """Return where components are brightest, NaN without light, (m, 2), and fluxes and errors."""
+    catalog, places = scene.catalog, []
+    for label in catalog["label"]:
+        light = scene.component(label).data
+        one = np.ones(light.shape[1:], int)
+        places.append(_peaks(light, one, [1])[0] if light.any() else (np.nan, np.nan))
+    columns = {"flux": "segment_flux", "flux_err": "segment_flux_err"}
+    # a source without light is there, and has none
+    fluxes = {name: np.nan_to_num(Quantity(catalog[of]).value) for name, of in columns.items()}
+    return np.reshape(places, (-1, 2)), fluxes
 
 
 def match_sources(galaxies, sources, *, radius=_RADIUS):
-    """Return which source each galaxy is.
+    """Match galaxies with sources, each source with one galaxy at most.
+
+    As many as possible are matched, and of such matches the one whose distances have the least sum.
 
     Parameters
     ----------
-    galaxies, sources : numpy.ndarray, shape (n, 2)
-        Places in pixels; NaN for a source that has none.
+    galaxies, sources : numpy.ndarray
+        Positions in pixels, shapes (n, 2) and (m, 2); NaN for a source that has none.
     radius : float, optional
-        In pixels; how near a source is to the galaxy that it is.
+        Largest distance of a match, in pixels.
 
     Returns
     -------
     numpy.ndarray of int
-        Shape (n,): -1 for a galaxy that none of the sources is. A source is one galaxy at
-        most; first as many as possible are matched, then distances are least in sum.
+        Index of each galaxy's source, shape (n,); -1 for a galaxy without.
     """
     distance = cdist(galaxies, sources)
     near = distance <= radius  # false for NaN
@@ -354,16 +361,18 @@ def match_sources(galaxies, sources, *, radius=_RADIUS):
     return which
 
 
-def _peak(component):
-    """Return where a component is brightest, (x, y); NaN if it has no light."""
-    light = component.data
-    if not light.any():
-        return np.nan, np.nan
-    return tuple(_peaks(light, np.ones(light.shape[1:], int), [1])[0])
+def _pixels_within(scene, truth, wide):
+    """Return how many pixels of each footprint have an error, and whose truth is within it."""
+    errors = list(pixel_errors(scene, truth))
+    limits = {"pixels": np.inf, "pixels_within_68": 1, "pixels_within_95": wide}
+    return {
+        name: np.array([np.sum(error <= limit * deviation) for error, deviation in errors])
+        for name, limit in limits.items()
+    }
 
 
 def pixel_errors(scene, truth):
-    """Yield the errors in each true footprint, where a deviation is stated, and that deviation."""
+    """Yield for each source the pixels' errors in its true footprint, and stated deviations."""
     for label, light, footprint in zip(
         scene.catalog["label"], truth.light, truth.footprints, strict=True
     ):
