@@ -1,4 +1,4 @@
-"""How well blends are told from single galaxies, by the blend score and by photutils."""
+"""Score how well blends are told from single galaxies: a model's blend score, and photutils."""
 
 from itertools import pairwise
 
@@ -13,13 +13,24 @@ from astrodeblend.images import read_image
 from astrodeblend.simulate import find_images, read_images
 from astrodeblend.simulate.doubles import FARTHEST, make_doubles
 
-from .report import Report, about, about_text, aligned, rows_of, standard_error, table_lines
+from .report import (
+    Measure,
+    Report,
+    about,
+    about_text,
+    aligned,
+    number_text,
+    rows_of,
+    standard_error,
+    table_lines,
+    within,
+)
 
 __all__ = ["score_detection"]
 
-#: Bins of separation in stamp pixels: from the first value up to the second.
+#: Edges of the bins of separation, in stamp pixels.
 BINS = (0, 1, 2, 3, 5, 8, 12, FARTHEST)
-#: What is told at which rate of false alarms.
+#: Operating points: where the threshold is.
 POINTS = {
     "photutils": "false alarms as photutils has them",
     "1 %": "1 % of false alarms",
@@ -27,13 +38,13 @@ POINTS = {
     "threshold, plain": "the same, of stamps as the survey shows them",
 }
 _METHODS = {"score": "blend score", "photutils": "photutils"}
-_RATE = 0.01
-_NEAR = FARTHEST + 1  # stamp pixels around the middle in which photutils may find sources
-_BATCH = 64
+_RATE = 0.01  # false alarms over single galaxies, of the point "1 %"
+_NEAR = FARTHEST + 1  # stamp pixels: farthest from the middle that a source of photutils counts
+_BATCH = 64  # stamps
 
 
 def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progress=False):
-    """Tell blends from single galaxies by a model's blend score and by photutils.
+    """Count how many blends are told from single galaxies, by blend score and by photutils.
 
     Stamps are those of `astrodeblend.simulate.doubles.make_doubles`, of pictures that the
     folder's table, if there is one, says are isolated. photutils detects and deblends as the
@@ -42,13 +53,13 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
     Parameters
     ----------
     deblender : Deblender
-        With a model for colour pictures that has a blend score.
+        Deblender with a model for colour pictures that has a blend score.
     folder : str or path-like
         Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
     split : str, optional
         Which part of them, by the table ``splits.csv`` in the folder. Default: all.
     number : int, optional
-        How many stamps, but for a few that are left out.
+        Number of stamps, but for a few that are left out.
     seed : int, optional
         The same seed and images give the same stamps.
     progress : bool, optional
@@ -96,7 +107,7 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
 
 
 def _report(stamps, meta, of):
-    """Return the report on stamps."""
+    """Return the `Report` on stamps; ``of`` are further numbers."""
     threshold = of["threshold"]
     tables = {
         "table": QTable(_operating_points(stamps, threshold), meta=dict(meta)),
@@ -123,26 +134,34 @@ def _report(stamps, meta, of):
     shares = reliability["number", "score"]
     shares["blended"], shares["blended_error"] = reliability["blended"], reliability["error"]
     scores = [f"  {row['low']:.1f} to {row['high']:.1f}" for row in reliability]
-    shown = {
-        "number": ("", "stamps", 0),
-        "score": ("", "mean score", 3),
-        "blended": ("", "blends (%)", 1, 100),
+    measures = {
+        "number": Measure("", "stamps", 0),
+        "score": Measure("", "mean score", 3),
+        "blended": Measure("", "blends (%)", 1, 100),
     }
-    lines += ["", *table_lines(shares, {"blend score": scores}, shown)]
+    lines += ["", *table_lines(shares, {"blend score": scores}, measures)]
     return Report(text="\n".join(lines), tables=tables, numbers=numbers, json="scores")
 
 
 def _operating_points(stamps, threshold):
-    """Return rows of how many blends are found, at the same rate of false alarms."""
-    blended, separation, plain = (
-        np.asarray(stamps[name]) for name in ("blended", "separation", "plain")
-    )
+    """Return rows of how many blends are found, at the same number of false alarms."""
+    score, second = (np.asarray(stamps[name], float) for name in ("score", "second"))
+    blended, separation = np.asarray(stamps["blended"]), np.asarray(stamps["separation"])
+    alarms = np.sum(second[~blended] > 0)
+    few = int(_RATE * np.sum(~blended))
+    every = np.ones(len(stamps), bool)
     rows = []
-    for point, method, found in _found(stamps, threshold):
-        chosen = plain if point.endswith("plain") else np.ones(len(blended), bool)
+    for point, method, found, chosen in (
+        ("photutils", "score", _above(score, blended, alarms), every),
+        ("photutils", "photutils", second > 0, every),
+        ("1 %", "score", _above(score, blended, few), every),
+        ("1 %", "photutils", _above(second, blended, few), every),
+        ("threshold", "score", score > threshold, every),
+        ("threshold, plain", "score", score > threshold, np.asarray(stamps["plain"])),
+    ):
         rate, _ = _share(found[~blended & chosen])
         for low, high in (*pairwise(BINS), (0, FARTHEST)):
-            inside = blended & chosen & (separation >= low) & (separation < high)
+            inside = blended & chosen & within(separation, low, high)
             share, error = _share(found[inside])
             row = {"point": point, "method": method, "low": float(low), "high": float(high)}
             row |= {"number": int(inside.sum()), "completeness": share, "error": error}
@@ -153,17 +172,11 @@ def _operating_points(stamps, threshold):
     return rows
 
 
-def _found(stamps, threshold):
-    """Yield operating points, methods, and which stamps they call blends."""
-    score, second = (np.asarray(stamps[name], float) for name in ("score", "second"))
-    single = ~np.asarray(stamps["blended"])
-    own = second > 0
-    yield "photutils", "score", _above(score, single, own[single].mean())
-    yield "photutils", "photutils", own
-    yield "1 %", "score", _above(score, single, _RATE)
-    yield "1 %", "photutils", _above(second, single, _RATE)
-    for point in ("threshold", "threshold, plain"):
-        yield point, "score", score > threshold
+def _above(values, blended, alarms):
+    """Return which values are above the threshold that gives at most so many false alarms."""
+    # Of values that are equal, such as no second source, all are below or all above.
+    highest = np.sort(values[~blended])[::-1]
+    return values > highest[min(alarms, len(highest) - 1)]
 
 
 def _reliability(stamps):
@@ -181,7 +194,7 @@ def _reliability(stamps):
 
 
 def _point_lines(table, threshold):
-    """Lay operating points out, a line for each method."""
+    """Return the lines of the operating points, one for each method."""
     bins = [f"{low:g}-{high:g}" for low, high in pairwise(BINS)]
     lines = [["", *bins, "all", "false alarms", "purity"]]
     for point, words in POINTS.items():
@@ -190,12 +203,11 @@ def _point_lines(table, threshold):
             rows = table[(table["point"] == point) & (table["method"] == method)]
             if not len(rows):
                 continue
-            *parts, every = (100 * rows["completeness"]).tolist()
-            error, alarms, purity = (
-                100 * rows[name][-1] for name in ("error", "false_alarms", "purity")
-            )
-            cells = [f"{part:.0f}" for part in parts] + [f"{every:.1f} ± {error:.1f}"]
-            lines.append([f"  {name}", *cells, f"{alarms:.1f} %", f"{purity:.1f} %"])
+            cells = [number_text(100 * share, 0) for share in rows["completeness"][:-1]]
+            every = {name: 100 * rows[name][-1] for name in rows.colnames[-4:]}
+            cells.append(number_text(every["completeness"], 1, every["error"]))
+            cells += [f"{number_text(every[n], 1)} %" for n in ("false_alarms", "purity")]
+            lines.append([f"  {name}", *cells])
     rows = table[(table["point"] == "1 %") & (table["method"] == "score")]
     lines.append(["  blends", *map(str, rows["number"]), "", ""])
     return ["completeness (%) by separation (stamp pixels)", *aligned(lines)]
@@ -212,13 +224,6 @@ def _second(picture):
     return max(float(flux[-2] / flux[-1]), 0.0) if len(flux) > 1 and flux[-1] > 0 else 0.0
 
 
-def _above(values, single, rate):
-    """Return which values are above the threshold that so many of the single ones are above."""
-    # Of values that are equal, such as no second source, all are below or all above.
-    highest = np.sort(values[single])[::-1]
-    return values > highest[min(int(rate * len(highest)), len(highest) - 1)]
-
-
 def _share(found):
     """Return the share of what is true, and its binomial error; NaN of nothing."""
     if not len(found):
@@ -228,7 +233,7 @@ def _share(found):
 
 
 def _area(rows):
-    """Return the area under the curve, of rows of (value, blended)."""
+    """Return the area under the curve of completeness over false alarms; rows (value, blended)."""
     blended = rows[:, 1] > 0
     pairs = blended.sum() * (~blended).sum()
     return mannwhitneyu(rows[blended, 0], rows[~blended, 0]).statistic / pairs

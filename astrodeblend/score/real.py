@@ -1,4 +1,4 @@
-"""Real blends in linear flux, for which only the places of their peaks are known."""
+"""Score real blends in linear flux, whose truth is unknown but for the positions of peaks."""
 
 from functools import partial
 from pathlib import Path
@@ -23,55 +23,53 @@ from .scenes import match_sources
 
 __all__ = ["real_files", "score_real_blends"]
 
-_TABLES = ("peaks.ecsv", "blends.ecsv")
 BANDS = "grizy"  # of the files, in their order
-_COLOUR = "irg"  # what a model for colour pictures takes as R, G, B
-_RADIUS = 2.5  # pixels; a source this near to a peak is it
-_BRIGHT = 5.0  # signal-to-noise ratio of the peaks that count
-_METHODS = ("deblender", "photutils")
+_COLOUR = "irg"  # the bands that a model for colour pictures takes as R, G, B
+_RADIUS = 2.5  # pixels: largest distance of a source that is the peak
+_BRIGHT = 5.0  # signal-to-noise ratio above which peaks count
 _MOST = 25  # peaks of a blend that another deblender is tried on: a fit of more takes too long
+_METHODS = ("deblender", "photutils")
 _OF_SOURCES = {"chi_square": "all sources", "chi_square_blended": "blended sources"}
 
 
 def real_files(folder):
-    """Return the names of the files that a report on a folder of blends may write.
+    """Return the names of the files of a report on a folder of blends.
 
     Parameters
     ----------
     folder : str or path-like
-        As of `score_real_blends`.
+        Folder as `score_real_blends` takes it.
     """
-    return [*_TABLES, *(f"{path.stem}.png" for path in _blends_in(folder))]
+    return ["peaks.ecsv", "blends.ecsv", *(f"{path.stem}.png" for path in _blends_in(folder))]
 
 
 def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False):
-    """Take real blends apart as scenes, and look for their known peaks.
+    """Deblend real blends as scenes, and match their sources with the known peaks.
 
     Parameters
     ----------
     deblender : Deblender
-        With any model.
+        Deblender with any model.
     folder : str or path-like
-        Of files ``.npz`` with ``images`` (5, y, x) in the bands g, r, i, z, y, ``weights``
+        Folder of files ``.npz`` with ``images`` (5, y, x) in the bands g, r, i, z, y, ``weights``
         (inverse variances, 0 where masked) and ``peaks`` (n, 2), (x, y) in pixels; for other
         deblenders also ``psfs`` (5, width, width).
     bands : str, optional
-        Which of the bands, in the order in which the model takes them. Default: ``irg`` for
-        colour models, all for others.
+        Bands in the order in which the model takes them. Default: ``irg`` for colour models, all
+        for others.
     peers : sequence of Method, optional
-        Other deblenders, such as `Scarlet2`, to fit the same blends. Their ``deblend_image`` is
-        given the data less the sky that the scene took off, the weights, the PSFs, the bands and
-        the file's peaks. A blend of more than 25 peaks is not tried.
+        Other deblenders, such as `Scarlet2`, for the same blends. Their ``deblend_image`` is
+        given the data less the sky of the scene, the weights, the PSFs, the bands and the file's
+        peaks. A blend of more than 25 peaks is not tried.
     progress : bool, optional
         Show a progress bar.
 
     Returns
     -------
     Report
-        Its tables are described in :ref:`score-tables`. ``measured`` has the ``scenes`` by the
-        names of blends, what was said of those that could not be taken apart (``failures``),
-        and for each other deblender the blends that it was not tried on or failed on, and why
-        (``not_done``).
+        Its tables are described in :ref:`score-tables`. ``measured`` has, by the names of blends,
+        the ``scenes`` and why there is none (``failures``), and by the names of other deblenders
+        why there is no light of a blend (``not_done``).
     """
     paths = _blends_in(folder)
     if bands is None:
@@ -88,18 +86,15 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
             psfs = np.asarray(file["psfs"], float)[chosen] if peers else None
         # no unit is known, but it is flux
         image = NDData(data, uncertainty=InverseVariance(weights, copy=False), unit=u.adu)
-        noise = _signal_to_noise(data, weights, places)
-        rows = {"blend": len(places) * [path.stem], "x": places[:, 0], "y": places[:, 1]}
-        rows["signal_to_noise"] = noise
-        of_photutils = _places(find_sources(read_image(image))[0])
+        found = {"photutils": _places(find_sources(read_image(image))[0])}
         try:
             scene = deblender.deblend_scene(image)
         except Exception as error:  # noqa: BLE001 - the rest goes on, and this one is listed
             failures[path.stem] = f"{type(error).__name__}: {error}"
-            found = np.zeros((0, 2))
+            found["deblender"] = np.zeros((0, 2))
         else:
             scenes[path.stem] = scene
-            found, flags = _places(scene.catalog), np.asarray(scene.catalog["flags"])
+            found["deblender"] = _places(scene.catalog)
             sky = np.reshape(scene.meta["background"], (-1, 1, 1))
             squares = _chi_squares(scene.residual.data - sky, scene, weights)
             for peer in peers:
@@ -108,20 +103,24 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
                     not_done[peer.name][path.stem] = why
                 theirs = _chi_squares(data - sky - light, scene, weights)
                 squares |= {f"{name}_{peer.name}": value for name, value in theirs.items()}
-            row = {"blend": path.stem, "peaks": len(places), "sources": len(found)}
+            row = {"blend": path.stem, "peaks": len(places), "sources": len(scene.catalog)}
             row["masked"] = float(np.mean(weights <= 0))
-            row["not_deblended"] = int(np.sum(flags & int(Flag.NOT_DEBLENDED) > 0))
+            unsplit = np.asarray(scene.catalog["flags"]) & int(Flag.NOT_DEBLENDED) > 0
+            row["not_deblended"] = int(np.sum(unsplit))
             blends.append(row | squares)
-        for method, sources in zip(_METHODS, (found, of_photutils), strict=True):
-            rows[f"matched_{method}"] = match_sources(places, sources, radius=_RADIUS) >= 0
-            apart = cdist(places, sources)
+        snr = _signal_to_noise(data, weights, places)
+        rows = {"blend": np.full(len(places), path.stem), "x": places[:, 0], "y": places[:, 1]}
+        rows["signal_to_noise"] = snr
+        for method in _METHODS:
+            rows[f"matched_{method}"] = match_sources(places, found[method], radius=_RADIUS) >= 0
+            apart = cdist(places, found[method])
             rows[f"distance_{method}"] = apart.min(axis=1, initial=np.inf)
-            if method == "deblender":
-                lost = (noise > _BRIGHT) & ~rows["matched_deblender"]
-                rows["reason"] = [
-                    _reason(k, places, found, weights) if lost[k] else "" for k in range(len(lost))
-                ]
-        peaks.append(QTable(rows))
+        lost = (snr > _BRIGHT) & ~rows["matched_deblender"]
+        reasons = [
+            _reason(k, places, found["deblender"], weights) if lost[k] else ""
+            for k in range(len(lost))
+        ]
+        peaks.append(QTable(rows | {"reason": np.array(reasons, str)}))
     meta = about(deblender) | {"bands": bands, "version": __version__}
     meta["peers"] = {peer.name: peer.version for peer in peers}
     peaks, blends = QTable(vstack(peaks), meta=dict(meta)), QTable(blends, meta=dict(meta))
@@ -136,31 +135,26 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
 
 
 def _places(table):
-    """Return where sources are, (n, 2)."""
+    """Return the centroids of sources, (n, 2)."""
     return np.stack([table["x_centroid"], table["y_centroid"]], axis=-1)
 
 
-def matched(peaks, method):
-    """Return how many of the bright peaks were matched, and how many there are."""
-    bright = peaks["signal_to_noise"] > _BRIGHT
-    return int(peaks[f"matched_{method}"][bright].sum()), int(bright.sum())
-
-
 def chi_squares(blends, column):
-    """Return chi squares (deblenders, blends), the model's first, of what all have done."""
+    """Return chi squares (deblenders, blends), the model's first, of blends that all have done."""
     names = [column, *(f"{column}_{peer}" for peer in blends.meta["peers"])]
     values = np.array([blends[name] for name in names], float)
     return values[:, np.isfinite(values).all(axis=0)]
 
 
 def _lines(peaks, blends, folder, failures, not_done):
-    """Yield everything in words."""
+    """Yield the text."""
     meta = blends.meta
     yield from (about_text(meta), f"real blends of {folder}, bands {', '.join(meta['bands'])}")
     yield f"{len(blends)} taken apart, {len(failures)} failed"
     yield from (f"  {name}: {words}" for name, words in failures.items())
+    bright = peaks[peaks["signal_to_noise"] > _BRIGHT]
     for method in _METHODS:
-        found, count = matched(peaks, method)
+        found, count = np.sum(bright[f"matched_{method}"]), len(bright)
         yield (
             f"{method}: {found} of {count} peaks with S/N above {_BRIGHT:g} matched within "
             f"{_RADIUS:g} pixels, {100 * found / max(count, 1):.1f} %"
@@ -184,7 +178,7 @@ def _lines(peaks, blends, folder, failures, not_done):
 
 
 def _chi_square_lines(blends):
-    """Say what light is left, by this model and by others."""
+    """Yield lines on the light that is left by this model and by others."""
     peers = blends.meta["peers"]
     heads = ["deblender", *(f"{name} {version}" for name, version in peers.items())]
     rows = [["", "blends", *(f"{head}, median (10 %, 90 %)" for head in heads)]]
@@ -212,11 +206,12 @@ def _blends_in(folder):
 
 
 def _signal_to_noise(data, weights, places):
-    """Return the signal-to-noise ratio of the pixels of peaks, the bands added."""
+    """Return the signal-to-noise ratio of the pixels of peaks, the bands with data added."""
     columns, rows = np.round(places).astype(int).T
-    each = (data * np.sqrt(weights))[:, rows, columns]
-    seen = (weights > 0).sum(axis=0)[rows, columns]
-    return each.sum(axis=0) / np.sqrt(np.maximum(seen, 1))
+    data, weights = (each[:, rows, columns] for each in (data, weights))
+    seen = weights > 0
+    total = np.where(seen, data * np.sqrt(weights), 0).sum(axis=0)
+    return total / np.sqrt(seen.sum(axis=0).clip(min=1))
 
 
 def _light_of(peer, data, weights, psfs, bands, places):
@@ -250,7 +245,7 @@ def _chi_squares(left, scene, weights):
 
 
 def _reason(k, places, found, weights):
-    """Say why no source is a peak."""
+    """Return in words why no source is a peak."""
     x, y = np.round(places[k]).astype(int)
     around = weights[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
     if (around <= 0).mean() > 0.5:
