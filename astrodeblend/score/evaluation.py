@@ -97,45 +97,13 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
     check_model(card)
     if examples < 1:
         raise ValueError(f"examples={examples}: give at least 1")
-    parts, textures, coverages = [], [], []
-    calibration = Calibration(**card.calibration)
-    start = 0
-    for blend, isolated in blends.batches(progress=progress):
-        level = blends.sky[start : start + len(blend)]
-        if start < _COVERED:
-            few = slice(_COVERED - start)
-            components, std = deblender.deblend_arrays(blend, std="calibrated")
-            arrays = (each[few] for each in (components, std, isolated))
-            coverages.append(Coverage.of(*arrays, calibration, sky=level[few]))
-        else:
-            components = deblender.deblend_arrays(blend)
-        start += len(blend)
-        nothing_done = np.broadcast_to(blend[:, None], isolated.shape)
-        sky = level[:, None, :, None, None]
-        scored = {name: metric(components, isolated) for name, metric in METRICS.items()}
-        before = {name: metric(nothing_done, isolated) for name, metric in METRICS.items()}
-        light = isolated - sky
-        parts.append((scored, before, {"flux_ratio": flux_ratio(light), "overlap": overlap(light)}))
-        textures.append(Texture.of(components - sky, light))
-    scores, blend_scores, properties = (
-        {name: np.concatenate([part[name] for part in each]) for name in each[0]}
-        for each in zip(*parts, strict=True)
-    )
-    properties = {"separation": blends.separation} | properties
-    order = scores["psnr"].mean(axis=1).argsort(kind="stable")
-    better = np.random.default_rng(blends.seed).permutation(order[len(order) // 2 :])
-    failures = _make_examples(deblender, blends, order[:examples])
-    successes = _make_examples(deblender, blends, better[:examples])
-    measured = SimpleNamespace(
-        blends=blends, scores=scores, blend_scores=blend_scores, properties=properties,
-        failures=failures, successes=successes,
-    )  # fmt: skip
-    texture, coverage = Texture.join(textures), Coverage.join(coverages)
+    measured = _measure(deblender, blends, examples, progress)
+    scores, coverage = measured.scores, measured.coverage
     meta = {"model": card.name, "sha256": card.sha256, "blends": len(blends)} | blends.meta
     waves = {"frequencies": frequencies().tolist(), "unit of frequencies": "cycles per pixel"}
     listed = blends.to_table()
     listed.meta |= {"model": card.name, "sha256": card.sha256}
-    for name, values in (properties | scores).items():
+    for name, values in (measured.properties | scores).items():
         if values.ndim == 1:
             listed[name] = values
         else:
@@ -144,7 +112,7 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
     tables = {
         "table": QTable(_scores(measured), meta=dict(meta))["metric", "of", "number", *STATISTICS],
         "bins": QTable(_bins(measured), meta=dict(meta)),
-        "texture": QTable(_texture(texture), meta=meta | waves),
+        "texture": QTable(_texture(measured.texture), meta=meta | waves),
         "coverage": QTable(coverage.rows(), meta=meta | {"blends of coverage": len(coverage)}),
         "blends": listed,
     }
@@ -174,11 +142,52 @@ def evaluate(deblender, blends, *, examples=24, progress=False):
             "bins": lambda: figures.bins(tables["bins"], labels, title=title),
             "power": lambda: figures.power(tables["texture"], title=title),
             "calibration": lambda: figures.calibration(**calibrated, title=title),
-            "successes": lambda: figures.panels(successes, title=f"{title}: {chance}"),
-            "failures": lambda: figures.panels(failures, title=f"{title}: {worst}"),
+            "successes": lambda: figures.panels(measured.successes, title=f"{title}: {chance}"),
+            "failures": lambda: figures.panels(measured.failures, title=f"{title}: {worst}"),
         },
         card_scores={card.sha256[:8]: _card_scores(blends, scores, deblender.arithmetic)},
         measured=measured,
+    )
+
+
+def _measure(deblender, blends, examples, progress):
+    """Return the scores, properties, texture and coverage of all blends, and examples."""
+    parts, textures, coverages, start = [], [], [], 0
+    calibration = Calibration(**deblender.card.calibration)
+    for blend, isolated in blends.batches(progress=progress):
+        level = blends.sky[start : start + len(blend)]
+        if start < _COVERED:
+            few = slice(_COVERED - start)
+            components, std = deblender.deblend_arrays(blend, std="calibrated")
+            arrays = (each[few] for each in (components, std, isolated))
+            coverages.append(Coverage.of(*arrays, calibration, sky=level[few]))
+        else:
+            components = deblender.deblend_arrays(blend)
+        start += len(blend)
+        sky = level[:, None, :, None, None]
+        light, untouched = isolated - sky, np.broadcast_to(blend[:, None], isolated.shape)
+        scores, blend_scores = (
+            {name: metric(images, isolated) for name, metric in METRICS.items()}
+            for images in (components, untouched)
+        )
+        properties = {"flux_ratio": flux_ratio(light), "overlap": overlap(light)}
+        parts.append((scores, blend_scores, properties))
+        textures.append(Texture.of(components - sky, light))
+    scores, blend_scores, properties = (
+        {name: np.concatenate([part[name] for part in each]) for name in each[0]}
+        for each in zip(*parts, strict=True)
+    )
+    order = scores["psnr"].mean(axis=1).argsort(kind="stable")
+    better = np.random.default_rng(blends.seed).permutation(order[len(order) // 2 :])
+    return SimpleNamespace(
+        blends=blends,
+        scores=scores,
+        blend_scores=blend_scores,
+        properties={"separation": blends.separation} | properties,
+        texture=Texture.join(textures),
+        coverage=Coverage.join(coverages),
+        failures=_make_examples(deblender, blends, order[:examples]),
+        successes=_make_examples(deblender, blends, better[:examples]),
     )
 
 
@@ -220,24 +229,22 @@ def _scores(measured):
 
 
 def _bins(measured):
-    """Return rows of scores in bins of separation, flux ratio and overlap."""
+    """Return rows of scores in bins of separation, flux ratio and overlap, empty ones left out."""
     rows = []
     for quantity, (_, edges) in BINS.items():
         values = measured.properties[quantity].reshape(len(measured.blends), -1)
         values = np.broadcast_to(values, (len(values), 2))
-        for low, high in pairwise(edges):
+        for low, high in pairwise(map(float, edges)):
             inside = within(values, low, high)
-            limits = {"quantity": quantity, "low": float(low), "high": float(high)}
-            for metric in measured.scores if inside.any() else ():
+            for metric in measured.scores:
                 for of, scores in _parts(measured, metric).items():
                     scores = np.where(inside, scores, np.nan)
                     some = values[~np.isnan(scores)]
                     if some.size:
-                        row = limits | {"metric": metric, "of": of, "middle": median(some)}
                         found = _statistics(scores)
-                        rows.append(
-                            row | {name: found[name] for name in ("number", "mean", "error")}
-                        )
+                        row = {"quantity": quantity, "low": low, "high": high}
+                        row |= {"metric": metric, "of": of, "middle": median(some)}
+                        rows.append(row | {n: found[n] for n in ("number", "mean", "error")})
     return rows
 
 

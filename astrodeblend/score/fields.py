@@ -4,6 +4,7 @@ import textwrap
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -45,16 +46,14 @@ CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}
 _ALL = (-np.inf, np.inf)
 _BRIGHT = 20  # signal-to-noise ratio of the sources whose flux is judged first
 _SIZES = (0, 3, 4, 6, np.inf)  # edges of classes of half-light radius, in pixels
-_NOTE = (
-    "|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's "
-    "true profile; of found sources, all light of the source being true. A detection is a "
-    "source if each is the other's nearest, within 2 pixels, half the PSF's width or a "
-    "quarter of the source's half-light radius. Neighbours and what is pure: sources with "
-    f"S/N above {FAINT:g} in all bands together. Not judged: where a band has no data or "
-    "is saturated. close, alone: the nearest other source within 8 pixels, or not. colour: "
-    "error of that to the next bluer band. Given are the true positions of all such "
-    "sources."
-)
+_NOTE = f"""\
+|dF|: of the flux, over the noise limit 1 / sqrt(sum p^2 / variance), p the source's true profile; \
+of found sources, all light of the source being true. A detection is a source if each is the \
+other's nearest, within 2 pixels, half the PSF's width or a quarter of the source's half-light \
+radius. Neighbours and what is pure: sources with S/N above {FAINT:g} in all bands together. Not \
+judged: where a band has no data or is saturated. close, alone: the nearest other source within 8 \
+pixels, or not. colour: error of that to the next bluer band. Given are the true positions of all \
+such sources."""
 
 
 def _quantile(values, share):
@@ -62,12 +61,8 @@ def _quantile(values, share):
     return quantile(np.where(np.isnan(values), np.inf, values), share, method="inverted_cdf")
 
 
-def _median(name):
-    return lambda sample: _quantile(np.abs(getattr(sample, name)), 0.5)
-
-
-def _90(name):
-    return lambda sample: _quantile(np.abs(getattr(sample, name)), 0.9)
+def _absolute(name, share):
+    return lambda sample: _quantile(np.abs(getattr(sample, name)), share)
 
 
 # Columns of the table; `_Scores.numbers` makes samples.
@@ -75,15 +70,15 @@ _MEASURES = {
     "sources": Measure("", "sources", 0, of=lambda s: len(s.complete)),
     "complete": Measure("comp-", "lete", 3, of=lambda s: mean(s.complete)),
     "pure": Measure("", "pure", 3, of=lambda s: mean(s.pure)),
-    "error_median": Measure("|dF|/limit", "median", 2, of=_median("error")),
-    "error_90": Measure("", "90 %", 2, of=_90("error")),
+    "error_median": Measure("|dF|/limit", "median", 2, of=_absolute("error", 0.5)),
+    "error_90": Measure("", "90 %", 2, of=_absolute("error", 0.9)),
     "bias": Measure("", "bias", 2, of=lambda s: _quantile(s.error, 0.5)),
-    "relative_median": Measure("|dF/F|", "median", 3, of=_median("relative")),
-    "relative_90": Measure("", "90 %", 3, of=_90("relative")),
-    "colour_median": Measure("colour", "median", 3, of=_median("colour")),
-    "colour_90": Measure("(mag)", "90 %", 3, of=_90("colour")),
-    "centroid": Measure("cen-", "troid", 2, of=_median("apart")),
-    "ellipticity": Measure("ellip-", "ticity", 3, of=_median("shape")),
+    "relative_median": Measure("|dF/F|", "median", 3, of=_absolute("relative", 0.5)),
+    "relative_90": Measure("", "90 %", 3, of=_absolute("relative", 0.9)),
+    "colour_median": Measure("colour", "median", 3, of=_absolute("colour", 0.5)),
+    "colour_90": Measure("(mag)", "90 %", 3, of=_absolute("colour", 0.9)),
+    "centroid": Measure("cen-", "troid", 2, of=_absolute("apart", 0.5)),
+    "ellipticity": Measure("ellip-", "ticity", 3, of=_absolute("shape", 0.5)),
     "within_1": Measure("within", "1 error", 3, of=lambda s: mean(s.off <= s.stated)),
     "within_2": Measure("2", "errors", 3, of=lambda s: mean(s.off <= 2 * s.stated)),
     "within_wide": Measure("wide", "errors", 3, of=lambda s: mean(s.off <= s.wide * s.stated)),
@@ -190,15 +185,11 @@ def benchmark_fields(
         {"survey": survey.name, "number": number, "bands": "".join(bands), "seed": seed}
         | {"density": 60, **known, "size": f"{columns}x{rows}", **(meta or {})}
     )  # fmt: skip
-    scores = _Scores(
-        truth=FieldTruth(*map(np.concatenate, zip(*truths, strict=True))),
-        entries=tuple(entry for run in runs for entry in run.entries()),
-        bands=bands,
-        band=band,
-    )
+    truth = FieldTruth(*map(np.concatenate, zip(*truths, strict=True)))
+    entries = tuple(entry for run in runs for entry in run.entries())
     missing = [other.hint for other in others if not other.installed]
     made = platform_of({model.device for model in models})
-    return scores.report(meta, missing, made, pictures)
+    return _Scores(truth, entries, bands, band).report(meta, missing, made, pictures)
 
 
 class FieldTruth(NamedTuple):
@@ -237,31 +228,28 @@ class _Field:
         bad = fields.mask[k] | fields.saturated[k]
         self.data, self.error = np.where(bad, 0, fields.image[k]), np.sqrt(fields.variance[k])
         self.bad, self.band = bad, band
-        position, snr = fields.position[k], fields.snr[k]
+        self.position, snr = fields.position[k], fields.snr[k]
         strong = fields.present[k] & (np.sqrt(np.square(snr).sum(axis=1)) > FAINT)
-        of = {name: torch.as_tensor(getattr(fields, name)[[k]]) for name in ("size", "psf")}
-        self.every, self.strong = (
-            SimpleNamespace(
-                present=torch.as_tensor(there[None]), position=torch.as_tensor(position[None]), **of
-            )
+        of = {n: torch.as_tensor(getattr(fields, n)[[k]]) for n in ("position", "size", "psf")}
+        self.every, self.strong = (  # sources that `match` knows
+            SimpleNamespace(present=torch.as_tensor(there[None]), **of)
             for there in (fields.present[k], strong)
         )
-        judged = fields.inside[k] & ~self.hidden(position) & np.isfinite(fields.limit[k, :, band])
-        self.judged = np.flatnonzero(judged)
-        away = cdist(position, position)
+        known = np.isfinite(fields.limit[k, :, band]) & ~self.hidden(self.position)
+        self.judged = np.flatnonzero(fields.inside[k] & known)
+        away = cdist(self.position, self.position)
         np.fill_diagonal(away, np.inf)
         away[:, ~strong] = np.inf
         values = (
-            np.full(len(position), k), position, fields.flux[k], fields.limit[k],
+            np.full(len(away), k), self.position, fields.flux[k], fields.limit[k],
             _ellipticities(fields, k), fields.size[k], away.min(axis=1),
         )  # fmt: skip
-        self.truth = FieldTruth(*(each[judged] for each in values))
+        self.truth = FieldTruth(*(each[self.judged] for each in values))
         # positions to give: of two in one pixel that of the brighter one
-        told = np.flatnonzero(judged & strong)
+        told = self.judged[strong[self.judged]]
         told = told[np.argsort(-snr[told, band], kind="stable")]
-        pixels = np.floor(position[told] + 0.5)
+        pixels = np.floor(self.position[told] + 0.5)
         self.told = told[np.sort(np.unique(pixels, axis=0, return_index=True)[1])]
-        self.position = position
 
     def hidden(self, position):
         """Return whether positions are where a band has no data or is saturated."""
@@ -284,11 +272,11 @@ class _Field:
         found[which[known]] = True
         for mine, theirs in zip(rows, catalogue, strict=True):
             mine[which[known]] = theirs[known]
-        return found[self.judged], Catalogue(*(each[self.judged] for each in rows))
+        return found[self.judged], rows.of(self.judged)
 
 
 class _FieldRun:
-    """A deblender, field by field, of detected and of given positions."""
+    """A deblender that is scored field by field, with detected and with given positions."""
 
     def __init__(self, method, most):
         self.method, self.most, self.name = method, most, method.name
@@ -297,9 +285,9 @@ class _FieldRun:
         self.failures = {kind: Counter() for kind in kinds}
 
     def score(self, one, seen, detected):
-        """Ask for the sources of a field; return where they were detected."""
-        positions = None if self.method.detects else detected
-        catalogue, *times = self.ask("detected", seen, positions)
+        """Score the sources of a field, detected and of given positions; return the detected."""
+        asked = None if self.method.detects else detected
+        catalogue, *times = self.ask("detected", seen, asked)
         which, counts = one.match(catalogue.position)
         away = cdist(catalogue.position, catalogue.position)
         np.fill_diagonal(away, np.inf)
@@ -350,14 +338,14 @@ class _Scores:
     truth: FieldTruth
     entries: tuple
     bands: tuple
-    band: int  # in which signal to noise and flux are judged
+    band: int  # index of the band in which signal-to-noise ratio and flux are judged
 
     def report(self, meta, missing, made, pictures):
         """Return the `Report`."""
-        table = QTable(self.rows(), meta=dict(meta))
-        described = ", ".join(f"{name} {value}" for name, value in meta.items())
-        lines = textwrap.wrap(f"Fields: {described}", 110)
-        lines += [f"Judged by {self.bands[self.band]}, {len(self.truth.field)} sources", ""]
+        table, band = QTable(self.rows(), meta=dict(meta)), self.bands[self.band]
+        words = ", ".join(f"{name} {value}" for name, value in meta.items())
+        lines = textwrap.wrap(f"Fields: {words}", 110)
+        lines += [f"Judged by {band}, {len(self.truth.field)} sources", ""]
         lines += self.target_lines(None)
         tried = {len(entry.seconds) for entry in self.entries}
         if len(tried) > 1:
@@ -369,7 +357,6 @@ class _Scores:
                 lines += ["", f"Positions {kind}", ""]
                 lines += table_lines(some, ("group", "deblender"), _MEASURES)
         detected = [entry for entry in self.entries if entry.positions == "detected"]
-        band = self.bands[self.band]
         return Report(
             text="\n".join([*lines, *closing_lines(**made, notes=[*self.notes(), *missing])]),
             tables={"fields": table},
@@ -387,44 +374,42 @@ class _Scores:
         )  # fmt: skip
 
     def targets(self, fields=None):
-        """Return the headline numbers, with positions detected, of some or all fields.
+        """Return the headline numbers by name of the deblender, with positions detected.
 
-        Of a model they are those of the light that scenes show.
+        Of models they are those of the light that scenes show. ``fields`` is how many of the
+        fields, the first, count; default: all.
         """
-        numbers, close = {}, {"away": (0, CLOSE), "fields": fields}
+        targets, close = {}, {"away": (0, CLOSE)}
         for entry in self.entries:
             if entry.positions == "given" or not entry.method.timed:
                 continue
-            least = (EDGES[0], 10, _BRIGHT)
-            every, strong, bright = (
-                self.numbers(entry, (edge, np.inf), fields=fields) for edge in least
-            )
-            near = self.numbers(entry, (_BRIGHT, np.inf), **close)
-            numbers[entry.name] = {
+            of = partial(self.numbers, entry, fields=fields)
+            every, strong, bright = (of((least, np.inf)) for least in (EDGES[0], 10, _BRIGHT))
+            near = of((_BRIGHT, np.inf), **close)
+            targets[entry.name] = {
                 "error_median": bright["error_median"],
                 "close_median": near["relative_median"],
                 "close_90": near["relative_90"],
                 "complete": strong["complete"],
-                "complete_close": self.numbers(entry, (10, np.inf), **close)["complete"],
-                "pure": self.numbers(entry, _ALL, fields=fields)["pure"],
+                "complete_close": of((10, np.inf), **close)["complete"],
+                "pure": of(_ALL)["pure"],
                 "within_1": every["within_1"],
                 "within_2": every["within_2"],
                 "seconds": _quantile(entry.seconds[:fields], 0.5),
                 "processor_seconds": _quantile(entry.processor_seconds[:fields], 0.5),
                 "fields": len(entry.seconds[:fields]),
             }
-        return numbers
+        return targets
 
     def rows(self):
-        """Compare deblenders class by class of sources."""
-        alone, close = {"away": (CLOSE, np.inf)}, {"away": (0, CLOSE)}
-        bright = _BRIGHT, np.inf
+        """Return the rows of the table: classes of sources by S/N, neighbour and size."""
         groups = {f"S/N > {EDGES[0]}": {"snr": (EDGES[0], np.inf)}}
         for limits in pairwise(EDGES):
-            for name, near in (("alone", alone), ("close", close)):
-                groups[f"S/N {_interval(limits)}, {name}"] = {"snr": limits, **near}
+            for name, away in (("alone", (CLOSE, np.inf)), ("close", (0, CLOSE))):
+                groups[f"S/N {_interval(limits)}, {name}"] = {"snr": limits, "away": away}
         for size in pairwise(_SIZES):
-            groups[f"S/N > {_BRIGHT}, size {_interval(size)}"] = {"snr": bright, "size": size}
+            name = f"S/N > {_BRIGHT}, size {_interval(size)}"
+            groups[name] = {"snr": (_BRIGHT, np.inf), "size": size}
         return [
             {"positions": kind, "group": name, "deblender": entry.name}
             | self.numbers(entry, **group)
@@ -435,7 +420,7 @@ class _Scores:
         ]
 
     def numbers(self, entry, snr, *, away=_ALL, size=_ALL, fields=None):
-        """Return the measures of an entry for sources within limits, the upper ones without."""
+        """Return the measures of an entry for sources within limits, the upper ones excluded."""
         truth, first, b = self.truth, (0, fields or np.inf), self.band
         chosen = (
             _inside((truth.flux / truth.limit)[:, b], snr)
@@ -447,7 +432,7 @@ class _Scores:
         strength, distance, true, of = entry.detections.T
         counted = _inside(strength, snr) & _inside(distance, away) & _inside(of, first)
         found = chosen[entry.found[chosen]]
-        told = Catalogue(*(each[found] for each in entry.sources))
+        told = entry.sources.of(found)
         flux, limit = truth.flux[found], truth.limit[found]
         off = told.flux[:, b] - flux[:, b]
         colour = np.array([])
@@ -486,8 +471,8 @@ class _Scores:
         yield _NOTE
         for entry in self.entries:
             method = entry.method
-            settings = "".join(f", {name} {value}" for name, value in method.field_settings.items())
             if entry.positions == "detected":
+                settings = "".join(f", {n} {value}" for n, value in method.field_settings.items())
                 yield (
                     f"{entry.name} {method.version}: given {method.given_of_field}{settings}; "
                     f"wide is {method.wide:.2f} errors."

@@ -115,6 +115,10 @@ class Catalogue(NamedTuple):
         flux = np.full((2, number, bands), np.nan)
         return cls(np.full((number, 2), np.nan), *flux, np.full(number, np.nan, complex))
 
+    def of(self, rows):
+        """Return the catalogue of some of the sources."""
+        return Catalogue(*(each[rows] for each in self))
+
 
 class Batch(NamedTuple):
     """Some blends of two with their truth."""

@@ -1,6 +1,7 @@
 """Blends of two, pictures and those of surveys: how the benchmark measures and shows them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -47,10 +48,7 @@ blend is then taken for both galaxies, or the one source and the sky, whichever 
 """.splitlines()
 
 
-def _error(score):
-    return standard_error(score, resamples=1000)
-
-
+_error = partial(standard_error, resamples=1000)
 # Columns of the table; a sample is the `Entry`, and the one of the blends that all have tried.
 _PICTURE_MEASURES = {
     "blends": Measure("", "blends", 0, of=lambda e, _: len(e)),
@@ -191,18 +189,13 @@ found fewer than two, or stopped with an error, the blend is taken for both sour
 source and an empty sky, whichever scores higher. Its settings are those of the lowest flux error \
 on other blends. Models are scored as they come.
 """.splitlines()
-_TRIED_MEASURES = {name: _PICTURE_MEASURES[name] for name in ("blends", "failures", "milliseconds")}
 
 
-def _within(name):
-    """Return a function of a sample: the share of its pixels or fluxes within error bars."""
-
-    def share(sample):
-        inside = sample.get(name, np.empty(0))
-        of = sample["pixels"] if name.startswith("pixels") and inside.size else np.ones_like(inside)
-        return ratio_of_sums(np.stack([inside, of], axis=1))
-
-    return share
+def _within(sample, name):
+    """Return the share of a sample's pixels or fluxes within error bars; NaN without these."""
+    inside = sample.get(name, np.empty(0))
+    every = sample["pixels"] if name.startswith("pixels") and inside.size else np.ones(len(inside))
+    return ratio_of_sums(np.stack([inside, every], axis=1))
 
 
 # Columns of the tables; a sample has scores of `Entry`, each of the same sources in some bands, and
@@ -219,10 +212,10 @@ _SURVEY_MEASURES = {
     "centroid": Measure("cen-", "troid", 4, of=lambda s: s["pixel scale"] * median(s["centroid"])),
     "ellipticity": Measure("ellip-", "ticity", 4, of=lambda s: median(s["ellipticity"])),
     "psnr": Measure("PSNR", "dB", 2, of=lambda s: mean(s["psnr"])),
-    "pixels_68": Measure("within", "pixels", 3, of=_within("pixels_68")),
-    "pixels_95": Measure("errors:", "95 %", 3, of=_within("pixels_95")),
-    "fluxes_68": Measure("", "fluxes", 3, of=_within("fluxes_68")),
-    "fluxes_95": Measure("", "95 %", 3, of=_within("fluxes_95")),
+    "pixels_68": Measure("within", "pixels", 3, of=lambda s: _within(s, "pixels_68")),
+    "pixels_95": Measure("errors:", "95 %", 3, of=lambda s: _within(s, "pixels_95")),
+    "fluxes_68": Measure("", "fluxes", 3, of=lambda s: _within(s, "fluxes_68")),
+    "fluxes_95": Measure("", "95 %", 3, of=lambda s: _within(s, "fluxes_95")),
 }
 
 
@@ -361,27 +354,28 @@ class Surveys:
         made = ("description", "survey", "machine", "versions", "notes")
         words = ", ".join(["", *(f"{k} {v}" for k, v in meta.items() if k not in made)])
         lines = [f"{self.blends}{words}", ""]
-        lines += table_lines(QTable(rows), ("deblender", "version"), _TRIED_MEASURES)
-        number, sets, after = len(self.blends), {}, []
+        lines += table_lines(QTable(rows), ("deblender", "version"), _PICTURE_MEASURES)
+        number, after = len(self.blends), []
         titles = {number: f"All {number} blends"}
         if same:
             titles[same] = f"The first {same}, which all tried"
+        made = {"bands": self._bands, "bins": self._bins, "colours": self._colours}
+        numbers, every = ({name: {} for name in made} for _ in range(2))
         for most, title in titles.items():
             tried = [entry.first(most) for entry in entries if len(entry) >= most]
-            made_of = {"bands": self._bands, "bins": self._bins, "colours": self._colours}
-            sets[most] = {name: QTable(make(tried), meta=meta) for name, make in made_of.items()}
-            after += ["", title, "=" * len(title), *_text(**sets[most])]
-        every = {name: [of[name] for of in sets.values()] for name in made_of}
-        numbers = {
-            name: {f"{n}": rows_of(each) for n, each in zip(sets, tables, strict=True)}
-            for name, tables in every.items()
-        }
+            tables = {name: QTable(make(tried), meta=meta) for name, make in made.items()}
+            after += ["", title, "=" * len(title), *_text(**tables)]
+            for name, table in tables.items():
+                every[name][most], numbers[name][f"{most}"] = table, rows_of(table)
         numbers["deblenders"] = [
             {name: value for name, value in vars(entry).items() if name != "scores"}
             for entry in entries
         ]
-        joined = {n: vstack(each, metadata_conflicts="silent") for n, each in every.items()}
-        return {"benchmark": joined.pop("bands")} | joined, (lines, after), numbers
+        tables = {
+            name: vstack(list(each.values()), metadata_conflicts="silent")
+            for name, each in every.items()
+        }
+        return {"benchmark": tables.pop("bands")} | tables, (lines, after), numbers
 
     def _in_bands(self):
         """Return by its name which sources (n, 2, bands) are in a band."""
