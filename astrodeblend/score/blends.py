@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -37,11 +38,11 @@ __all__ = [
     "tune",
 ]
 
-#: Other deblenders by their names, in the order of the tables; their settings are those of the
-#: highest mean PSNR that `tune` finds on blends of the ``val`` split.
+#: Classes of other deblenders by name, in the order of the tables. Defaults are the settings of
+#: the highest mean PSNR that `tune` finds on blends of the ``val`` split.
 PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}
-#: The same with their settings for images of surveys: those of the lowest mean error of the flux
-#: that `tune` finds, on other blends than those of the benchmark.
+#: Instances with settings for blends of surveys: those of the lowest mean error of the flux that
+#: `tune` finds, on other blends than those of the benchmark.
 SURVEY_PEERS = {name: peer(**peer.for_survey) for name, peer in PEERS.items()}
 _REPEATS = 5  # batches that a model is timed on
 _PANELS = 6  # blends that are drawn
@@ -65,9 +66,9 @@ def benchmark(blends, *, models=(), peers=None, slow_blends=30, meta=None, progr
         not installed are listed and passed over; one that fails on a blend is counted, and goes
         on with the next.
     slow_blends : int, optional
-        On how many of the blends, the first, a slow peer is tried.
+        Number of the blends, the first, that a slow peer is tried on.
     meta : dict, optional
-        What else there is to say of where a survey's blends come from; the seed, for one.
+        Further entries that say where a survey's blends come from, such as the seed.
     progress : bool, optional
         Show progress bars.
 
@@ -139,7 +140,7 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
     blends : BlendSet or SurveyBlends
         Blends to try it on: not those of the benchmark itself.
     slow_blends : int, optional
-        On how many of the blends, the first, a slow peer is tried.
+        Number of the blends, the first, that a slow peer is tried on.
     progress : bool, optional
         Show a progress bar.
 
@@ -227,7 +228,7 @@ class Entry:
             return []
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         settings = f" Settings: {settings}." if settings else ""
-        reasons = sorted(self.failures.items(), key=lambda item: -item[1])[:_REASONS]
+        reasons = Counter(self.failures).most_common(_REASONS)
         return [
             f"{self.name}: given {self.given}. Timed {self.timed}.{settings}",
             *(f"{self.name}, {number} of {len(self)} blends: {why}." for why, number in reasons),
@@ -240,7 +241,7 @@ class _Run:
     def __init__(self, method, task, slow_blends):
         self.method, self.task, self.name = method, task, method.name
         self.most = slow_blends if method.slow else np.inf
-        self.failures, self.seconds, self.done, self.first = {}, [], 0, None
+        self.failures, self.seconds, self.done, self.first = Counter(), [], 0, None
         self.parts, self.drawn = [], []
 
     def score(self, batch):
@@ -270,8 +271,7 @@ class _Run:
             found, why = self._found(blend, known)
             self.seconds.append(time.perf_counter() - start)
             if len(found.light) < 2:
-                why = " ".join(why.split())[:200]
-                self.failures[why] = self.failures.get(why, 0) + 1
+                self.failures[" ".join(why.split())[:200]] += 1
             images[k] = kindest(found, blend, batch.isolated[k]).clip(*self.task.limits)
             placed[k] = by_position(found, blend, known[0]).clip(*self.task.limits)
         return images, placed
@@ -311,7 +311,7 @@ class _Run:
         method = self.method
         return Entry(
             self.name, method.version, method.kind, getattr(method, self.task.given),
-            method.settings, self.failures, *self.timing(), scores,
+            method.settings, dict(self.failures), *self.timing(), scores,
         )  # fmt: skip
 
 

@@ -57,11 +57,11 @@ def score_detection(deblender, folder, *, split=None, number=2000, seed=1, progr
     folder : str or path-like
         Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
     split : str, optional
-        Which part of them, by the table ``splits.csv`` in the folder. Default: all.
+        Part of the pictures, by the table ``splits.csv`` in the folder. Default: all.
     number : int, optional
         Number of stamps, but for a few that are left out.
     seed : int, optional
-        The same seed and images give the same stamps.
+        Seed of the random numbers; the same seed and images give the same stamps.
     progress : bool, optional
         Show a progress bar.
 

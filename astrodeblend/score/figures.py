@@ -38,9 +38,9 @@ _OUTLINED = {
 
 
 def _panels(panels, *, title="", rows=1, size=(4.0, 3.6), legend=0, **sharing):
-    """Draw panels row by row: each a list of curves (x, y, look), and what to set of its axes.
+    """Draw panels row by row, each a list of curves (x, y, look) and properties of its axes.
 
-    The look ``yerr`` makes error bars; the legend is in that panel.
+    ``size`` is that of a panel in inches, ``legend`` the index of the panel with the legend.
     """
     columns = len(panels) // rows
     figure = Figure((size[0] * columns, size[1] * rows), dpi=150, layout="constrained")
@@ -50,6 +50,7 @@ def _panels(panels, *, title="", rows=1, size=(4.0, 3.6), legend=0, **sharing):
 
 
 def _fill(every, panels, legend=0):
+    """Draw the curves of panels on axes; those with ``yerr`` in their look with error bars."""
     for k, (axes, (curves, options)) in enumerate(zip(every, panels, strict=True)):
         for x, y, look in curves:
             if "yerr" in look:
@@ -67,7 +68,7 @@ def _fill(every, panels, legend=0):
 
 
 def distributions(scores, published, *, title):
-    """Draw how ``scores`` (by metric, (n, 2)) are distributed, and the ``published`` means."""
+    """Draw histograms of ``scores`` (by metric, (n, 2)), with the ``published`` means."""
     options = [([], {"xlabel": _LABELS[metric], "ylabel": "components"}) for metric in scores]
     figure = _panels(options, title=title, legend=-1)
     for axes, (metric, values) in zip(figure.axes, scores.items(), strict=True):
@@ -89,7 +90,7 @@ def distributions(scores, published, *, title):
 
 
 def bins(table, labels, *, title):
-    """Draw the mean PSNR against each quantity, with errors: the table ``bins`` of `evaluate`."""
+    """Draw the mean PSNR against each quantity, from the table ``bins`` of `evaluate`."""
     table, panels = table[table["metric"] == "psnr"], []
     for quantity, label in labels.items():
         curves = []
@@ -103,7 +104,7 @@ def bins(table, labels, *, title):
 
 
 def power(table, *, title):
-    """Draw power of output over truth by spatial frequency: the table ``texture`` of `evaluate`."""
+    """Draw power of output over truth by frequency, from the table ``texture`` of `evaluate`."""
     panels = []
     for name, text in {
         "power_ratio": "all components summed", "median_power_ratio": "median component"
@@ -117,9 +118,9 @@ def power(table, *, title):
 
 
 def calibration(curve, binned, *, title):
-    """Draw how many truths error bars hold, and errors against what was expected of them.
+    """Draw shares of truths within error bars, and errors against the stated deviations.
 
-    ``curve`` and ``binned`` are those of `astrodeblend.calibration.Coverage`.
+    ``curve`` and ``binned`` are from `astrodeblend.calibration.Coverage`.
     """
     styles = {"pixels": _STYLES["central"], "fluxes": _STYLES["companion"]}
     held = [(curve["multiple"], curve["normal"], {"label": "normal", **_GUIDE})]
@@ -137,7 +138,7 @@ def calibration(curve, binned, *, title):
 
 
 def scenes(table, labels, *, title):
-    """Draw the median error of the flux against what galaxies are grouped by, ``labels`` below."""
+    """Draw the median error of the flux against each quantity, from the table of `score_scenes`."""
     panels = []
     for positions in ("given", "detected"):
         for quantity, label in labels.items():
@@ -157,10 +158,10 @@ def scenes(table, labels, *, title):
 
 
 def quality(entries, scored, number, title, options):
-    """Draw a score of each deblender (`Entry`) against its time per blend.
+    """Draw the score of each deblender (`Entry`) against its time per blend.
 
-    ``scored`` has two for each: of all its blends, and, as open symbols, of those that all tried,
-    if there are some who did not try the whole ``number``.
+    ``scored`` has for each the score of all its blends, and that of the blends that all tried,
+    which is drawn as an open symbol if not all tried the whole ``number``.
     """
     times, curves = [e.milliseconds for e in entries if e.kind != "nothing"] or [1.0], []
     for entry, (score, of_same), look in zip(entries, scored, _looks(), strict=False):
@@ -179,10 +180,10 @@ def quality(entries, scored, number, title, options):
 
 
 def fields(entries, numbers, pictures, band):
-    """Draw what deblenders make of fields by signal to noise, and what they find in the first one.
+    """Draw errors, completeness and error bars by S/N, and the sources found in the first field.
 
-    ``numbers`` gives those of an entry within limits of signal to noise; ``pictures`` has the
-    ``"image"`` in colour, positions of the ``"truth"``, and by name what was found.
+    ``numbers`` returns the measures of an entry within limits of S/N; ``pictures`` has the
+    ``"image"`` in colour, positions of the ``"truth"``, and those found, by name of the deblender.
     """
     found = {k: v for k, v in pictures.items() if k not in ("image", "truth")}
     columns = max(3, len(found))
@@ -221,16 +222,16 @@ def fields(entries, numbers, pictures, band):
 
 
 def _looks():
-    """Yield a look for each deblender."""
+    """Yield colour and marker for each deblender."""
     for colour, marker in zip(cycle(_COLOURS), cycle(_MARKERS), strict=False):
         yield {"color": colour, "marker": marker}
 
 
 def compared(pictures, labels, **options):
-    """Draw blends, a row each: truth, blend, and what each deblender made of it.
+    """Draw blends, a row each: truth, blend, and the components of each deblender.
 
-    ``pictures`` are the ``"truth"`` and by name what was made of the blends, (n, 2, 3, y, x), and
-    the ``"blend"``, (n, 3, y, x); ``labels`` by name what to write on components, (n, 2).
+    ``pictures`` has the ``"truth"`` and by name the components, (n, 2, 3, y, x), and the
+    ``"blend"``, (n, 3, y, x); ``labels`` has by name the texts on components, (n, 2).
     """
     number, pair = len(pictures["blend"]), ("central", "companion")
     columns = [pictures["truth"], pictures["blend"][:, None]]
@@ -247,7 +248,7 @@ def compared(pictures, labels, **options):
 
 
 def panels(examples, *, title, across=3):
-    """Draw `Examples` as the paper does, with the PSNR of each component, so many ``across``."""
+    """Draw `Examples` as the paper does, with the PSNR of each component, ``across`` in a row."""
     pictures = {"truth": examples.isolated, "blend": examples.blend}
     pictures["deblended"] = examples.components
     labels = {"deblended": psnr_texts(examples.components, examples.isolated)}
@@ -255,14 +256,14 @@ def panels(examples, *, title, across=3):
 
 
 def psnr_texts(components, isolated):
-    """Write the PSNR of components, (n, 2)."""
+    """Return the PSNR of components as text, (n, 2)."""
     return [[f"{score:.1f} dB" for score in pair] for pair in psnr(components, isolated)]
 
 
 def _mosaic(pictures, titles, texts, *, numbers=(), title="", across=1):
-    """Draw pictures (rows, columns, 3, y, x) in so many blocks ``across``, texts on (row, column).
+    """Draw pictures (rows, columns, 3, y, x) in blocks of rows, ``across`` beside each other.
 
-    ``numbers`` are those of the rows.
+    ``titles`` stand over columns, ``texts`` on pictures by (row, column), ``numbers`` on rows.
     """
     number, columns, *_, size = pictures.shape
     across = min(across, number)

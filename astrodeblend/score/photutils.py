@@ -1,4 +1,4 @@
-"""photutils: segments, deblended by multi-thresholding and watershed."""
+"""photutils: segments, deblended by multi-thresholding and watershed; Kron fluxes in fields."""
 
 import warnings
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 class Photutils(Package):
     """Segmentation and deblending with photutils: each pixel belongs to one source.
 
-    In fields Kron fluxes, neighbours' pixels replaced; in blends, whose settings these are:
-
-    The mean of the bands above the sky of the stamp's border (of a survey's image the sum of the
-    bands, each over its noise) is smoothed, detected (`photutils.segmentation.detect_sources`)
-    and separated by multi-thresholding and watershed (`photutils.segmentation.deblend_sources`).
+    In blends the mean of the bands above the sky of the stamp's border (of a survey's image the
+    sum of the bands, each over its noise) is smoothed, detected
+    (`photutils.segmentation.detect_sources`) and separated by multi-thresholding and watershed
+    (`photutils.segmentation.deblend_sources`); the parameters are for these. In fields fluxes are
+    in Kron apertures, neighbours' pixels replaced.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Photutils(Package):
     }
 
     def split(self, blend, positions, conditions=None):
-        """Share a blend out; see `Method.split`."""
+        """Return `Found`: the light of the segments."""
         level, light, threshold = grey(blend, self.n_sigma, conditions)
         if self.smoothing:
             light = ndimage.gaussian_filter(light, self.smoothing / _FWHM)

@@ -14,14 +14,14 @@ from .shares import Found, ellipticity_of, sky_of
 
 __all__ = ["Scarlet2"]
 
-_FREE = 2  # pixels, by which scarlet2 may move a source
+_FREE = 2  # pixels: how far scarlet2 may move a source along each axis
 
 
 @dataclass(frozen=True)
 class Scarlet2(Package):
     """A model of the scene, fitted to the blend, with scarlet2.
 
-    Sources at the true positions, free by 2 pixels, whose light adds.
+    Sources are at the true positions, free by 2 pixels, and their light adds.
 
     A picture has the noise of the stamp's border, and no PSF. What each pixel has above the sky
     goes to the galaxies in proportion to their models, as survey pipelines do; where these are
@@ -34,13 +34,13 @@ class Scarlet2(Package):
         Sérsic profiles, elliptical; or any positive image, which begins as the Gaussian of
         scarlet2's quick start.
     steps : int
-        Of the optimiser, at most.
+        Largest number of steps of the optimiser.
     tolerance : float
-        Largest relative change of a parameter at which it stops.
+        Relative change of the parameters below which it stops.
     light : {"apportioned", "model"}
-        What is taken: the blend's light in proportion to the models, or the models.
+        Light of a source: the blend's in proportion to the models, or its model.
     reach : int, optional
-        How far from its position a source may have light, in pixels. Default: everywhere.
+        Largest distance of a source's light from its position, in pixels. Default: no limit.
     """
 
     morphology: str = "sersic"
@@ -68,7 +68,7 @@ class Scarlet2(Package):
     }
 
     def split(self, blend, positions, conditions=None):
-        """Share a blend out; see `Method.split`."""
+        """Return `Found`: the light of the fitted models, or in proportion to them."""
         import jax
         import jax.numpy as jnp
         import scarlet2

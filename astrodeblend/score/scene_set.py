@@ -1,4 +1,4 @@
-"""Scenes with known truth from a folder of galaxies, which anyone can make again."""
+"""Scenes with known truth, drawn from a folder of galaxies so that anyone can repeat them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ _FEWEST, MOST = 2, 8  # galaxies in a scene
 
 @dataclass(frozen=True, eq=False)
 class SceneSet:
-    """Scenes that anyone can make again, which iterating makes, one at a time."""
+    """A list of scenes; iterating simulates them, one at a time."""
 
-    folder: Path  # where the pictures are
-    paths: tuple[Path, ...]  # all that could be taken
-    split: str | None  # which part of the folder they are
-    mode: str  # "max" or "sum": how galaxies become one image
-    seed: int  # where the randomness started from
-    members: tuple[np.ndarray, ...]  # indices of ``paths``, of every scene
+    folder: Path  # folder of the pictures
+    paths: tuple[Path, ...]  # pictures to draw from
+    split: str | None  # part of the folder they are; None: all
+    mode: str  # blending mode, "max" or "sum"
+    seed: int  # seed of the random numbers
+    members: tuple[np.ndarray, ...]  # indices of ``paths``, for every scene
 
     def __len__(self):
         return len(self.members)
@@ -32,12 +32,12 @@ class SceneSet:
             yield simulate_scene(images, mode=self.mode, rng=_rng(self.seed, k, "perturbation"))
 
     def names(self, scene):
-        """Return the files of one of the scenes' galaxies, relative to the folder."""
+        """Return the files of a scene's galaxies, relative to the folder."""
         return [self.paths[k].relative_to(self.folder).as_posix() for k in self.members[scene]]
 
     @property
     def meta(self):
-        """What stands over tables of these scenes: ``recipe``, ``split`` and ``seed``."""
+        """The entries ``recipe``, ``split`` and ``seed`` of tables of these scenes."""
         return {"recipe": self.mode, "split": self.split or "all", "seed": self.seed}
 
     def __str__(self):
@@ -50,9 +50,9 @@ class SceneSet:
 
 
 def draw_scenes(folder, *, split=None, mode="max", number=200, seed=1):
-    """Choose galaxies for scenes of two to eight that overlap.
+    """Draw galaxies for scenes of two to eight that overlap.
 
-    All numbers from two to eight are as likely, as far as there are galaxies. Where
+    All numbers from two to eight are equally likely, as far as there are galaxies. If
     ``splits.csv`` has a column ``isolated``, the galaxies are those with 1 in it.
 
     Parameters
@@ -60,13 +60,13 @@ def draw_scenes(folder, *, split=None, mode="max", number=200, seed=1):
     folder : str or path-like
         Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
     split : str, optional
-        Which part of them, by the table ``splits.csv`` in the folder. Default: all.
+        Part of the pictures, by the table ``splits.csv`` in the folder. Default: all.
     mode : {'max', 'sum'}, optional
-        How galaxies become one image.
+        Blending mode.
     number : int, optional
-        How many scenes.
+        Number of scenes.
     seed : int, optional
-        The same seed and images give the same scenes.
+        Seed of the random numbers; the same seed and images give the same scenes.
 
     Returns
     -------

@@ -15,8 +15,9 @@ __all__ = ["SEP"]
 class SEP(Package):
     """Segmentation and deblending as in SExtractor, with SEP (Barbary 2016, JOSS 1, 58).
 
-    ``sep.extract`` on the same image as `Photutils`, with its own filter. Each pixel belongs to
-    one source. In fields SExtractor's automatic apertures, neighbours masked in them.
+    In blends ``sep.extract`` works on the same image as `Photutils`, with its own filter, and each
+    pixel belongs to one source; the parameters are for these. In fields fluxes are in SExtractor's
+    automatic apertures, neighbours masked.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class SEP(Package):
     }
 
     def split(self, blend, positions, conditions=None):
-        """Share a blend out; see `Method.split`."""
+        """Return `Found`: the light of the segments."""
         import sep
 
         level, light, threshold = grey(blend, self.n_sigma, conditions)
