@@ -241,6 +241,11 @@ class TestBenchmark:
         # discs that hardly touch are cut apart
         assert table["psnr_mean"][1] > table["psnr_mean"][0] + 3
 
+    def test_one_blend_has_no_standard_error(self, blends, half):
+        table = benchmark(blends[:1], peers=[half]).tables["benchmark"]
+        assert np.isnan(table["psnr_error"]).all()
+        assert np.isfinite(table["psnr_mean"]).all()
+
     def test_a_peer_that_fails_spoils_nothing(self, blends, half):
         apart, both = (
             benchmark(blends, peers=[QUICK[1], *([bad] if bad else [])])

@@ -63,6 +63,22 @@ class TestTables:
         assert strict["completeness"] == own["completeness"]
         assert whole["threshold", "score"]["false_alarms"] == 0
 
+    def test_as_many_false_alarms_as_photutils(self):
+        """Of 100 single galaxies 29: their share times 100 is 28.999..."""
+        blended = np.arange(200) >= 100
+        second = np.where(np.arange(200) < 29, 0.1, 0.0)
+        table = known(np.linspace(1, 0, 200), second, blended, np.where(blended, 4.0, np.nan))
+        rows = table.tables["table"]
+        rows = rows[(rows["point"] == "photutils") & (rows["low"] == 0) & (rows["high"] == 17)]
+        assert list(rows["false_alarms"]) == [0.29, 0.29]
+
+    def test_an_empty_bin_is_a_dash(self):
+        blended = np.arange(200) >= 100
+        report = known(blended * 0.95, blended * 0.5, blended, np.where(blended, 4.0, np.nan))
+        assert "nan" not in str(report)
+        (line,) = (line for line in str(report).splitlines() if line.startswith("  blends"))
+        assert line.split() == ["blends", "0", "0", "0", "100", "0", "0", "0", "100"]
+
     def test_areas(self, perfect):
         areas = perfect.numbers["area"]
         assert areas["score"]["area"] == 1

@@ -63,6 +63,59 @@ class TestPanels:
             np.testing.assert_array_equal(part, np.moveaxis(expected, 0, -1))
 
 
+def test_quality_against_time():
+    """Doing nothing is a line, others are points, open where all blends are not those of all."""
+
+    class Entry(SimpleNamespace):
+        def __len__(self):
+            return self.blends
+
+    entries = [
+        Entry(name="the blend itself", kind="nothing", milliseconds=np.nan, blends=9),
+        Entry(name="fast", kind="peer", milliseconds=2.0, blends=9),
+        Entry(name="slow", kind="peer", milliseconds=50.0, blends=3),
+    ]
+    scored = [(20, 21), (30, 31), (33, 33)]
+    figure = figures.quality(entries, scored, 9, "t", {"ylabel": "PSNR"})
+    lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    assert lines[0] == [[1, 20], [100, 20]]
+    assert lines[1:] == [[[2, 30]], [[2, 31]], [[50, 33]], [[50, 33]]]
+    assert "slow (3 blends)" in words(figure)
+
+
+def test_errors_of_scenes_are_where_the_bins_are():
+    rows = [
+        {"positions": positions, "by": "number", "low": low, "high": low + 1, "number": number}
+        | {f"median_{m}": k + low for k, m in enumerate(("apportioned", "network", "photutils"))}
+        | {f"median_{m}_error": 0.1 for m in ("apportioned", "network", "photutils")}
+        for positions in ("given", "detected")
+        for low, number in ((2.0, 5), (3.0, 0), (4.0, 7))
+    ]
+    figure = figures.scenes(QTable(rows), {"number": "galaxies"}, title="t")
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "4"]  # 3 is empty
+        for k, bars in enumerate(axes.containers):
+            np.testing.assert_array_equal(bars[0].get_ydata(), [k + 2, k + 4])
+
+
+def test_fields_show_each_class_and_the_first_field():
+    entry = SimpleNamespace(name="mine")
+
+    def numbers(entry, limits):
+        return {"error_median": limits[0], "error_90": limits[1], "complete": 0.5, "within_1": 0.7}
+
+    places = np.array([[3.0, 4.0], [5.0, 1.0]])
+    pictures = {"image": np.zeros((3, 8, 9)), "truth": places[:1], "mine": places}
+    figure = figures.fields([entry], numbers, pictures, "r")
+    errors = figure.axes[0].lines
+    np.testing.assert_array_equal(errors[0].get_ydata(), [5, 7, 10, 15, 20, 30, 50, 100])
+    np.testing.assert_array_equal(errors[1].get_ydata(), [7, 10, 15, 20, 30, 50, 100, 1000])
+    true, found = figure.axes[3].lines
+    np.testing.assert_array_equal(true.get_xydata(), places[:1])
+    np.testing.assert_array_equal(found.get_xydata(), places)
+
+
 def test_distributions_count_everything():
     rng = np.random.default_rng(1)
     scores = {"psnr": rng.normal(34, 2, (50, 2)), "ssim": rng.uniform(0.6, 1, (50, 2))}

@@ -117,6 +117,21 @@ class TestScores:
             expected = (weights * scene.residual.data**2)[inside].mean()
             np.testing.assert_allclose(row["chi_square"], expected, rtol=1e-5)
 
+    def test_signal_to_noise_is_that_of_the_bands_with_data(self):
+        """Of 3, 4 and nothing known, in units of the noise: 7 over the root of two bands."""
+        data, weights = np.full((3, 4, 5), np.nan), np.zeros((3, 4, 5))
+        data[:2, 2, 3], weights[:2, 2, 3] = [6, 12], [0.25, 1 / 9]
+        places = np.array([[3.2, 1.9], [0.0, 0.0]])
+        found = real._signal_to_noise(data, weights, places)
+        np.testing.assert_allclose(found, [7 / np.sqrt(2), 0])
+
+    def test_a_blend_without_peaks(self, splitting, tmp_path):
+        np.savez(tmp_path / "a.npz", **draw(SINGLE)[0], peaks=np.empty((0, 2)))
+        np.savez(tmp_path / "b.npz", **draw(SINGLE)[0], peaks=SINGLE)
+        tables = score_real_blends(splitting["flux"], tmp_path, bands="ir").tables
+        assert list(tables["peaks"]["blend"]) == ["b"]
+        assert list(tables["blends"]["peaks"]) == [0, 1]
+
     def test_an_isolated_source_is_not_blended(self, scored, splitting, folder):
         row = scored[0].tables["blends"][2]
         assert (row["blend"], row["sources"]) == ("single", 1)

@@ -14,12 +14,14 @@ from astrodeblend.score.report import (
     aligned,
     limits_text,
     mean,
+    measured,
     median,
     number_text,
     quantile,
     ratio_of_sums,
     standard_error,
     table_lines,
+    within,
 )
 from astrodeblend.weights import Card
 
@@ -123,6 +125,20 @@ class TestWords:
             "other    -   400",
         ]
 
+    def test_a_measure_is_declared_once(self):
+        measures = {
+            "number": Measure("", "n", 0, of=len),
+            "share": Measure("above", "2 (%)", 1, 100, of=lambda values: mean(values > 2)),
+        }
+        samples = {"few": np.array([1, 3]), "none": np.array([])}
+        table = QTable([measured(measures, sample) for sample in samples.values()])
+        assert table_lines(table, {"": list(samples)}, measures) == [
+            "         above",
+            "      n  2 (%)",
+            "few   2   50.0",
+            "none  0      -",
+        ]
+
     def test_a_table_with_errors_and_a_heading_of_one_line(self):
         table = QTable({"a": [1.0, 2.0], "a_error": [0.25, np.nan]})
         assert table_lines(table, {"": ["x", "y"]}, {"a": Measure("", "all", 1)}) == [
@@ -130,6 +146,11 @@ class TestWords:
             "x  1.0 ± 0.2",
             "y        2.0",
         ]
+
+
+def test_a_bin_includes_its_lower_end():
+    values = np.array([np.nan, 0.9, 1, 1.5, 2])
+    assert list(within(values, 1, 2)) == [False, False, True, True, False]
 
 
 def test_standard_errors():
