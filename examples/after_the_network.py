@@ -1,7 +1,7 @@
-"""What can be done to a network's answer, and what that brings.
+"""Measure the PSNR that is gained by changing a network's components afterwards.
 
-Averaging over the eight symmetries of a stamp (self-ensembling), and letting both branches
-decide together: under a maximum one of the two galaxies has to be as bright as the blend.
+By averaging over the eight symmetries of a stamp (self-ensembling), and by lifting the brighter
+component to the blend: under a maximum one of the two galaxies has to be as bright as the blend.
 
     python examples/after_the_network.py FOLDER [SPLIT [BLENDS [MODEL]]]
 """

@@ -1,7 +1,7 @@
-"""Compare models on the same blends: what being told where sources are is worth.
+"""Measure what it brings to tell a network where the sources are, of several models.
 
-The error of the target's flux, by the number of sources, with the marks of the others and without;
-and the PSNR on blends of two. The target is within half a pixel of the middle.
+Prints the error of the target's flux and its PSNR by the number of sources, with the marks of the
+others and without, and the PSNR on blends of two. The target is within half a pixel of the middle.
 
     python examples/compare_marks.py GALAXIES galaxyzoo runs/mine/model.safetensors --split val
     python examples/compare_marks.py others.npz survey runs/mine/model.safetensors

@@ -1,9 +1,8 @@
-"""Take a simulated field of LSST apart: linear flux, five bands, every source alone.
+"""Deblend a simulated field of LSST: linear flux, five bands, known positions and noise.
 
     python examples/deblend_survey_images.py
 
-New: the model of linear flux, which takes any bands; an uncertainty that states the noise;
-positions that are known; truth to compare with.
+Prints the catalogue and the errors of its fluxes, and draws the components.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""What each band adds: the error of i fluxes from one band of LSST to five, beside photutils.
+"""Measure what each band adds: errors of fluxes in i, from one band of LSST to five.
 
-The same blends with ever fewer of their bands, and what survey and photutils make of them.
+Scores the model survey and photutils on the same blends with ever more of their bands.
 
     python examples/fewer_bands.py [FOLDER [BLENDS]]
 

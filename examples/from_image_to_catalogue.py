@@ -1,9 +1,9 @@
-"""Follow an image through every room of the package, from its values to a catalogue.
+"""Follow an image through every module of the package, from its values to a catalogue.
 
     python examples/from_image_to_catalogue.py
 
-New: each step by itself. `Deblender.deblend_scene` takes them all; the documentation's page on
-them shows what each one prints.
+Takes each step of `Deblender.deblend_scene` by itself; the documentation's page of the same name
+shows what each one prints.
 """
 
 # ---- image

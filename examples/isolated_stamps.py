@@ -1,8 +1,7 @@
-"""Isolated sources as a survey of one's own would show them, to tune a model on: FITS stamps.
+"""Write FITS stamps of isolated sources of a survey of one's own, to tune a model on.
 
-Here they are simulated; of a real survey they would be cut out around isolated sources. The
-survey is one that no preset resembles, sharp as from space: a PSF of 0.16 arcsec on pixels of
-0.1 arcsec.
+Here they are simulated; of a real survey they would be cut out around isolated sources. No preset
+resembles the survey, which is sharp as from space: a PSF of 0.16 arcsec on pixels of 0.1 arcsec.
 
     python examples/isolated_stamps.py [FOLDER [NUMBER]]
     astrodeblend train --from survey --survey stamps --out runs/sharp --steps 300

@@ -1,10 +1,9 @@
-"""A page of real blends: pictures of a folder whose galaxy overlaps another one, taken apart.
+"""Draw a page of real blends: pictures of a folder whose galaxy overlaps another one, deblended.
 
     python examples/real_blends.py FOLDER [--split test] [--number 24] [--seed 1] [--model NAME]
 
-The galaxy in the middle of each picture is the central one. They overlap in truth, and there is
-nothing to compare with but what one sees. If splits.csv in FOLDER has a column blend_candidate,
-pictures are those with a 1 in it. Writes real_blends.png, and the table real_blends.ecsv.
+The galaxy in the middle of each picture is the central one. If splits.csv in FOLDER has a column
+blend_candidate, pictures are those with a 1 in it. Writes real_blends.png and real_blends.ecsv.
 """
 
 import argparse

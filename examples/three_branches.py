@@ -1,4 +1,4 @@
-"""Three galaxies that overlap: a network with three branches beside two and recentring.
+"""Compare two ways to deblend three galaxies: a third branch, and two branches with recentring.
 
 Gives a trained network a third branch, trains it on blends of three (the central galaxy, then
 the others by their distance from it), and compares it with `Deblender.deblend_scene`, which

@@ -1,4 +1,4 @@
-"""Train the network for fields, in the time that there is.
+"""Train the network for fields in a given time.
 
     python examples/train_fields.py pack data.npz galaxies.npz large.npz val.npz val_large.npz
     python examples/train_fields.py run OUT --data data.npz --start MODEL.safetensors --minutes 10

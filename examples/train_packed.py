@@ -1,4 +1,4 @@
-"""Train the paper's network in the time that there is, where there is a GPU but no pictures.
+"""Train the paper's network in a given time, from one file of packed pictures.
 
     python examples/train_packed.py pack data.npz GALAXIES --limit 38
     python examples/train_packed.py run OUT --data data.npz --start MODEL.safetensors --minutes 9

@@ -171,6 +171,12 @@ class TestChoice:
         found = kindest(Found(np.zeros_like(whole[0]), light), whole.max(axis=0), whole)
         np.testing.assert_allclose(found, whole, atol=1e-6)
 
+    def test_a_source_without_light(self):
+        whole = gaussians((12, 20, 3, 0.8), (30, 20, 2, 0.7), size=40)
+        light = np.stack([whole[1], np.zeros_like(whole[0]), whole[0]])
+        found = kindest(Found(np.zeros_like(whole[0]), light), whole.max(axis=0), whole)
+        np.testing.assert_allclose(found, whole, atol=1e-6)
+
     def test_one_source_or_none(self):
         isolated = gaussians((12, 20, 3, 0.8), (30, 20, 2, 0.1), size=40)
         blend = isolated.max(axis=0)

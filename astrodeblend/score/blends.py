@@ -28,16 +28,6 @@ from .scarlet2 import Scarlet2
 from .sep import SEP
 from .shares import Found, by_position, checked, kindest
 
-__all__ = [
-    "PEERS",
-    "SURVEY_PEERS",
-    "Entry",
-    "benchmark",
-    "name_apart",
-    "platform_of",
-    "tune",
-]
-
 #: Classes of other deblenders by name, in the order of the tables. Defaults are the settings of
 #: the highest mean PSNR that `tune` finds on blends of the ``val`` split.
 PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}

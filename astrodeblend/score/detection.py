@@ -26,8 +26,6 @@ from .report import (
     within,
 )
 
-__all__ = ["score_detection"]
-
 #: Edges of the bins of separation, in stamp pixels.
 BINS = (0, 1, 2, 3, 5, 8, 12, FARTHEST)
 #: Operating points: where the threshold is.

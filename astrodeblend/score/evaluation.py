@@ -43,8 +43,6 @@ from .report import (
     within,
 )
 
-__all__ = ["Examples", "evaluate", "summary_of"]
-
 #: Quantities that scores are binned by: what they are, and the edges of the bins.
 BINS = {
     "separation": ("separation of the centres (stamp pixels)", (0, 8, 12, 16, 20, np.inf)),
@@ -303,8 +301,8 @@ def _lines(numbers, blends, tables):
     some = f" of the first {number} blends" * (number < len(blends))
     yield f"truths within the error bars{some} (%)"
     yield from coverage_lines(tables["coverage"], "kind", "of")
-    twice = " (that galaxies are in several of them is not in it)" * (blends.uses[1] > 1)
-    yield from ("", f"error, ±: standard error, by bootstrap over the blends{twice}")
+    shared = ", as if none shared a galaxy" * (blends.uses[1] > 1)
+    yield from ("", f"error, ±: standard error, by bootstrap over the blends{shared}")
 
 
 def _score_lines(table):

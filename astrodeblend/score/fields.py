@@ -37,8 +37,6 @@ from .report import (
 )
 from .shares import ellipticity_of
 
-__all__ = ["FieldEntry", "FieldTruth", "benchmark_fields"]
-
 #: Options of `simulate_fields` that differ from its defaults: sources anywhere; white noise, so
 #: that there is one noise limit; and a residual sky of up to 0.1 of the noise, as surveys leave.
 CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}

@@ -15,20 +15,6 @@ from astrodeblend.weights import read_card
 
 from .shares import distortion_of
 
-__all__ = [
-    "Batch",
-    "Catalogue",
-    "Conditions",
-    "Method",
-    "Model",
-    "Nothing",
-    "OtherLight",
-    "Package",
-    "Seen",
-    "attempt",
-    "check_flux",
-]
-
 
 class Conditions(NamedTuple):
     """Variance, PSFs and bands of a survey's image, in units of the sky's noise in each band.

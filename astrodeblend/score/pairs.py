@@ -30,8 +30,6 @@ from .report import (
     table_lines,
 )
 
-__all__ = ["METRICS", "Pictures", "Surveys", "Truth", "true_positions"]
-
 _BATCH = 32  # blends at once, also while a model is timed
 
 #: Scores of pictures, in the order of the paper's Table 1.
@@ -49,28 +47,23 @@ blend is then taken for both galaxies, or the one source and the sky, whichever 
 
 
 _error = partial(standard_error, resamples=1000)
-# Columns of the table; a sample is the `Entry`, and the one of the blends that all have tried.
+# Columns of the table; a sample has the scores of an `Entry`, the entry itself, and the PSNR of the
+# blends that all have tried ("same").
 _PICTURE_MEASURES = {
-    "blends": Measure("", "blends", 0, of=lambda e, _: len(e)),
-    "psnr_mean": Measure("PSNR dB", "mean", 2, of=lambda e, _: e.scores["psnr"].mean()),
-    "psnr_error": Measure("", "±", 2, of=lambda e, _: _error(e.scores["psnr"])),
-    "psnr_median": Measure("", "median", 2, of=lambda e, _: np.median(e.scores["psnr"])),
-    "psnr_p1": Measure("", "1 %", 2, of=lambda e, _: np.percentile(e.scores["psnr"], 1)),
-    "psnr_min": Measure("", "min", 2, of=lambda e, _: e.scores["psnr"].min()),
-    "psnr_by_position": Measure(
-        "by posi-", "tion", 2, of=lambda e, _: e.scores["by_position"].mean()
-    ),
-    "psnr_same_blends": Measure("same", "blends", 2, of=lambda _, same: same.scores["psnr"].mean()),
-    "psnr_same_error": Measure("", "±", 2, of=lambda _, same: _error(same.scores["psnr"])),
-    "ssim": Measure("", "ssim", 3, of=lambda e, _: e.scores["ssim"].mean()),
-    "ssim_reiman2019": Measure(
-        "ssim_rei-", "man2019", 3, of=lambda e, _: e.scores["ssim_reiman2019"].mean()
-    ),
-    "flux_error": Measure(
-        "flux", "error", 3, of=lambda e, _: np.nanmedian(np.abs(e.scores["flux_error"]))
-    ),
-    "failures": Measure("fail-", "ures", 0, of=lambda e, _: e.failed),
-    "milliseconds": Measure("ms per", "blend", 1, of=lambda e, _: e.milliseconds),
+    "blends": Measure("", "blends", 0, of=lambda s: len(s["psnr"])),
+    "psnr_mean": Measure("PSNR dB", "mean", 2, of=lambda s: s["psnr"].mean()),
+    "psnr_error": Measure("", "±", 2, of=lambda s: _error(s["psnr"])),
+    "psnr_median": Measure("", "median", 2, of=lambda s: np.median(s["psnr"])),
+    "psnr_p1": Measure("", "1 %", 2, of=lambda s: np.percentile(s["psnr"], 1)),
+    "psnr_min": Measure("", "min", 2, of=lambda s: s["psnr"].min()),
+    "psnr_by_position": Measure("by posi-", "tion", 2, of=lambda s: s["by_position"].mean()),
+    "psnr_same_blends": Measure("same", "blends", 2, of=lambda s: s["same"].mean()),
+    "psnr_same_error": Measure("", "±", 2, of=lambda s: _error(s["same"])),
+    "ssim": Measure("", "ssim", 3, of=lambda s: s["ssim"].mean()),
+    "ssim_reiman2019": Measure("ssim_rei-", "man2019", 3, of=lambda s: s["ssim_reiman2019"].mean()),
+    "flux_error": Measure("flux", "error", 3, of=lambda s: np.nanmedian(np.abs(s["flux_error"]))),
+    "failures": Measure("fail-", "ures", 0, of=lambda s: s["entry"].failed),
+    "milliseconds": Measure("ms per", "blend", 1, of=lambda s: s["entry"].milliseconds),
 }
 
 
@@ -121,7 +114,9 @@ class Pictures:
         }
         rows = [
             {"deblender": entry.name, "version": entry.version}
-            | measured(measures, entry, entry.first(same))
+            | measured(
+                measures, entry.scores | {"entry": entry, "same": entry.scores["psnr"][:same]}
+            )
             for entry in entries
         ]
         table = QTable(rows, meta=meta)

@@ -20,8 +20,6 @@ from astrodeblend.detect import find_sources
 from .methods import Catalogue, Package
 from .shares import cut, distortion_of, grey
 
-__all__ = ["Photutils"]
-
 _FWHM = 2 * np.sqrt(2 * np.log(2))  # of a Gaussian, in standard deviations
 
 

@@ -21,8 +21,6 @@ from .methods import attempt
 from .report import Report, about, about_text, aligned, rows_of
 from .scenes import match_sources
 
-__all__ = ["real_files", "score_real_blends"]
-
 BANDS = "grizy"  # of the files, in their order
 _COLOUR = "irg"  # the bands that a model for colour pictures takes as R, G, B
 _RADIUS = 2.5  # pixels: largest distance of a source that is the peak

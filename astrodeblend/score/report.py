@@ -13,28 +13,6 @@ from astrodeblend import __version__
 from astrodeblend.files import atomic_paths, plain
 from astrodeblend.metrics import bootstrap_error
 
-__all__ = [
-    "Measure",
-    "Report",
-    "about",
-    "about_text",
-    "aligned",
-    "closing_lines",
-    "coverage_lines",
-    "limits_text",
-    "mean",
-    "measured",
-    "median",
-    "number_text",
-    "quantile",
-    "ratio_of_sums",
-    "rows_of",
-    "share_of",
-    "standard_error",
-    "table_lines",
-    "within",
-]
-
 _RESAMPLES = 200  # of the bootstrap: standard errors are good to 5 %
 
 

@@ -12,8 +12,6 @@ from astrodeblend.simulate import draw_psfs, get_survey
 from .methods import Catalogue, Conditions, Package
 from .shares import Found, ellipticity_of, sky_of
 
-__all__ = ["Scarlet2"]
-
 _FREE = 2  # pixels: how far scarlet2 may move a source along each axis
 
 

@@ -7,8 +7,6 @@ import numpy as np
 
 from astrodeblend.simulate import SCENE_MODES, find_images, read_images, simulate_scene
 
-__all__ = ["MOST", "SceneSet", "draw_scenes"]
-
 _FEWEST, MOST = 2, 8  # galaxies in a scene
 
 

@@ -36,8 +36,6 @@ from .report import (
 )
 from .scene_set import MOST
 
-__all__ = ["match_sources", "measure_truth", "pixel_errors", "score_scenes"]
-
 METHODS = (*LIGHTS, "photutils")
 #: Quantities that galaxies are binned by: what they are, and the edges of the bins.
 BINS = {
@@ -96,7 +94,7 @@ def score_scenes(deblender, scenes, *, progress=False):
     Parameters
     ----------
     deblender : Deblender
-        With a model for colour pictures.
+        Deblender with a model for colour pictures.
     scenes : SceneSet
         The scenes.
     progress : bool, optional
@@ -113,45 +111,11 @@ def score_scenes(deblender, scenes, *, progress=False):
     interval_95 = Calibration(**scenes_card.calibration).of_scenes().interval_95
     sources, detections = [], []
     bar = tqdm(scenes, "scenes", len(scenes), disable=not progress, unit="scene")
-    for k, simulated in enumerate(bar):
-        truth = measure_truth(simulated)
-        number = len(truth.flux)
-        rows = {
-            "scene": np.full(number, k),
-            "galaxy": scenes.names(k),
-            "number": np.full(number, number),
-            "x": truth.positions[:, 0],
-            "y": truth.positions[:, 1],
-            "separation": truth.distance,
-            "overlap": truth.overlap,
-            "overlapping": truth.overlapping,
-            "footprint_area": truth.footprints.sum(axis=(1, 2)),
-            "true_flux": truth.flux,
-        }
-        for kind, positions in (("given", truth.positions), ("detected", None)):
-            scene = deblender.deblend_scene(simulated.blend, positions=positions)
-            for method in METHODS:
-                if method in LIGHTS:
-                    shown = scene.with_light(method)
-                    places, fluxes = _of_scene(shown)
-                else:
-                    places, fluxes = _of_photutils(simulated.blend, positions)
-                which = np.arange(number)
-                if positions is None:
-                    which = match_sources(truth.positions, places)
-                come_back = (which >= 0) & (which < len(places))
-                found = {"come_back": come_back}
-                for name, values in fluxes.items():
-                    found[name] = np.full(truth.flux.shape, np.nan)
-                    found[name][come_back] = values[which[come_back]]
-                if positions is None:
-                    detected = {"scene": k, "method": method, "detected": len(places)}
-                    detected |= {"pure": truth.pure(places), "galaxies": number}
-                    detections.append(detected | {"galaxies_detected": int(come_back.sum())})
-                elif method in LIGHTS:
-                    found |= _pixels_within(shown, truth, interval_95["pixel"])
-                rows |= {f"{name}_{method}_{kind}": values for name, values in found.items()}
-        sources.append(QTable(rows))
+    for k, scene in enumerate(bar):
+        rows, found = _score_scene(deblender, scene, interval_95["pixel"])
+        which = {"scene": np.full(len(scene.positions), k), "galaxy": scenes.names(k)}
+        sources.append(QTable(which | rows))
+        detections += [{"scene": k} | row for row in found]
     meta = about(deblender) | {"scenes": len(scenes)} | scenes.meta
     tables = {"sources": vstack(sources)}
     tables["table"] = QTable(_comparisons(tables["sources"]))
@@ -176,6 +140,47 @@ def score_scenes(deblender, scenes, *, progress=False):
         json="scores",
         figures={"errors": lambda: figures.scenes(tables["table"], labels, title=title)},
     )
+
+
+def _score_scene(deblender, simulated, wide):
+    """Return columns of the galaxies of a scene, and a row of what each method detected."""
+    truth = measure_truth(simulated)
+    number = len(truth.positions)
+    columns = {
+        "number": np.full(number, number),
+        "x": truth.positions[:, 0],
+        "y": truth.positions[:, 1],
+        "separation": truth.distance,
+        "overlap": truth.overlap,
+        "overlapping": truth.overlapping,
+        "footprint_area": truth.footprints.sum(axis=(1, 2)),
+        "true_flux": truth.flux,
+    }
+    detections = []
+    for kind, positions in (("given", truth.positions), ("detected", None)):
+        scene = deblender.deblend_scene(simulated.blend, positions=positions)
+        for method in METHODS:
+            if method in LIGHTS:
+                shown = scene.with_light(method)
+                places, fluxes = _of_scene(shown)
+            else:
+                places, fluxes = _of_photutils(simulated.blend, positions)
+            which = np.arange(number)
+            if positions is None:
+                which = match_sources(truth.positions, places)
+            come_back = (which >= 0) & (which < len(places))
+            found = {"come_back": come_back}
+            for name, values in fluxes.items():
+                found[name] = np.full(truth.flux.shape, np.nan)
+                found[name][come_back] = values[which[come_back]]
+            if positions is None:
+                row = {"method": method, "detected": len(places), "pure": truth.pure(places)}
+                row |= {"galaxies": number, "galaxies_detected": int(come_back.sum())}
+                detections.append(row)
+            elif method in LIGHTS:
+                found |= _pixels_within(shown, truth, wide)
+            columns |= {f"{name}_{method}_{kind}": values for name, values in found.items()}
+    return columns, detections
 
 
 def flux_errors(sources, positions):

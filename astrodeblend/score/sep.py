@@ -8,8 +8,6 @@ import numpy as np
 from .methods import Catalogue, Package
 from .shares import cut, distortion_of, grey
 
-__all__ = ["SEP"]
-
 
 @dataclass(frozen=True)
 class SEP(Package):

@@ -4,21 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 from astropy.stats import mad_std
-from scipy import ndimage
 
 from astrodeblend.metrics import moments
-
-__all__ = [
-    "Found",
-    "by_position",
-    "checked",
-    "cut",
-    "distortion_of",
-    "ellipticity_of",
-    "grey",
-    "kindest",
-    "sky_of",
-]
 
 _STEP = 1 / 255  # step of 8-bit pictures; rounding to it makes noise of 1 / sqrt(12) steps
 _OUTLINE = 1.5  # threshold of `ellipticity_of`, in standard deviations of the summed bands
@@ -86,7 +73,7 @@ def kindest(found, blend, isolated):
         return images[np.argmin(_log_error(squared))]
     one, other = np.triu_indices(number, 1)
     alone = np.eye(number, dtype=bool)
-    middles = np.array([ndimage.center_of_mass(np.abs(each).sum(axis=0)) for each in light])
+    middles = moments(np.abs(light), np.ones(light.shape[2:], bool)).centroid
     distance = np.linalg.norm(middles[:, None] - middles, axis=-1)
     nearer = distance[one] <= distance[other]  # (pairs, sources): to the first of the pair
     nearer[np.arange(len(one)), other] = False  # even if both are in the same place
