@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from astrodeblend import Deblender
 from astrodeblend.cli import main
-from astrodeblend.score import FILES, score_detection
+from astrodeblend.score import FILES, detection, score_detection
 from astrodeblend.score.detection import _report
 
 
@@ -90,11 +90,11 @@ class TestTables:
 
     def test_a_calibrated_score_is_reliable(self):
         rng = np.random.default_rng(2)
-        score = rng.uniform(0, 1, 20_000)
-        blended = rng.uniform(0, 1, 20_000) < score
+        score = rng.uniform(0, 1, 4_000)
+        blended = rng.uniform(0, 1, 4_000) < score
         separation = np.where(blended, 1.0, np.nan)
         table = known(score, score, blended, separation).tables["reliability"]
-        assert table["number"].sum() == 20_000
+        assert table["number"].sum() == 4_000
         assert (np.abs(table["blended"] - table["score"]) < 4 * table["error"]).all()
 
     def test_files_appear_and_say_the_same(self, perfect, tmp_path):
@@ -119,10 +119,13 @@ def test_a_model_without_a_score_is_refused(tiny_model, galaxies):
         score_detection(deblender, galaxies)
 
 
-def test_the_command(scoring_model, galaxies, tmp_path):
+def test_the_command(scoring_model, galaxies, tmp_path, monkeypatch):
     out = tmp_path / "scores"
     command = ["evaluate", "--task", "detection", "--model", str(scoring_model), "--data"]
-    command += [str(galaxies), "-n", "200", "-o", str(out)]
+    few = CliRunner().invoke(main, [*command, str(galaxies), "-n", "32"])
+    assert "give at least 200, to see a false alarm" in few.stderr
+    monkeypatch.setattr(detection, "_RATE", 0.1)
+    command += [str(galaxies), "-n", "32", "-o", str(out)]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.exit_code == 0
     assert "blend score" in done.output
