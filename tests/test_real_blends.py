@@ -265,6 +265,11 @@ class TestCommand:
         refusal = run("--task", task, "--data", folder, "--peer", "scarlet2", code=2)
         assert f"--task {task} knows no --peer" in refusal.stderr
 
+    def test_peaks_outside_of_the_image_are_refused(self, model, tmp_path):
+        np.savez(tmp_path / "a.npz", **draw(SINGLE)[0], peaks=[[20.0, 50.0]])  # (y, x) of 44x52
+        refused = run("--task", "hsc", "--model", model, "--data", tmp_path, code=2)
+        assert "a.npz has peaks outside of its 52x44 pixels; give (x, y)" in refused.stderr
+
     def test_a_folder_without_blends_is_refused(self, model, tmp_path):
         options = ("--task", "hsc", "--model", model, "--data", tmp_path, "-o", tmp_path / "out")
         assert "holds no .npz files" in run(*options, code=2).stderr

@@ -82,6 +82,11 @@ def score_real_blends(deblender, folder, *, bands=None, peers=(), progress=False
             data, weights = (np.asarray(file[n], float)[chosen] for n in ("images", "weights"))
             places = np.reshape(file["peaks"], (-1, 2)).astype(float)
             psfs = np.asarray(file["psfs"], float)[chosen] if peers else None
+        width, height = data.shape[:0:-1]
+        if not np.all((places >= -0.5) & (places < (width - 0.5, height - 0.5))):
+            raise ValueError(
+                f"{path.name} has peaks outside of its {width}x{height} pixels; give (x, y)"
+            )
         # no unit is known, but it is flux
         image = NDData(data, uncertainty=InverseVariance(weights, copy=False), unit=u.adu)
         found = {"photutils": _places(find_sources(read_image(image))[0])}
