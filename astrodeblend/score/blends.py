@@ -171,7 +171,7 @@ def tune(peer, blends, *, slow_blends=30, progress=False):
 
 
 def _task(blends):
-    """Return how such blends are scored."""
+    """Return the `Pictures` or `Surveys` of blends."""
     return (Surveys if hasattr(blends, "survey") else Pictures)(blends)
 
 
@@ -235,7 +235,7 @@ class _Run:
         self.parts, self.drawn = [], []
 
     def score(self, batch):
-        """Score one batch."""
+        """Deblend one batch and keep its scores."""
         self.first = self.first or batch
         number = int(min(len(batch.blend), self.most - self.done))
         if not number:
@@ -251,7 +251,7 @@ class _Run:
         self.done += number
 
     def _chosen(self, batch):
-        """Return what a peer makes of blends: in its favour, and by position."""
+        """Return a peer's components of blends, chosen in its favour and by position."""
         images, placed = np.empty((2, *batch.isolated.shape), dtype=np.float32)
         for k, blend in enumerate(batch.blend):
             known = [batch.positions[k], *([batch.conditions[k]] if batch.conditions else [])]

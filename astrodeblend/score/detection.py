@@ -28,7 +28,7 @@ from .report import (
 
 #: Edges of the bins of separation, in stamp pixels.
 BINS = (0, 1, 2, 3, 5, 8, 12, FARTHEST)
-#: Operating points: where the threshold is.
+#: Operating points, and how they are called in print.
 POINTS = {
     "photutils": "false alarms as photutils has them",
     "1 %": "1 % of false alarms",
@@ -214,7 +214,7 @@ def _point_lines(table, threshold):
 def _second(picture):
     """Return the flux of the second brightest source near the middle over the brightest's."""
     image = read_image(picture)
-    # stamps are not what was enlarged: smoothed by more, fewer of the second peaks are found
+    # the default estimates an enlargement that stamps do not have, and finds fewer second peaks
     sources, _ = find_sources(image, smoothing=2.0)
     middle = (picture.shape[-1] - 1) / 2
     distance = np.hypot(sources["x_centroid"] - middle, sources["y_centroid"] - middle)
@@ -223,7 +223,7 @@ def _second(picture):
 
 
 def _share(found):
-    """Return the share of what is true, and its binomial error; NaN of nothing."""
+    """Return the share of True, and its binomial standard error; NaN of no values."""
     if not len(found):
         return np.nan, np.nan
     share = float(found.mean())

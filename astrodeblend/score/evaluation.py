@@ -247,7 +247,7 @@ def _bins(measured):
 
 
 def _texture(texture):
-    """Return rows of how rough components are beside the truth."""
+    """Return rows of power and roughness of the components over those of the truth."""
     index, rows = np.arange(len(texture)), []
     for of, part in zip(("components", *BRANCHES), (slice(None), 0, 1), strict=True):
         some = texture[:, part]
@@ -338,7 +338,7 @@ def _bin_lines(bins):
 
 
 def _texture_lines(table):
-    """Yield the lines on how rough components are."""
+    """Yield the lines on power and roughness."""
     yield "power of output over truth in the footprints, by spatial frequency (cycles per pixel)"
     lines = [["", *(f"{k:.3f}" for k in table.meta["frequencies"])]]
     for name, text in (("power_ratio", ""), ("median_power_ratio", ", median")):

@@ -55,7 +55,7 @@ such sources."""
 
 
 def _quantile(values, share):
-    """Return a quantile; what is not known is as wrong as can be."""
+    """Return a quantile of errors; NaN, where nothing is stated, counts as infinite."""
     return quantile(np.where(np.isnan(values), np.inf, values), share, method="inverted_cdf")
 
 
@@ -243,7 +243,7 @@ class _Field:
             _ellipticities(fields, k), fields.size[k], away.min(axis=1),
         )  # fmt: skip
         self.truth = FieldTruth(*(each[self.judged] for each in values))
-        # positions to give: of two in one pixel that of the brighter one
+        # positions to give; of two sources in one pixel that of the brighter one
         told = self.judged[strong[self.judged]]
         told = told[np.argsort(-snr[told, band], kind="stable")]
         pixels = np.floor(self.position[told] + 0.5)
@@ -256,7 +256,7 @@ class _Field:
         return bad[y.clip(0, len(bad) - 1), x.clip(0, bad.shape[1] - 1)]
 
     def match(self, position):
-        """Return which source each detection is, -1 for none; and whether it counts."""
+        """Return the source of each detection, -1 for none, and whether it counts for purity."""
         places = torch.as_tensor(np.nan_to_num(position, nan=-1e6))
         which = match(self.strong, 0, places).numpy()
         faint = match(self.every, 0, places).numpy() >= 0
@@ -319,7 +319,7 @@ class _FieldRun:
         return catalogue, time.perf_counter() - start[0], time.process_time() - start[1]
 
     def entries(self):
-        """Yield what was found of all fields."""
+        """Yield a `FieldEntry` for each kind of positions."""
         for kind, parts in self.parts.items():
             found, sources, detections, *times = zip(*parts, strict=True)
             yield FieldEntry(

@@ -241,7 +241,7 @@ def check_flux(card):
 
 
 def attempt(call, *, strict=False):
-    """Return what another's code answers, without its warnings, and why it failed, if it did."""
+    """Return what a call returns, its warnings ignored, and why it failed, if it did."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

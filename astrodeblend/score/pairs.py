@@ -130,7 +130,7 @@ class Pictures:
 
     @staticmethod
     def in_colour(images):
-        """Return images (n, ..., bands, y, x) as colour pictures, which they are."""
+        """Return images (n, ..., bands, y, x) unchanged: they are colour pictures."""
         return images
 
     def labels(self, entries, pictures):
@@ -315,7 +315,7 @@ class Surveys:
             "colour": colour,
             "psnr": psnr(found, true, data_range=isolated.max(axis=(-2, -1))),
         }
-        # what cannot be measured, as there is no light, is as wrong as can be
+        # where there is no light to measure, errors are infinite
         for name in ("centroid", "ellipticity", "colour"):
             scores[name] = np.where(np.isnan(scores[name]), np.inf, scores[name])
         if std is not None:
@@ -373,7 +373,7 @@ class Surveys:
         return {"benchmark": tables.pop("bands")} | tables, (lines, after), numbers
 
     def _in_bands(self):
-        """Return by its name which sources (n, 2, bands) are in a band."""
+        """Return by name of the band a mask of sources, (n, 2, bands)."""
         of = np.arange(len(self.truth.bands))
         return {
             band: np.broadcast_to(of == b, self.truth.snr.shape)

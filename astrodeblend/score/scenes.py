@@ -227,7 +227,7 @@ def _groups(sources):
 
 
 def _coverages(sources, interval_95):
-    """Return rows that say how often the truth is within errors."""
+    """Return rows of the shares of truths within errors."""
     first = np.flatnonzero(np.diff(sources["scene"], prepend=-1))
     rows = []
     for light in LIGHTS:
@@ -257,7 +257,7 @@ def _detection(detections, method):
 
 
 def _lines(numbers, scenes, tables):
-    """Yield everything in words."""
+    """Yield the text."""
     yield from (about_text(numbers), str(scenes), "")
     yield "true positions given: " + ", ".join(
         f"{method} {number} of {numbers['galaxies']} galaxies come back"
@@ -335,7 +335,7 @@ def _of_scene(scene):
         one = np.ones(light.shape[1:], int)
         places.append(_peaks(light, one, [1])[0] if light.any() else (np.nan, np.nan))
     columns = {"flux": "segment_flux", "flux_err": "segment_flux_err"}
-    # a source without light is there, and has none
+    # the flux of a source without light is 0
     fluxes = {name: np.nan_to_num(Quantity(catalog[of]).value) for name, of in columns.items()}
     return np.reshape(places, (-1, 2)), fluxes
 
