@@ -410,4 +410,4 @@ class TestCommand:
         refused = self.invoke("--data", galaxies, "--split", "test", "--tune", code=2)
         assert "give --split val" in refused.stderr
         refused = self.invoke("--data", galaxies, "--out", "x", "--tune", code=2)
-        assert "leave --model and --out away" in refused.stderr
+        assert "leave --model and --out out" in refused.stderr

@@ -135,4 +135,4 @@ def test_the_command(scoring_model, galaxies, tmp_path, monkeypatch):
     assert np.nanmax(stamps["separation"]) <= 17
     refused = CliRunner().invoke(main, [*command, "--recipe", "sum"])
     assert refused.exit_code == 2
-    assert "--task detection knows no --recipe" in refused.output
+    assert "--task detection takes no --recipe" in refused.output

@@ -181,7 +181,7 @@ class TestDeblend:
         arguments = ("deblend", image, "--model", flux_model, "-o", tmp_path / "none.fits")
         said = invoke(*arguments, "--position", "3,55").stderr
         assert "NO_SOURCE" in said
-        assert "--position X,Y says where" in said
+        assert "give --position X,Y of the galaxy" in said
 
     def test_a_whole_scene(self, image, flux_model, tmp_path):
         out = tmp_path / "scene.fits"
@@ -240,7 +240,7 @@ class TestDeblend:
     def test_a_file_is_not_written_twice(self, tmp_path):
         twice = tmp_path / "out.ecsv"
         files = outputs(str(twice.with_suffix(".fits")), False, overwrite=True, others=[twice] * 2)
-        with pytest.raises(ValueError, match=r"out\.ecsv' is to be written twice"), files:
+        with pytest.raises(ValueError, match=r"out\.ecsv' would be written twice"), files:
             pass
 
     @pytest.mark.filterwarnings("always")
@@ -727,7 +727,7 @@ class TestTrain:
             "train", "--images", galaxies, "--out", run, "--config", quick, "--steps", 2,
             "--seed", 0, "--device", "cpu",
         )  # fmt: skip
-        assert "learning from 6 galaxies, judged by 2 others" in result.stderr
+        assert "learning from 6 galaxies, validated on 2 others" in result.stderr
         assert str(run / "model.safetensors") in result.stderr
         card = json.loads((run / "model.json").read_text())
         assert card["name"] == "try"
@@ -880,7 +880,7 @@ class TestTrain:
             process.send_signal(signal.SIGINT)
             _, text = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert f"go on with: astrodeblend train --out {run} --resume" in text
+        assert f"continue by: astrodeblend train --out {run} --resume" in text
         assert "Traceback" not in text
         done = steps_of(run)[-1]
         invoke("train", "--out", run, "--resume", "--steps", done + 2)

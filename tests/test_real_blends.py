@@ -263,7 +263,7 @@ class TestCommand:
     @pytest.mark.parametrize("task", ["blends", "scenes", "detection"])
     def test_other_tasks_know_no_peer(self, task, folder):
         refusal = run("--task", task, "--data", folder, "--peer", "scarlet2", code=2)
-        assert f"--task {task} knows no --peer" in refusal.stderr
+        assert f"--task {task} takes no --peer" in refusal.stderr
 
     def test_peaks_outside_of_the_image_are_refused(self, model, tmp_path):
         np.savez(tmp_path / "a.npz", **draw(SINGLE)[0], peaks=[[20.0, 50.0]])  # (y, x) of 44x52

@@ -452,10 +452,16 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            (["--card"], "--task scenes knows no --card"),
-            (["--blends", "x.ecsv"], "--task scenes knows no --blends"),
-            (["--recipe", "max_sum"], "--recipe max_sum is none of this --task: max, sum, both"),
-            (["--task", "blends", "--recipe", "both"], "is none of this --task: reiman2019, "),
+            (["--card"], "--task scenes takes no --card"),
+            (["--blends", "x.ecsv"], "--task scenes takes no --blends"),
+            (
+                ["--recipe", "max_sum"],
+                "--task scenes has no --recipe max_sum; it has max, sum, both",
+            ),
+            (
+                ["--task", "blends", "--recipe", "both"],
+                "--task blends has no --recipe both; it has reiman2019, ",
+            ),
             (["--split", "tset"], "splits.csv"),
             (["--task", "galaxies"], "'blends', 'scenes'"),
         ],

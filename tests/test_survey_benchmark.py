@@ -440,8 +440,8 @@ class TestCommand:
         assert "--recipe does not go with --survey" in refused.stderr
         refused = self.invoke("--bands", "g,r", "--data", "x", code=2)
         assert "--bands does not go without --survey" in refused.stderr
-        assert "or give a --survey" in self.invoke(code=2).stderr
+        assert "a --survey, or --fields" in self.invoke(code=2).stderr
         refused = self.invoke("--survey", "lsst", "--split", "test", code=2)
-        assert "give --data" in refused.stderr
+        assert "give --images" in refused.stderr
         refused = self.invoke("--survey", "lost", code=2)
         assert "'lost' is not known" in refused.stderr

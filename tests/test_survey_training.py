@@ -200,7 +200,7 @@ class TestStampsOfOnesOwn:
         ]  # fmt: skip
         done = CliRunner().invoke(main, [str(argument) for argument in command])
         assert done.exit_code == 0, done.output
-        assert "learning from 18 galaxies, judged by 2 others" in done.output
+        assert "learning from 18 galaxies, validated on 2 others" in done.output
         assert re.search(r"left out .*broken\.fits: .", done.output)  # and the others are used
         (folder / "broken.fits").unlink()
         _, card = load_model(tmp_path / "mine" / "model.safetensors")

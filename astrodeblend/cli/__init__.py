@@ -1,7 +1,7 @@
 """The command line: thin commands over the public objects.
 
-Whatever a command needs is imported inside it, so that ``--help`` is quick. Anything wrong with
-what a command was given ends in one sentence on stderr and exit code 2.
+Commands import what they need when they run, so that ``--help`` is quick. Invalid input ends in one
+sentence on stderr and exit code 2.
 """
 
 import sys
@@ -20,14 +20,14 @@ __all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """Commands in the order in which they were added; refusals in one sentence."""
+    """Commands in the order in which they were added; errors in one sentence."""
 
     def list_commands(self, ctx):
         return list(self.commands)
 
     def invoke(self, ctx):
         with warnings.catch_warnings():
-            # to what stderr is now: --quiet does not keep warnings back
+            # bound to stderr as it is now, so that --quiet does not hide warnings
             warnings.showwarning = partial(_show_warning, sys.stderr)
             try:
                 return super().invoke(ctx)
@@ -36,7 +36,7 @@ class _Commands(click.Group):
                 raise click.exceptions.Exit(130) from None  # what shells have for Ctrl-C
             except BrokenPipeError:  # such as | head: click ends quietly
                 raise
-            except (ValueError, TypeError, OSError) as error:
+            except (ValueError, TypeError, OSError, ImportError) as error:
                 if ctx.params["traceback"]:
                     raise
                 refusal = click.ClickException(_sentence(error))
@@ -45,8 +45,8 @@ class _Commands(click.Group):
 
 
 def _sentence(error):
-    """Put an error in one line."""
-    if isinstance(error, OSError) and error.errno is not None:  # raised by the system itself
+    """Return an error in one line."""
+    if isinstance(error, OSError) and error.errno is not None:  # raised by the operating system
         place = "" if error.filename is None else f": {str(error.filename)!r}"
         return f"{error.strerror}{place}"
     return " ".join(str(error).split()) or type(error).__name__
@@ -66,9 +66,9 @@ def _show_warning(stderr, message, *_, **__):
     ),
 )
 @click.version_option(package_name="astrodeblend", prog_name="astrodeblend")
-@click.option("--traceback", is_flag=True, help="Show where an error came from.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 def main(traceback):
-    """Take overlapping galaxies apart: an image goes in, each galaxy comes out alone."""
+    """Deblend galaxies: from an image, return each galaxy alone, and a catalogue."""
 
 
 for command in (

@@ -11,54 +11,58 @@ from . import options
     "astrodeblend simulate --survey lsst --bands g,r,i,z,y -n 100 -o blends.fits --plot",
     "astrodeblend simulate --survey MY.yaml --images galaxies -o blends.fits",
 )
-@options.data("For surveys colour pictures of SDSS; without, their galaxies are parametric alone.")
-@options.split("all")
+@options.images(
+    "Folder of isolated galaxies, JPEG or PNG; with --survey optional, colour pictures of SDSS, of "
+    "which half of the galaxies are made."
+)
+@options.split("all galaxies of DIR")
 @options.recipe
 @options.survey
-@options.bands("Of the survey. Default: all.")
-@options.whole("--sources", 2, "With --survey: how many sources a blend has.")
-@options.number("How many blends.", default=100, show_default=True)
+@options.bands("With --survey: the bands, such as g,r,i.", default="all")
+@options.whole("--sources", default=2, text="With --survey: number of sources in a blend.")
+@options.whole("-n", "--number", default=100, text="Number of blends.")
 @options.seed
-@click.option("-o", "--out", required=True, metavar="OUT", help="FITS file to write.")
-@options.plot("the first blends with their galaxies")
+@options.out("FITS file to write.", required=True)
+@options.plot("the first eight blends with their galaxies")
 @options.as_json
 @options.quiet
 @options.overwrite
 @click.pass_context
 def simulate(
-    context, data, split, recipe, survey, bands, sources, number, seed, out, plot, overwrite
+    context, images, split, recipe, survey, bands, sources, number, seed, out, plot, overwrite
 ):
-    """Make blends with known truth.
+    """Simulate blends whose truth is known.
 
-    OUT gets BLEND (n, bands, y, x), ISOLATED (n, 2, bands, y, x; central first), both from 0
-    to 1, and the table DRAW: which galaxies, and how each companion was perturbed. The same
-    images, number and seed give the same blends, here and in 'astrodeblend evaluate'.
+    Without --survey, blends are pictures of two galaxies of --images. OUT has the extensions BLEND
+    (n, bands, y, x), ISOLATED (n, 2, bands, y, x; the central galaxy first), both from 0 to 1, and
+    the table DRAW: the file of each galaxy and the perturbation of each companion.
 
-    With --survey light is linear, in nJy, and adds; see the page on surveys. OUT gets BLEND,
-    ISOLATED (without noise), VARIANCE, NOISE (that of the sky in each band) and the table TRUTH.
-    It takes GalSim.
+    With --survey, blends are linear flux in nJy, with the survey's bands, PSFs and noise. OUT has
+    BLEND, ISOLATED (each source alone, without noise), VARIANCE, NOISE (standard deviation of the
+    sky in each band) and the table TRUTH. This needs GalSim: pip install astrodeblend[galsim].
+
+    The same images, number and seed give the same blends, in 'astrodeblend evaluate' too.
     """
     import numpy as np
 
     from astrodeblend.blends import draw_blends
 
-    other = ("bands", "sources") if survey is None else ("recipe",)
-    given = options.given(context, *other)
+    given = options.given(context, *(("bands", "sources") if survey is None else ("recipe",)))
     if given:
         raise ValueError(
             f"{given} does not go with{'out' * (survey is None)} --survey; leave it out"
         )
-    if data is None and survey is None:
-        raise ValueError("--images is missing: a folder of galaxies; or give a --survey")
+    if images is None and survey is None:
+        raise ValueError("--images is missing: give a folder of galaxies, or a --survey")
     with options.outputs(out, plot, overwrite=overwrite) as ((fits_file, picture), written):
         if survey is not None:
             blends = options.survey_blends(
-                survey, number, data, split, bands=bands, seed=seed, sources=sources
+                survey, number, images, split, bands=bands, rng=seed, sources=sources
             )
             _write_survey(blends, fits_file, picture)
             text = f"{blends}, seed {seed}"
         else:
-            blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
+            blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
             blend, isolated = blends.write(fits_file, progress=True)
             text = str(blends)
             if picture:

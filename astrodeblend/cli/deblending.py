@@ -17,81 +17,75 @@ from . import options
     "astrodeblend deblend coadd.fits -o scene.fits --scene --catalog sources.ecsv --json",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    metavar="OUT",
-    help="FITS file to write; one that ends in .fits.gz is smaller.",
-)
+@options.out("FITS file to write; compressed if it ends in .fits.gz.", required=True)
 @options.model(None)
 @click.option(
     "--position",
     metavar="POSITION",
-    help="Of the central galaxy: pixels X,Y counted from 0, or a place on the sky: 'RA DEC' in "
-    "degrees, or 'hh:mm:ss dd:mm:ss'. X,Y that only as degrees is inside the image is read as "
-    "such; what may be either is refused. Default: the middle of the image.",
+    show_default="the centre of the image",
+    help="Position of the galaxy: 'X,Y' in pixels, the first pixel being 0, or on the sky, "
+    "'RA DEC' in degrees or 'hh:mm:ss dd:mm:ss'. A pair 'X,Y' that lies in the image only as "
+    "degrees is taken as degrees; one that does both ways is refused.",
 )
 @click.option(
     "--kind",
     type=click.Choice(["picture", "flux"]),
-    help="What the values of the image are. Default: what it looks like, see --verbose.",
+    show_default="decided from the file; --verbose prints why",
+    help="What pixel values are: displayed light up to a known white, or linear light.",
 )
 @click.option(
     "--noise",
     metavar="FILE",
     multiple=True,
-    help="FITS file of standard deviations (of variances or inverse variances if its name in the "
-    "file says so); once per IMAGE.",
+    help="FITS file with the noise of every pixel, once for each IMAGE: standard deviations, or "
+    "variances or inverse variances if its extension is named so (VAR, IVAR).",
 )
 @click.option(
     "--weight",
     metavar="FILE",
     multiple=True,
-    help="FITS file of weights, in proportion to inverse variances, in place of --noise; once per "
+    help="FITS file with weights, proportional to 1/variance, instead of --noise; once for each "
     "IMAGE.",
 )
 @click.option(
     "--mask",
     metavar="FILE",
     multiple=True,
-    help="File with 1 where the image has no data; once, or once per IMAGE.",
+    help="File with 1 in pixels without data, 0 elsewhere; once, or once for each IMAGE.",
 )
 @click.option(
     "--psf",
     metavar="WIDTH|FILE",
     multiple=True,
-    help="Full width at half maximum of the PSF, in pixels ('3.2') or as an angle ('0.8 arcsec'), "
-    "or FITS file of an image of it; once, or once per band. Default: what the header states.",
+    show_default="from the header",
+    help="PSF: its full width at half maximum in pixels ('3.2') or as an angle ('0.8 arcsec'), or "
+    "a FITS image of it; once, or once for each band.",
 )
-@click.option(
-    "--scene",
-    is_flag=True,
-    help="Find all sources of the image and take apart all that overlap.",
-)
+@click.option("--scene", is_flag=True, help="Find and deblend all sources of the image.")
 @click.option(
     "--light",
     type=click.Choice(["apportioned", "network"]),
-    help="What the components of a scene hold: the light of the image, shared out among them, or "
-    "what the network drew, which has less noise, and more where one hides the other.  [default: "
-    "apportioned of pictures, network of flux]",
+    show_default="apportioned for pictures, network for flux",
+    help="Light of a scene's components: that of the image, apportioned among them, which keeps "
+    "the flux of every pixel; or the network's, which has less noise.",
 )
 @click.option(
     "--purity",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="X",
     default=0.95,
     show_default=True,
-    help="Share of true sources to be expected among those found in a scene of flux. A lower one "
-    "finds more.",
+    help="In a scene of flux, the expected share of true sources among those found. A lower value "
+    "finds more sources.",
 )
-@options.plot("what went in, the components and what is left")
-@click.option("--catalog", metavar="FILE", help="Also write the table to a file of its own, .ecsv.")
+@options.plot("the image, the components and the residual")
+@click.option("--catalog", metavar="FILE", help="Also write the table to this .ecsv file.")
 @click.option(
     "--regions",
     metavar="FILE",
-    help="Also write the sources of a scene as regions for DS9, .reg; takes the package regions.",
+    help="Also write the sources of a scene to this .reg file, for DS9 (pip install regions).",
 )
-@click.option("--verbose", is_flag=True, help="Say how the image was read, and what was not.")
+@click.option("--verbose", is_flag=True, help="Print how the image was read.")
 @options.as_json
 @options.quiet
 @options.overwrite
@@ -100,29 +94,34 @@ def deblend(
     images, out, model, position, kind, scene, light, purity, plot, catalog, regions, verbose,
     overwrite, how, **planes,
 ):  # fmt: skip
-    """Take a galaxy, or all sources of an image, apart from what overlaps.
+    """Deblend one galaxy, or all sources of an image.
 
-    Without --scene it is the galaxy at --position, and all else around it. IMAGE is a FITS, JPEG
-    or PNG file ("image.fits[SCI]" chooses an extension), or several files, one per band, in the
-    order the model takes them (R, G, B). OUT gets the extensions CENTRAL and COMPANION on the
-    image's own pixels, with its unit and WCS, each with _UNCERT and, where there is one, _MASK,
-    IMAGE (what went in), and the table SOURCES.
+    IMAGE is a FITS, JPEG or PNG file, or one file for each band. 'image.fits[SCI]' selects an
+    extension. Bands of a picture are in the order R, G, B; those of flux in any.
 
-    With --scene OUT gets the table CATALOG, IMAGE, RESIDUAL (what no source has), and COMPONENT and
-    COMPONENT_UNCERT for every source, EXTVER being its label in the catalogue. Printed are the
-    brightest sources, and how many have which flag.
+    Without --scene, the galaxy at --position is separated from all other light. OUT has the
+    extensions CENTRAL (the galaxy), COMPANION (all other light), IMAGE (the input) and the table
+    SOURCES.
 
-    --json prints the files, the number of sources, how many have which flag, and meta: how the
-    image was read and taken apart.
+    With --scene, all sources are found and deblended. OUT has the table CATALOG, the IMAGE, the
+    RESIDUAL (the image less the network's components), and one COMPONENT for each source, with its
+    label in the catalogue as EXTVER.
+
+    Each component has the image's unit and WCS; the extension _UNCERT after its name is its
+    standard deviation, _MASK (if any) its pixels without data.
+
+    Prints the table, of a scene the ten brightest sources, and how many sources have each flag.
+    --json prints the names of the files, the number of sources and of those with each flag, and
+    how the image was read.
     """
     if scene and position is not None:
-        raise ValueError(f"--position {position!r} is for one blend; leave it out with --scene")
+        raise ValueError(f"--position {position!r} is for one galaxy; leave it out with --scene")
     if light is not None and not scene:
         raise ValueError(f"--light {light!r} is for scenes; give --scene too, or leave it out")
     if regions is not None and not scene:
         raise ValueError(f"--regions {regions!r} is for scenes; give --scene too, or leave it out")
     if regions is not None and find_spec("regions") is None:
-        raise ValueError("--regions takes the package regions: pip install regions")
+        raise ValueError(f"--regions {regions!r} needs the package regions: pip install regions")
     for name, path, end in (("catalog", catalog, ".ecsv"), ("regions", regions, ".reg")):
         if path is not None and Path(path).suffix != end:
             raise ValueError(f"--{name} {path!r} has to end in {end}")
@@ -136,7 +135,7 @@ def deblend(
         if scene:
             result = deblender.deblend_scene(image, light=light, purity=purity, progress=True)
         else:
-            result = deblender(image, position=_told_apart(place, position, image))
+            result = deblender(image, position=_pixels_or_degrees(place, position, image))
         for words in result.meta["words"] if verbose else ():
             click.echo(words, err=True)
         result.write(fits_file)
@@ -151,7 +150,7 @@ def deblend(
 
 
 def _tell(table, meta, written, scene):
-    """Print a table, or its brightest rows, and its flags; return what there is for a script."""
+    """Print a table, or its brightest rows, and its flags; return what --json prints."""
     from astrodeblend.flags import Flag, count_flags, decode_flags
     from astrodeblend.results import brief
 
@@ -160,17 +159,17 @@ def _tell(table, meta, written, scene):
         blended = sum(table["n_blended"] > 1)
         click.echo(f"{len(table)} sources, {blended} of them blended")
     if not len(table):
-        click.echo("Note: nothing was found; --verbose says how the image was read", err=True)
+        click.echo("Note: no source was found; --verbose prints how the image was read", err=True)
     if len(shown):
         click.echo(options.table_text(shown))
     if len(table) > len(shown):
-        click.echo(f"and {len(table) - len(shown)} fainter ones, in {written[0]}")
+        click.echo(f"and {len(table) - len(shown)} fainter sources, in {written[0]}")
     flags = count_flags(table["flags"])
     for flag, number in flags.items():
         of = f"{number} of {len(table)}: " if scene else ""
         click.echo(f"Note: {of}{flag.name}, {decode_flags(flag)[0]}", err=True)
     if Flag.NO_SOURCE in flags:
-        click.echo("Note: --position X,Y says where the galaxy is; --scene finds all", err=True)
+        click.echo("Note: give --position X,Y of the galaxy, or --scene to find all", err=True)
     click.echo(options.wrote(written))
     counts = {flag.name: number for flag, number in flags.items()}
     return {"files": written, "sources": len(table), "flags": counts, "meta": meta}
@@ -184,11 +183,10 @@ def _tell(table, meta, written, scene):
 @click.argument("name", required=False, metavar="[NAME|PATH]")
 @options.as_json
 def models(name):
-    """List the models in the package, or print the card of one.
+    """List the models of the package, or print the card of one.
 
-    A card says what a model is, how it was trained and what that cost, what it scores, and
-    what it is known to fail at. --json prints the whole card, as it is kept, or those of all
-    models by their names.
+    The card states what a model takes, how it was trained, its scores and its known failures.
+    --json prints the whole card, or the cards of all models by name.
     """
     from dataclasses import asdict
 
@@ -208,16 +206,17 @@ def models(name):
     "astrodeblend export runs/mine/model.safetensors -o mine.pt2 --overwrite",
 )
 @click.argument("model", metavar="NAME|PATH")
-@click.option("-o", "--out", required=True, metavar="OUT", help="File to write, .pt2 or .onnx.")
+@options.out("File to write, .pt2 or .onnx.", required=True)
 @options.as_json
 @options.quiet
 @options.overwrite
 def export(model, out, overwrite):
-    """Write a model as a program that runs where this package is not.
+    """Write a model as a program that runs without this package.
 
-    OUT is for torch.export (.pt2) or for any runtime of ONNX (.onnx, which takes pip install
-    astrodeblend[export]). The program takes stamps as they are and returns their components, with
-    scaling and error bars inside. Printed are its inputs and outputs; a length in words may be any.
+    OUT is a program of torch.export (.pt2), or for any runtime of ONNX (.onnx, which needs
+    pip install astrodeblend[export]). It takes stamps and returns their components with standard
+    deviations. Prints the program's inputs and outputs with their shapes; an axis given by name may
+    have any length.
     """
     from astrodeblend.export import export_model
 
@@ -233,8 +232,10 @@ def export(model, out, overwrite):
     "astrodeblend demo",
     "astrodeblend demo --out elsewhere",
 )
-@options.folder("Where to; made if it is missing.", default="astrodeblend-demo", show_default=True)
-@options.number("How many blends, of 12.", most=12, default=6, show_default=True)
+@options.out(
+    "Folder to write to.", metavar="FOLDER", default="astrodeblend-demo", show_default=True
+)
+@options.whole("-n", "--number", most=12, default=6, text="Number of blends.")
 @options.model("galaxyzoo")
 @options.as_json
 @options.quiet
@@ -243,9 +244,9 @@ def export(model, out, overwrite):
 def demo(out, number, model, overwrite, how):
     """Deblend the clearest blends of the Hubble Deep Field.
 
-    The picture comes with scikit-image: real light, in colour, full of overlaps. Deblends the
-    clearest ones, prints a table and writes panels.png, stamps.fits and catalogue.ecsv. Takes less
-    than a minute and no internet.
+    The colour picture comes with scikit-image. Prints a table of the galaxies, and writes
+    panels.png (each blend, its two galaxies, the residual), stamps.fits and catalogue.ecsv. Takes
+    less than a minute and no internet.
     """
     from skimage.data import hubble_deep_field
 
@@ -264,17 +265,17 @@ def demo(out, number, model, overwrite, how):
     "astrodeblend report scenes/ -o scenes.html --overwrite",
 )
 @click.argument("source", metavar="FILE|DIR")
-@click.option("-o", "--out", required=True, metavar="OUT.html", help="HTML page to write.")
+@options.out("HTML page to write.", metavar="OUT.html", required=True)
 @options.as_json
 @options.quiet
 @options.overwrite
 def report(source, out, overwrite):
-    """Show what deblend wrote as one HTML page.
+    """Show the files that deblend wrote as one HTML page.
 
-    FILE is a scene or a result, DIR a folder of them. The page shows the images, a catalogue to
-    sort and to filter, every source's component and residual, flags in words, and distributions.
-    It needs no other file and no internet. A file of DIR that cannot be read is named, and the
-    rest is shown.
+    FILE is an OUT of 'astrodeblend deblend', with or without --scene; DIR is a folder of such
+    files. The page shows the image and the residual, a catalogue to sort and filter, every source's
+    component, residual and flags, and histograms. It needs no other file and no internet. Files of
+    DIR that cannot be read are listed.
     """
     from astrodeblend.page import write_page
 
@@ -286,7 +287,7 @@ def report(source, out, overwrite):
 
 
 def _read(images, kind, planes):
-    """Read one image, or several of one band each, with noise, weights, masks and PSFs."""
+    """Read one file, or one for each band, with noise, weights, masks and PSFs."""
     from astrodeblend.images import read_image
 
     one = len(images) == 1
@@ -306,7 +307,7 @@ def _read(images, kind, planes):
 
 
 def _parse_position(text):
-    """Turn X,Y into two numbers and anything else into a place on the sky."""
+    """Return X,Y as two numbers, any other position as a SkyCoord."""
     if text is None:
         return None
     number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -323,13 +324,13 @@ def _parse_position(text):
         return SkyCoord(pair, unit=("hourangle", "deg"))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"--position {text!r} is no position; give pixels as X,Y (512.3,488.9), or a place on "
-            "the sky as 'RA DEC' ('150.11 2.2' in degrees, or '10:00:27.2 +02:12:03')"
+            f"--position {text!r} is no position; give pixels as X,Y (512.3,488.9), or sky "
+            "coordinates as 'RA DEC' ('150.11 2.2' in degrees, or '10:00:27.2 +02:12:03')"
         ) from error
 
 
-def _told_apart(place, text, image):
-    """Return a position, what was written as pixels as degrees if only so it is in the image."""
+def _pixels_or_degrees(place, text, image):
+    """Return a pair X,Y as a place on the sky if it is inside the image only as degrees."""
     if not isinstance(place, tuple) or image.wcs is None or "px" in text:
         return place
     if not (0 <= place[0] <= 360 and abs(place[1]) <= 90):

@@ -20,9 +20,10 @@ RECIPES = tuple(name for name, recipe in KNOWN.items() if recipe.companions == (
 _GROUPS = {
     "Image": "position kind noise weight mask psf",
     "Scene": "scene light purity",
-    "Blends": "data images survey fields split validation-images validation-split recipe "
-    "final-recipe validation-recipe blends bands sources size density number seed",
-    "Model": "model device dtype",
+    "Blends": "task data survey fields split validation-images validation-split recipe "
+    "final-recipe validation-recipe blends validation-blends bands sources size density number "
+    "seed",
+    "Model": "model from config paper network device dtype",
     "Options": "",
     "Output": "out plot catalog regions card overwrite",
     "Messages": "json quiet verbose help",
@@ -51,92 +52,95 @@ def command(*lines):
 
 
 def model(default):
-    """Return the option --model; without a default it is the one that suits the image."""
-    chosen = "galaxyzoo for pictures, survey for linear flux" if default is None else default
+    """Return the option --model; by default that which suits the image."""
     return click.option(
         "--model",
         default=default,
+        show_default=bool(default) or "galaxyzoo for pictures, survey for flux",
         metavar="NAME|PATH",
-        help="A model of the package (see 'astrodeblend models') or a .safetensors file.  "
-        f"[default: {chosen}]",
+        help="Name of a model (see 'astrodeblend models'), or its .safetensors file.",
     )
 
 
+def whole(*names, text, least=1, most=None, default=None):
+    """Return an option that takes a whole number."""
+    kind = click.IntRange(min=least, max=most)
+    shown = default is not None
+    return click.option(
+        *names, type=kind, metavar="N", default=default, show_default=shown, help=text
+    )
+
+
+def images(text, metavar="DIR", **options):
+    """Return the option --images, also called --data."""
+    return click.option("--images", "--data", "images", metavar=metavar, help=text, **options)
+
+
+def peers(names, text, default=None):
+    """Return the option --peer, which gives all that are chosen."""
+    kind = click.Choice(names)
+    return click.option(
+        "--peer", "peers", type=kind, multiple=True, show_default=default, help=text
+    )
+
+
+def split(default="val if DIR has splits.csv, else all galaxies"):
+    """Return the option --split."""
+    return click.option(
+        "--split",
+        metavar="NAME",
+        show_default=default,
+        help="Use only the galaxies that splits.csv in DIR gives to this split, such as test.",
+    )
+
+
+def bands(text, default):
+    """Return the option --bands, which gives a list, or None."""
+    return click.option(
+        "--bands",
+        metavar="B,B,...",
+        show_default=default,
+        help=text,
+        callback=lambda context, option, value: value and value.split(","),
+    )
+
+
+def out(text, metavar="OUT", **options):
+    """Return the option --out."""
+    return click.option("-o", "--out", metavar=metavar, help=text, **options)
+
+
 overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-seed = click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="Where the randomness starts from.",
-)
+seed = whole("--seed", least=0, default=1, text="Seed of the random numbers.")
 recipe = click.option(
     "--recipe",
     type=click.Choice(RECIPES),
     default="reiman2019",
     show_default=True,
-    help="What blends to make.",
+    help="How pictures of two galaxies are blended.",
 )
 survey = click.option(
     "--survey",
     metavar="NAME|YAML",
-    help="Instead of a recipe for pictures: blends in linear flux as lsst, hsc, des or sdss sees "
-    "them, or the survey of a file.",
+    help="Simulate linear flux instead of pictures, as this survey sees it: lsst, hsc, des, sdss, "
+    "or a YAML file.",
 )
-
-
-def data(text="", **options):
-    """Return the option --data."""
-    text = f"Folder of isolated galaxies, JPEG or PNG. {text}"
-    return click.option("--data", "--images", "data", metavar="DIR", help=text, **options)
-
-
-def split(default="val if there is that table, else all"):
-    """Return the option --split."""
-    text = f"Part of them, by splits.csv in DIR. Default: {default}."
-    return click.option("--split", metavar="S", help=text)
-
-
-def bands(text):
-    """Return the option --bands, which gives a list, or None."""
-    return click.option(
-        "--bands", metavar="B,B,...", help=text, callback=lambda *a: a[-1] and a[-1].split(",")
-    )
-
-
-def number(text, *, most=None, **options):
-    """Return the option --number."""
-    kind = click.IntRange(min=1, max=most)
-    return click.option("-n", "--number", type=kind, help=text, **options)
-
-
-def whole(name, default, text, *, least=1):
-    """Return an option that is a whole number."""
-    kind = click.IntRange(min=least)
-    return click.option(name, type=kind, default=default, show_default=True, help=text)
-
-
-def peers(names, text):
-    """Return the option --peer, which gives all that are chosen."""
-    return click.option("--peer", "peers", type=click.Choice(names), multiple=True, help=text)
-
-
-def folder(text, **options):
-    """Return the option --out for a folder."""
-    return click.option("-o", "--out", metavar="FOLDER", help=text, **options)
 
 
 def how(command):
     """Add --device and --dtype to a command, which takes both as ``how``, for `load_model`."""
 
     @click.option(
-        "--device", metavar="D", help="cpu, cuda or cuda:1. Default: a GPU when there is one."
+        "--device",
+        metavar="NAME",
+        show_default="a GPU if there is one",
+        help="Where the network runs: cpu, cuda or cuda:1.",
     )
     @click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16"]),
-        help="Arithmetic of the network. Default: bfloat16 for models of pictures on GPUs, "
-        "and on CPUs that multiply it; else float32.",
+        show_default="bfloat16 for pictures where the processor multiplies it, else float32",
+        help="Number format of the network's arithmetic; bfloat16 is faster and less exact.",
     )
     @wraps(command)
     def with_both(*arguments, device, dtype, **chosen):
@@ -148,7 +152,7 @@ def how(command):
 def quiet(command):
     """Add --quiet to a command."""
 
-    @click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+    @click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
     @wraps(command)
     def with_quiet(*arguments, quiet, **chosen):
         if not quiet:
@@ -162,7 +166,7 @@ def quiet(command):
 def as_json(command):
     """Add --json to a command, which prints what that returns."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and no text.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
     @wraps(command)
     def with_json(*arguments, as_json, **chosen):
         if not as_json:
@@ -179,7 +183,8 @@ def as_json(command):
 
 def plot(what):
     """Return the option --plot."""
-    return click.option("--plot", is_flag=True, help=f"Also draw {what}: OUT's name, with .png.")
+    text = f"Also draw {what}, as a PNG file of OUT's name."
+    return click.option("--plot", is_flag=True, help=text)
 
 
 def examples(*lines):
@@ -206,25 +211,20 @@ def load_model(name, **how):
     return Deblender.from_pretrained(name, **how)
 
 
-def survey_blends(survey, number, data, split, *, bands, seed, **options):
+def survey_blends(survey, number, folder, split, **options):
     """Simulate the blends of a survey, with galaxies out of a folder if there is one."""
     from astrodeblend.simulate import cut_galaxies, find_images, simulate_blends
 
-    images = data and cut_galaxies(find_images(data, split=split), progress=True)
-    try:
-        return simulate_blends(
-            survey, number, images=images, bands=bands, rng=seed, progress=True, **options
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    images = folder and cut_galaxies(find_images(folder, split=split), progress=True)
+    return simulate_blends(survey, number, images=images, progress=True, **options)
 
 
 @contextmanager
 def outputs(out, plot, *, overwrite, inputs=(), others=()):
     """Refuse output files before the work, write them after it, all or none.
 
-    ``inputs`` are read, and so may not be written. Yields where to write for the time being,
-    ``out``, its picture and ``others`` (None for none), and the names of the files.
+    ``inputs`` are files that may not be overwritten. Yields the temporary paths of ``out``, of its
+    picture and of ``others`` (None where no file is wanted), and the names of the final files.
     """
     from astrodeblend.files import atomic_path
 
@@ -232,18 +232,20 @@ def outputs(out, plot, *, overwrite, inputs=(), others=()):
         bare = out[:-3] if out.lower().endswith(".gz") else out
         suffix = Path(bare).suffix.lower()
         if suffix not in ("", ".fits", ".fit", ".fts"):
-            raise ValueError(f"--out {out!r} is to be a FITS file; end it in .fits, not {suffix}")
+            raise ValueError(
+                f"--out {out!r} is no name of a FITS file: end it in .fits, not {suffix}"
+            )
         paths = [Path(out), Path(out).with_suffix(".png") if plot else None]
         paths += [other and Path(other) for other in others]
         wanted = [path for path in paths if path is not None]
         for path in wanted:
             if sum(path.resolve() == other.resolve() for other in wanted) > 1:
-                raise ValueError(f"{str(path)!r} is to be written twice; choose another name")
+                raise ValueError(f"{str(path)!r} would be written twice; choose another name")
             for name in inputs:
                 read = Path(re.sub(r"\[[^\[\]]+\]$", "", name))
                 if path.exists() and read.exists() and path.samefile(read):
                     raise ValueError(
-                        f"{str(path)!r} is to be written and {name!r} read, the same file; "
+                        f"{str(path)!r} would overwrite the input {name!r}, the same file; "
                         "choose another --out"
                     )
         places = [
@@ -253,7 +255,7 @@ def outputs(out, plot, *, overwrite, inputs=(), others=()):
 
 
 def wrote(files):
-    """Say which files are there now."""
+    """Say which files were written."""
     *first, last = files
     return f"wrote {', '.join(first)} and {last}" if first else f"wrote {last}"
 

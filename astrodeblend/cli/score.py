@@ -11,16 +11,16 @@ PEERS = ("photutils", "sep", "scarlet2")
 
 
 @options.command(
-    "astrodeblend benchmark --data galaxies --split test --out benchmark",
-    "astrodeblend benchmark --data galaxies -n 300 --model run/model.safetensors --peer sep",
-    "astrodeblend benchmark --data galaxies --split val -n 100 --peer sep --tune",
+    "astrodeblend benchmark --images galaxies --split test --out benchmark",
+    "astrodeblend benchmark --images galaxies -n 300 --model run/model.safetensors --peer sep",
+    "astrodeblend benchmark --images galaxies --split val -n 100 --peer sep --tune",
     "astrodeblend benchmark --survey lsst --out benchmark",
-    "astrodeblend benchmark --survey hsc --bands i --data galaxies --split test",
+    "astrodeblend benchmark --survey hsc --bands i --images galaxies --split test",
     "astrodeblend benchmark --fields lsst -n 20 --out benchmark",
 )
-@options.data(
-    "With --survey or --fields half of the galaxies are of these, which are then colour pictures "
-    "of SDSS; without, all are parametric."
+@options.images(
+    "Folder of isolated galaxies, JPEG or PNG. With --survey or --fields optional: colour pictures "
+    "of SDSS, of which half of the galaxies are made."
 )
 @options.split()
 @options.recipe
@@ -28,20 +28,23 @@ PEERS = ("photutils", "sep", "scarlet2")
 @click.option(
     "--fields",
     metavar="NAME|YAML",
-    help="Instead, whole fields of such a survey, with sources anywhere, to be found and split.",
+    help="Simulate whole fields, as this survey sees them, in which sources are detected first.",
 )
-@options.whole("--size", 300, "Of fields, in pixels.", least=16)
+@options.whole("--size", default=300, least=16, text="With --fields: width in pixels.")
 @click.option(
     "--density",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
     default=60,
     show_default=True,
-    help="Sources per square arcminute of fields.",
+    help="With --fields: galaxies per square arcminute.",
 )
-@options.bands("Of the survey. Default: all but u, which is shallow.")
-@options.number(
-    "How many blends. Default: as many as 'astrodeblend evaluate' takes; 1000 of a survey; 20 "
-    "fields."
+@options.bands("With --survey or --fields: the bands, such as g,r,i.", default="all but u")
+@options.whole(
+    "-n",
+    "--number",
+    text="Number of blends, or of fields.  [default: as many as 'astrodeblend evaluate' makes; "
+    "1000 of a survey; 20 fields]",
 )
 @options.seed
 @click.option(
@@ -49,28 +52,30 @@ PEERS = ("photutils", "sep", "scarlet2")
     "models",
     multiple=True,
     metavar="NAME|PATH",
-    help="A model of the package or a .safetensors file; may be given several times. Default: all "
-    "models of the package for colour pictures, or with --survey for linear flux.",
+    show_default="all models of the package for such images",
+    help="Name of a model, or its .safetensors file. May be given several times.",
 )
-@options.peers(PEERS, "Another deblender; may be given several times. Default: all.")
+@options.peers(PEERS, "Another deblender. May be given several times.", default="all")
 @options.whole(
-    "--scarlet2-blends", 30,
-    "On how many of the blends, the first, scarlet2 is tried: it takes seconds for one.",
-)  # fmt: skip
+    "--scarlet2-blends",
+    default=30,
+    text="Number of blends, the first, on which scarlet2 runs: it takes seconds for each.",
+)
 @options.whole(
-    "--scarlet2-fields", 1,
-    "On how many of the fields, the first, scarlet2 is tried: it takes minutes for one.",
-)  # fmt: skip
+    "--scarlet2-fields",
+    default=1,
+    text="Number of fields, the first, on which scarlet2 runs: it takes minutes for each.",
+)
 @click.option(
     "--tune",
     is_flag=True,
-    help="Instead, try the settings of the peers on their grids, and print the scores of each.",
+    help="Print the score of every setting on the grids of the other deblenders, and stop.",
 )
-@options.folder("Also write table (ECSV), numbers (JSON) and figures there.")
+@options.out("Also write tables (ECSV), numbers (JSON) and figures (PNG) there.", metavar="FOLDER")
 @click.option(
     "--card",
     is_flag=True,
-    help="With --survey and one --model, a file: also write its scores into its card.",
+    help="Also write the scores into the card of the model, one .safetensors file, with --survey.",
 )
 @options.as_json
 @options.quiet
@@ -78,30 +83,27 @@ PEERS = ("photutils", "sep", "scarlet2")
 @options.how
 @click.pass_context
 def benchmark(
-    context, data, split, recipe, survey, fields, size, density, bands, number, seed, models,
+    context, images, split, recipe, survey, fields, size, density, bands, number, seed, models,
     peers, scarlet2_blends, scarlet2_fields, tune, out, card, overwrite, how,
 ):  # fmt: skip
-    """Compare deblenders on the same simulated blends.
+    """Compare models with other deblenders on the same blends.
 
-    Prints one table: quality and milliseconds per blend of the blend itself (doing nothing),
-    of other deblenders, and of models. photutils is always there, SEP and scarlet2 come with
-    pip install astrodeblend[sep] and astrodeblend[scarlet2]. Where another deblender leaves a
-    choice, it is made in its favour; the notes below the table say how, and what it was given.
+    The others are photutils, SEP (pip install astrodeblend[sep]) and scarlet2 (pip install
+    astrodeblend[scarlet2]). Choices that they leave open are made in their favour; notes below the
+    table state their settings and what they are given.
 
-    --out writes benchmark.ecsv, benchmark.json, benchmark.png (quality against time) and
-    panels.png (what each made of a few blends). The settings of the others are those of the
-    highest mean PSNR on the val split; --tune prints what each setting scores.
+    Without --survey or --fields, blends are pictures of two galaxies. Prints PSNR (dB), SSIM, the
+    relative error of the flux, and milliseconds per blend.
 
-    With --survey blends are of two sources in linear flux, whose light adds, seen through each
-    band's PSF, with noise; it takes GalSim (pip install astrodeblend[galsim]). Tables have errors
-    of flux, colour, position and shape band by band, and how well stated errors hold; then flux
-    errors by separation, flux ratio and signal-to-noise ratio. scarlet2 and models are given the
-    true positions, scarlet2 also the PSFs. --out also writes bins.ecsv and colours.ecsv.
+    With --survey, blends are two sources in linear flux, with the survey's PSFs and noise (pip
+    install astrodeblend[galsim]). Prints errors of flux, colour, centroid and ellipticity, and the
+    share of true values within the stated errors, by band, separation, flux ratio and S/N.
 
-    With --fields sources are to be found, too. A first table has what counts most, with detection
-    included; then come, class by class, completeness, purity, errors of flux over the noise limit,
-    of colour, centroid and ellipticity, and how well error bars hold, of detected and of given
-    positions. --out writes fields.ecsv, fields.json and fields.png.
+    With --fields, sources are detected as well. Prints completeness, purity, errors of the flux
+    over the noise limit, of colour, centroid and ellipticity, and the share of true fluxes within
+    the stated errors, at detected and at true positions.
+
+    The page "Beside other deblenders" of the documentation explains the tables.
     """
     from astrodeblend import score
 
@@ -117,15 +119,17 @@ def benchmark(
         if kind == "pictures":
             place = "out --survey" if given == "--bands" else "out --fields"
         raise ValueError(f"{given} does not go with{place}; leave it out")
-    if data is None and kind == "pictures":
-        raise ValueError("--data is missing: a folder of galaxies; or give a --survey or --fields")
-    if data is None and split is not None:
-        raise ValueError(f"--split {split} is a part of --data; give --data, or leave --split out")
-    split = _split(data, split)
+    if images is None and kind == "pictures":
+        raise ValueError("--images is missing: give a folder of galaxies, a --survey, or --fields")
+    if images is None and split is not None:
+        raise ValueError(f"--split {split} is of --images; give --images, or leave --split out")
+    split = _split(images, split)
     if tune and split == "test":
-        raise ValueError("--tune chooses settings: give --split val, and keep test for the scores")
+        raise ValueError("--tune selects settings: give --split val, and keep test for the scores")
     if tune and (models or out):
-        raise ValueError("--tune prints settings of peers; leave --model and --out away")
+        raise ValueError(
+            "--tune only prints scores of other deblenders; leave --model and --out out"
+        )
     if card and not (survey and len(models) == 1 and models[0].endswith(".safetensors")):
         raise ValueError(
             f"--card writes beside the weights: give --survey and one --model, a .safetensors file "
@@ -138,8 +142,8 @@ def benchmark(
         report = score.benchmark_fields(
             fields, number or 20, seed=seed, peers=peers or PEERS, bands=bands, size=size,
             models=[options.load_model(name, **how) for name in models], density=density,
-            meta={"data": f"{data}, split {split or 'all'}"} if data else None,
-            scarlet2_fields=scarlet2_fields, progress=True, **_real_galaxies(data, split),
+            meta={"data": f"{images}, split {split or 'all'}"} if images else None,
+            scarlet2_fields=scarlet2_fields, progress=True, **_real_galaxies(images, split),
         )  # fmt: skip
         return _show(report, out, overwrite)
     meta = None
@@ -148,19 +152,19 @@ def benchmark(
 
         known = get_survey(survey)
         bands = bands or [band.name for band in known.bands if band.name != "u"]
-        blends = options.survey_blends(known, number or 1000, data, split, bands=bands, seed=seed)
-        meta = {"seed": seed} | ({"data": str(data), "split": split or "all"} if data else {})
+        blends = options.survey_blends(known, number or 1000, images, split, bands=bands, rng=seed)
+        meta = {"seed": seed} | ({"data": images, "split": split or "all"} if images else {})
         chosen = [score.SURVEY_PEERS[name] for name in peers or PEERS]
     else:
         from astrodeblend.blends import draw_blends
 
-        blends = draw_blends(data, split=split, recipe=recipe, number=number, seed=seed)
+        blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
         chosen = [score.PEERS[name]() for name in peers or PEERS]
     if tune:
         return _tune(chosen, blends, scarlet2_blends)
     models = models or _models("noise" if survey else "picture")
     if not models:
-        click.echo("no model of the package takes linear flux; give one by --model", err=True)
+        click.echo("the package has no model for flux; give one by --model", err=True)
     loaded = [options.load_model(name, **how) for name in models]
     common = {"slow_blends": scarlet2_blends, "meta": meta, "progress": True}
     report = score.benchmark(blends, models=loaded, peers=chosen, **common)
@@ -207,36 +211,36 @@ def _keep(model, reports):
     click.echo(f"wrote the scores into the card of {model}")
 
 
-def _split(data, split):
-    """Return which part of the data is asked for: by default val, if there is such a table."""
-    if split is None and data is not None and (Path(data) / "splits.csv").is_file():
+def _split(images, split):
+    """Return the split to use: by default val, if the folder has a table of splits."""
+    if split is None and images is not None and (Path(images) / "splits.csv").is_file():
         return "val"
     return split
 
 
-def _real_galaxies(data, split):
+def _real_galaxies(folder, split):
     """Cut galaxies, and large ones, out of the pictures of a folder."""
     from astrodeblend.simulate import cut_galaxies, cut_large_galaxies, find_images
 
-    if data is None:
+    if folder is None:
         return {}
-    paths = find_images(data, split=split)
+    paths = find_images(folder, split=split)
     kinds = {"images": cut_galaxies, "large_images": cut_large_galaxies}
     return {name: cut(paths, progress=True) for name, cut in kinds.items()}
 
 
 def _models(scaling, *, fields=False):
-    """Name the models of the package for colour pictures, or for linear flux, or for fields."""
+    """Return the names of the package's models for colour pictures, for flux, or for fields."""
     from astrodeblend.weights import list_models, read_card
 
     cards = [read_card(name) for name in list_models()]
     cards = [card for card in cards if card.scaling == scaling]
-    if fields:  # others hand them over
+    if fields:  # the other models of flux pass whole images on to these
         cards = [card for card in cards if card.network["kind"] == "field"]
     return [card.name for card in cards if scaling != "picture" or len(card.bands) == 3]
 
 
-# Recipes that a task of evaluate knows, and options that mean nothing to it.
+# For each task of evaluate, its recipes, and the options that it does not take.
 _TASKS = {
     "blends": (options.RECIPES, ("bands", "peers")),
     "scenes": (("max", "sum", "both"), ("listed", "card", "bands", "peers")),
@@ -245,8 +249,8 @@ _TASKS = {
 }
 
 
-def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
-    """Return by its name each run of a task, which takes a model and gives a report."""
+def _runs(task, images, recipes, split, number, seed, listed, bands, peers):
+    """Return the runs of a task by recipe: functions of a model that return a report."""
     from astrodeblend import score
 
     drawn = {"split": split, "seed": seed}
@@ -256,21 +260,21 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
             if not peer.installed:
                 raise ValueError(f"--peer {peer.name}: {peer.hint}")
         chosen = {"bands": bands and "".join(bands), "peers": peers}
-        return {"": lambda model: score.score_real_blends(model, data, **chosen, progress=True)}
+        return {"": lambda model: score.score_real_blends(model, images, **chosen, progress=True)}
     if task == "detection":
         drawn["number"] = number or 2000
-        return {"": lambda model: score.score_detection(model, data, **drawn, progress=True)}
+        return {"": lambda model: score.score_detection(model, images, **drawn, progress=True)}
     if task == "scenes":
         run, drawn["number"] = score.score_scenes, number or 200
-        sets = {mode: score.draw_scenes(data, mode=mode, **drawn) for mode in recipes}
+        sets = {mode: score.draw_scenes(images, mode=mode, **drawn) for mode in recipes}
     else:
         from astrodeblend.blends import draw_blends, read_blends
 
         run, drawn["number"] = score.evaluate, number
         if listed is None:
-            sets = [draw_blends(data, recipe=recipe, **drawn) for recipe in recipes]
+            sets = [draw_blends(images, recipe=recipe, **drawn) for recipe in recipes]
         else:
-            sets = [read_blends(listed, data)]
+            sets = [read_blends(listed, images)]
         sets = {blends.recipe.name: blends for blends in sets}
     return {
         name: lambda model, each=each: run(model, each, progress=True)
@@ -279,56 +283,57 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
 
 
 @options.command(
-    "astrodeblend evaluate --model galaxyzoo --split test --data galaxies",
-    "astrodeblend evaluate --model run/model.safetensors --data galaxies -n 300 --out scores",
-    "astrodeblend evaluate --data galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
-    "astrodeblend evaluate --data galaxies --blends scores/blends.ecsv",
-    "astrodeblend evaluate --task scenes --data galaxies --split test -o scores",
-    "astrodeblend evaluate --task detection --data galaxies --split test -n 2000 -o scores",
-    "astrodeblend evaluate --task hsc --data blends --bands i,r,g",
-    "astrodeblend evaluate --task hsc --model survey --data blends --peer scarlet2 -o scores",
+    "astrodeblend evaluate --model galaxyzoo --split test --images galaxies",
+    "astrodeblend evaluate --model run/model.safetensors --images galaxies -n 300 --out scores",
+    "astrodeblend evaluate --images galaxies --recipe reiman2019 --recipe sum --recipe max_sum",
+    "astrodeblend evaluate --images galaxies --blends scores/blends.ecsv",
+    "astrodeblend evaluate --task scenes --images galaxies --split test -o scores",
+    "astrodeblend evaluate --task detection --images galaxies --split test -n 2000 -o scores",
+    "astrodeblend evaluate --task hsc --images blends --bands i,r,g",
+    "astrodeblend evaluate --task hsc --model survey --images blends --peer scarlet2 -o scores",
 )
 @click.option(
     "--task",
     type=click.Choice(list(_TASKS)),
     default="blends",
     show_default=True,
-    help="What to score on: blends of two; scenes of two to eight galaxies that overlap, "
-    "beside photutils; or, beside photutils too, telling blends from single galaxies; or real "
-    "blends with known peaks.",
+    help="Blends of two galaxies; scenes of two to eight; detection, which is to tell blends from "
+    "single galaxies; or real blends of HSC.",
 )
 @options.model("galaxyzoo")
-@options.data(required=True)
+@options.images(
+    "Folder of isolated galaxies, JPEG or PNG; for --task hsc of blends, .npz.", required=True
+)
 @options.split()
 @click.option(
     "--recipe",
     "recipes",
     type=click.Choice([*options.RECIPES, "max", "both"]),
     multiple=True,
-    help="What to make. May be given several times. Default: reiman2019; for scenes, which are "
-    "made by max, sum or both, both.",
+    show_default="reiman2019; of scenes both",
+    help="How galaxies are blended. May be given several times. Scenes are blended by max, sum, or "
+    "both in turn.",
 )
-@options.number(
-    "How many blends. Default: 3200, as in the paper; galaxies are used again, all as often, "
-    "if there are too few. Of fewer than 40 galaxies: each once. Of scenes: 200. Of stamps "
-    "with one galaxy or two: 2000."
+@options.whole(
+    "-n",
+    "--number",
+    text="Number of blends, scenes or stamps.  [default: 3200 blends, as in the paper, galaxies "
+    "being used several times if they are too few, but each once if they are fewer than 40; 200 "
+    "scenes; 2000 stamps for detection]",
 )
 @options.seed
 @click.option(
     "--blends",
     "listed",
     metavar="LIST",
-    help="Make the blends of this list, a blends.ecsv from --out, instead of drawing any.",
+    help="Make the blends of this list, a blends.ecsv that --out wrote, instead of new ones.",
 )
 @options.bands(
-    "Of g, r, i, z, y, for --task hsc, in the order in which the model takes them. Default: "
-    "i,r,g for colour models, else all."
+    "For --task hsc: the bands, of g,r,i,z,y, in the order in which the model takes them.",
+    default="i,r,g for colour models, else all",
 )
-@options.peers(
-    ["scarlet2"],
-    "For --task hsc: fit the same blends with it too, for what it leaves of the light.",
-)
-@options.folder("Also write there; with several recipes, a folder for each.")
+@options.peers(["scarlet2"], "For --task hsc: also fit the blends with this deblender.")
+@options.out("Also write there; with several recipes, to a subfolder for each.", metavar="FOLDER")
 @click.option("--card", is_flag=True, help="Also write the scores into the model's card.")
 @options.as_json
 @options.quiet
@@ -336,35 +341,28 @@ def _runs(task, data, recipes, split, number, seed, listed, bands, peers):
 @options.how
 @click.pass_context
 def evaluate(
-    context, task, model, data, split, recipes, number, seed, listed, bands, peers, out, card,
+    context, task, model, images, split, recipes, number, seed, listed, bands, peers, out, card,
     overwrite, how,
 ):  # fmt: skip
-    """Score a model on simulated blends: Table 1 of Reiman & Goehre (2019), and more.
+    """Score a model on blends whose truth is known.
 
-    Prints mean and its error, median, maximum, minimum, variance and 1st percentile (p1) of
-    PSNR (dB), of ssim_reiman2019 (the paper's lenient scale) and of ssim (the strict one),
-    over both components, for each branch and sub-folder of DIR, for blends of pictures that
-    splits.csv calls isolated, for the blend taken as it is, and what the paper has; means by
-    separation, flux ratio and overlap; and how rough components are beside the truth.
+    --task blends: blends of two galaxies. Prints Table 1 of Reiman & Goehre (2019), PSNR (dB) and
+    SSIM, beside the values of the paper and of the blend itself; means by separation, flux ratio
+    and overlap; and the texture of the components.
 
-    With --task scenes: how many galaxies come back where the true positions are given, and
-    where they are detected; median and 90th percentile of the relative error of fluxes by
-    number of galaxies, separation and overlap, beside the segments of photutils; and how
-    often the truth is within the errors.
+    --task scenes: scenes of two to eight overlapping galaxies. Prints how many are found, the
+    relative error of their fluxes beside that of photutils, and the share of true fluxes within the
+    stated errors.
 
-    With --task detection: how many blends are found, by separation, at the same rate of false
-    alarms, by the model's blend score and by photutils; the area under the curve; and how
-    often stamps of a score are blends.
+    --task detection: stamps of one galaxy and of two. Prints the share of blends that the model's
+    blend score finds at a given rate of false alarms, beside photutils.
 
-    With --task hsc: DIR holds real blends in linear flux (.npz: images in grizy, weights and
-    peaks, and psfs for --peer). How many of the peaks with S/N above 5 are sources of the scene,
-    beside photutils, why the others are not, and what the components leave of the light: chi
-    square in their footprints, beside that of scarlet2 with --peer scarlet2, which takes a
-    minute or so for each blend.
+    --task hsc: real blends in linear flux, .npz files with images (g, r, i, z, y), weights, peaks
+    and psfs. Prints the share of peaks that are found, beside photutils, and chi square of the
+    residual, with --peer scarlet2 beside that of scarlet2, which takes a minute for each.
 
-    --out writes all of it to FOLDER: tables and the list of blends or galaxies (ECSV),
-    scores.json, and figures (PNG); of real blends a picture of each. --json prints what
-    scores.json has, by recipe; of real blends a row for each.
+    --out writes tables and the list of blends (ECSV), scores.json and figures (PNG). The page
+    "Evaluation" of the documentation explains the numbers.
     """
     from astrodeblend.score import FILES, real_files, summary_of
     from astrodeblend.weights import check_model
@@ -372,7 +370,7 @@ def evaluate(
     known, foreign = _TASKS[task]
     given = options.given(context, *foreign)
     if given:
-        raise ValueError(f"--task {task} knows no {given}; leave that out")
+        raise ValueError(f"--task {task} takes no {given}; leave it out")
     if card and not model.endswith(".safetensors"):
         raise ValueError(f"--card writes beside the weights; give them as a file, not {model!r}")
     if listed is not None:
@@ -381,22 +379,22 @@ def evaluate(
             raise ValueError(f"--blends says which blends to make; leave {given} out, or --blends")
         if card:
             raise ValueError(
-                "--card keeps scores with the command that prints them again, and there is none "
-                "for a list of blends; leave out --blends or --card"
+                "--card keeps the command that repeats the scores, which a list of blends does "
+                "not allow; leave out --blends or --card"
             )
     for recipe in recipes:
         if recipe not in known:
-            raise ValueError(f"--recipe {recipe} is none of this --task: {', '.join(known)}")
+            raise ValueError(f"--task {task} has no --recipe {recipe}; it has {', '.join(known)}")
     recipes = tuple(dict.fromkeys(recipes)) or ("reiman2019",)
     if task == "scenes" and {"both", "reiman2019"} & {*recipes}:
         recipes = ("max", "sum")
-    names = real_files(data) if task == "hsc" else FILES[task]
+    names = real_files(images) if task == "hsc" else FILES[task]
     folders = _folders(out, recipes, names, overwrite=overwrite)
     deblender = options.load_model(model, **how)
     if task == "blends":
         check_model(deblender.card)
-    split = None if task == "hsc" else _split(data, split)
-    runs = _runs(task, data, recipes, split, number, seed, listed, bands, peers)
+    split = None if task == "hsc" else _split(images, split)
+    runs = _runs(task, images, recipes, split, number, seed, listed, bands, peers)
     reports = {}
     for (name, run), folder in zip(runs.items(), folders, strict=True):
         reports[name] = report = run(deblender)
@@ -405,7 +403,7 @@ def evaluate(
             folder.parent.mkdir(exist_ok=True)
             report.write(folder, overwrite=overwrite)
             files = ", ".join(report.files)
-            if task == "hsc":  # too many to be named
+            if task == "hsc":  # too many to list
                 files = "peaks.ecsv, blends.ecsv and a picture of each blend"
             click.echo(f"wrote {files} to {folder}")
         if name:
@@ -420,7 +418,7 @@ def evaluate(
 
 
 def _folders(out, recipes, names, *, overwrite):
-    """Return where to write for each recipe, None for nowhere; refuse what cannot be written."""
+    """Return the folder of each recipe, or None; refuse those that cannot be written."""
     if out is None:
         return [None] * len(recipes)
     alone = len(recipes) == 1

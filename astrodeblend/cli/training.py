@@ -13,13 +13,13 @@ from astrodeblend.training.config import TrainingConfig, reiman2019
 
 from . import options
 
-#: Fields that an option can say; shapes of networks come through --config.
+#: Fields of the configuration that are options; those of other types come through --config.
 FIELDS = {
     f.name: f for f in fields(TrainingConfig) if f.type in (str, str | None, int, float, bool)
 }
 _KINDS = {str | None: str}
 _METAVARS = {int: "N", float: "X", str | None: "PATH"}
-#: Options that say which images.
+#: Options that say which galaxies.
 IMAGES = ("images", "split", "validation_images", "validation_split")
 
 
@@ -50,80 +50,82 @@ def _config_options(command):
     "astrodeblend train --from survey --survey stamps --out runs/mine --steps 500",
     "torchrun --nproc-per-node 4 -m astrodeblend train --images galaxies --out runs/four",
 )
-@click.option(
-    "--images",
-    "--data",
-    "images",
-    metavar="DIR",
-    help="Folder of isolated galaxies, JPEG or PNG; for surveys colour pictures of SDSS, or an "
-    ".npz file of galaxies cut out of them (see the page on surveys). Without, blends of surveys "
-    "are of parametric galaxies alone.",
+@options.images(
+    "Folder of isolated galaxies, JPEG or PNG. With --survey optional: colour pictures of SDSS, or "
+    "an .npz file of galaxies cut out of them, of which half of the galaxies are made.",
+    metavar="DIR|NPZ",
 )
 @click.option(
     "--survey",
     "surveys",
     multiple=True,
     metavar="NAME|YAML|FOLDER",
-    help="Learn from blends in linear flux as this survey sees them; may be given several times. "
-    "lsst, hsc, des, sdss, a file of your own, or, with --from, a folder of FITS stamps, each with "
-    "an isolated source of your survey in its middle.",
+    help="Learn from blends in linear flux, as this survey sees them: lsst, hsc, des, sdss, a YAML "
+    "file, or, with --from, a folder of FITS stamps, each with an isolated source of your survey "
+    "in its centre. May be given several times.",
 )
 @click.option(
     "--split",
-    metavar="S",
-    help="Part of them to learn from, by splits.csv in DIR. Default: train if there is that "
-    "table, else all.",
+    metavar="NAME",
+    show_default="train if DIR has splits.csv, else all galaxies",
+    help="Learn only from the galaxies that splits.csv in DIR gives to this split.",
 )
 @click.option(
     "--validation-images",
-    metavar="DIR",
-    help="Other galaxies to be judged by. Default: part val of the same folder if it has "
-    "splits.csv, else every tenth image, which is then not learned from.",
+    metavar="DIR|NPZ",
+    show_default="split val of --images, or every tenth of its images",
+    help="Galaxies for validation, which are not learned from.",
 )
-@click.option("--validation-split", metavar="S", help="Part of those, by splits.csv.")
-@click.option(
-    "-o", "--out", required=True, metavar="RUN", help="Folder of the run; made if missing."
-)
+@click.option("--validation-split", metavar="NAME", help="Split of the galaxies for validation.")
+@options.out("Folder of the run; made if missing.", metavar="RUN", required=True)
 @click.option(
     "--from",
     metavar="NAME|PATH",
-    help="Start from the weights of a model (see 'astrodeblend models') or of a .safetensors "
-    "file, with the network of its card, or a deeper one that --config gives.",
+    help="Start from the weights of a model (see 'astrodeblend models') or .safetensors file, with "
+    "its network, or with the deeper one of --config.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the run in RUN as though it had never stopped; what was chosen is kept.",
+    help="Continue the run in RUN as if it had never stopped, with its options.",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU if there is.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    show_default="a GPU if there is one",
+    help="Where the network is trained.",
+)
 @click.option(
     "--paper",
     is_flag=True,
     default=None,
-    help="All choices of Reiman & Goehre (2019): network, loss, plan, discriminator, burn-in; "
-    "other options win.",
+    help="The configuration of Reiman & Goehre (2019): network, loss, learning rates, "
+    "discriminator, burn-in. Other options override it.",
 )
 @click.option(
     "--config",
     metavar="NAME|JSON",
-    help="All choices of a model of the package, of a model's card, or of a JSON file of "
-    "TrainingConfig's fields; other options win.",
+    help="The configuration of a model, of a card, or of a JSON file with fields of "
+    "TrainingConfig. Other options override it.",
 )
 @click.option(
     "--network",
     type=click.Choice(["unet", "reiman2019", "band_unet"]),
-    help="Our own, or the paper's; for surveys band_unet.  [default: unet]",
+    show_default="unet; with --survey band_unet",
+    help="Architecture: a U-shaped network for pictures, that of the paper, or one for flux.",
 )
 @_config_options
 @options.quiet
 def train(out, resume, device, **given):
-    """Train a model on galaxies of your own.
+    """Train a model on your own galaxies.
 
-    RUN gets model.safetensors with its card model.json, log.csv, validation.png (each column
-    a blend, its central galaxy, the truth of that, its companion, the truth of that) and
-    checkpoint.safetensors. Ctrl-C saves and ends with exit code 130; --resume goes on
-    exactly, after that and after a crash. At the end error bars and the like are fitted, as
-    astrodeblend finish does.
+    Blends are simulated during the run: pictures of the galaxies of --images, blended by --recipe,
+    or with --survey linear flux. RUN has model.safetensors and its card model.json, log.csv (losses
+    and validation), validation.png (in each column a blend, its central galaxy, the truth, its
+    companion, the truth) and checkpoint.safetensors.
+
+    Ctrl-C saves the run and ends with exit code 130. After that, or a crash, --resume continues
+    exactly. At the end error bars are fitted, as by 'astrodeblend finish'.
     """
     speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
     run = Path(out)
@@ -133,7 +135,7 @@ def train(out, resume, device, **given):
     started = (run / "checkpoint.safetensors").exists()
     if started and not resume:
         raise FileExistsError(
-            f"{out!r} holds a run already; go on with it by --resume, or choose another folder"
+            f"{out!r} holds a run already; continue it by --resume, or choose another folder"
         )
     record = _read_record(run) if resume else None
     if record is None:
@@ -163,7 +165,7 @@ def train(out, resume, device, **given):
     config = _training_config(given, record["config"], start)
     folder = record["images"].get("images")
     if folder is None and not config.surveys:
-        raise ValueError("--images is missing; give the folder of galaxies to learn from")
+        raise ValueError("--images is missing: give the folder of galaxies to learn from")
     if start is not None:
         load_parent(start, build(**config.network), weights=False)  # refused before the work
     if device == "cuda" and not torch.cuda.is_available():
@@ -171,12 +173,12 @@ def train(out, resume, device, **given):
     if config.compile:
         check_compiler(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.burn_in and config.vgg is None:
-        _say("burn-in without --vgg: on the pixel loss alone, not on deep features", speaks)
+        _say("burn-in without --vgg: with the pixel loss alone, without VGG19 features", speaks)
     galaxies, others = _galaxies(config, start, record, started=started, speaks=speaks)
     number = 0 if galaxies is None else len(galaxies)
     if number:
         judges = "no" if others is None else len(others)
-        _say(f"learning from {number} galaxies, judged by {judges} others", speaks)
+        _say(f"learning from {number} galaxies, validated on {judges} others", speaks)
     blends = f"blends of {', '.join(config.surveys)}" if config.surveys else f"{number} galaxies"
     source = Path(folder or config.surveys[0]).resolve().name
     card = Card(
@@ -196,7 +198,9 @@ def train(out, resume, device, **given):
     if not speaks:
         return
     if model is None:
-        _say(f"stopped and saved; go on with: astrodeblend train --out {shlex.quote(out)} --resume")
+        _say(
+            f"stopped and saved; continue by: astrodeblend train --out {shlex.quote(out)} --resume"
+        )
         raise SystemExit(130)  # what shells have for Ctrl-C
     learned = read_card(model).training["steps"] * config.batch  # the minutes may end it early
     images = record["images"]
@@ -221,28 +225,25 @@ def train(out, resume, device, **given):
     "astrodeblend finish runs/fields/model.safetensors",
 )
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--images",
-    "--data",
-    "images",
+@options.images(
+    "Folder of the galaxies that a model of pictures was trained on, of which split val is used; "
+    "for flux optional, an .npz file of galaxies.",
     metavar="DIR|NPZ",
-    help="For pictures the folder of galaxies that MODEL was trained on, those of split val to fit "
-    "error bars; for linear flux, if you have them, galaxies cut out into an .npz file.",
 )
 @options.quiet
 def finish(model, images):
-    """Fit to a trained model what tells how far to trust it.
+    """Fit error bars to a trained model, and the scores of how far to trust it.
 
-    Of pictures: what is unlike its training, blend scores, error bars of blends and of scenes. Of
-    linear flux: error bars. Of fields: probabilities, purity and error bars. MODEL and its card are
-    written anew, with the same weights; some minutes on two cores.
+    For pictures: the distance from the training blends, the blend score, and error bars. For flux:
+    error bars. For fields: probabilities of sources, purity, and error bars. MODEL and its card are
+    rewritten with the same weights. Takes some minutes on two cores.
     """
     if any(_finish(model, images).values()):
         raise SystemExit(1)
 
 
 def _finish(model, images=None, **parts):
-    """Fit what tells how far to trust a model; say what was, and why not."""
+    """Fit the parts, and say which were fitted, and why others were not."""
     from astrodeblend.finish import finish as fit
 
     failed = fit(model, images, **parts)
@@ -252,7 +253,7 @@ def _finish(model, images=None, **parts):
 
 
 def _galaxies(config, start, record, *, started, speaks):
-    """Read the galaxies to learn from and those to be judged by; None if there are none."""
+    """Read the galaxies for training and those for validation; None if there are none."""
     from astrodeblend.simulate import Morphologies, cut_galaxies, read_images, share_out
     from astrodeblend.training import BlendStream
 
@@ -284,9 +285,9 @@ def _are_cut_out(images):
 
 
 def _stamps_of_ones_own(config, start, images):
-    """Read isolated sources: the light that the model to start from sees in each of them.
+    """Return isolated sources in units of the noise, as the model to start from splits them off.
 
-    Every tenth is not learned from but judged by.
+    Every tenth is for validation.
     """
     import numpy as np
     from astropy.nddata import extract_array
