@@ -18,6 +18,7 @@ from sphinx_astropy.conf.v3 import exclude_patterns, extensions, intersphinx_map
 from astrodeblend.cards import card_text
 from astrodeblend.cli import main
 from astrodeblend.flags import Flag, decode_flags
+from astrodeblend.simulate import SURVEYS
 from astrodeblend.weights import list_models, read_card
 
 HERE = Path(__file__).parent
@@ -156,6 +157,11 @@ def write_flags(app):
     generated("flags.txt", "\n".join(lines))
 
 
+def write_surveys(app):
+    """Write the tables of the simulated surveys for docs/surveys.rst."""
+    generated("surveys.txt", "\n\n".join(map(str, SURVEYS.values())) + "\n")
+
+
 def run_rooms(app):
     """Run the example of docs/from_image_to_catalogue.rst; write what each part of it prints."""
     path = HERE.parent / "examples" / "from_image_to_catalogue.py"
@@ -179,4 +185,5 @@ def setup(app):
     app.connect("builder-inited", write_model_cards)
     app.connect("builder-inited", write_command_help)
     app.connect("builder-inited", write_flags)
+    app.connect("builder-inited", write_surveys)
     app.connect("builder-inited", run_rooms)

