@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.nddata import NDData
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,8 +14,8 @@ from PIL import Image
 
 from astrodeblend.files import atomic_path
 from astrodeblend.flags import Flag, count_flags, decode_flags
-from astrodeblend.images import wavelength_of
-from astrodeblend.plot import in_colour, png_address, shrunk
+from astrodeblend.plot import RESIDUAL, SIGMA, View, png_address, residual_of, shrunk
+from astrodeblend.sky import Sky
 
 __all__ = ["write_page"]
 
@@ -23,7 +24,6 @@ SOURCES, THUMBNAILS, PICTURES = 5000, 1000, 50
 
 _SIDE = 48  # pixels along the side of a thumbnail
 _TOTAL = 900  # pixels along the side of all pictures together
-_DEVIATIONS = 5.0  # standard deviations of the noise: black and white of residuals of flux
 _SHOWN = (
     "component", "x_centroid", "y_centroid", "ra", "dec", "segment_flux", "segment_flux_err",
     "semimajor_axis", "ellipticity", "neighbor_distance", "n_blended", "blendedness",
@@ -129,7 +129,7 @@ def _content(source):
         "total": total,
         "thumbnails": sum(row["strip"] is not None for row in rows),
         "pictures": min(len(scenes), PICTURES),
-        "deviations": _DEVIATIONS,
+        "sigma": SIGMA,
     }
 
 
@@ -170,6 +170,7 @@ def _read(path, name, side, number):
             image = _cube(hdus["IMAGE"].data)
             part = slice(None), slice(None)
             level, noise = (_per_band(header, key, len(image)) for key in ("SKY", "NOISE"))
+            picture = "FULLSCAL" in header
             if kind == "CATALOG":
                 lights = [(_box(hdu), _cube(hdu.data)) for hdu in hdus if hdu.name == "COMPONENT"]
                 left = _cube(hdus["RESIDUAL"].data) - level
@@ -177,7 +178,7 @@ def _read(path, name, side, number):
                 part = _stamp(hdus[0].header, image.shape)
                 both = [_cube(hdus[n].data)[:, *part] - level for n in ("CENTRAL", "COMPANION")]
                 lights = [(tuple(slice(0, n) for n in light.shape[1:]), light) for light in both]
-                left = image[:, *part] - level - sum(both)
+                _, left = residual_of(image[:, *part] - level, *both, adds=not picture)
             if len(lights) != len(table):
                 raise ValueError(
                     f"{str(path)!r} has {len(lights)} components for the {len(table)} sources of "
@@ -191,27 +192,30 @@ def _read(path, name, side, number):
                 if card.keyword
             ]
     hidden = ~np.isfinite(image) if mask is None else _cube(mask) != 0
-    size, image, hidden = image.shape[1:], image[:, *part], hidden[:, *part]
-    look = _Look(header, len(image), noise)
-    shown = look.light(np.where(hidden, 0, image - level))
-    residual = look.left(np.where(hidden, 0, left))
+    names = [header.get(f"BAND{k + 1}") for k in range(len(image))]
+    known = {"bands": None if None in names else names}
+    if picture:
+        known |= {"kind": "picture", "full_scale": header["FULLSCAL"]}
+    box = [(cut.start or 0, cut.stop or n) for cut, n in zip(part, image.shape[1:], strict=True)]
+    sky = Sky(level, noise, hidden, np.ones(len(image)), "image", ())
+    view = View(NDData(image, meta={"astrodeblend": known}), sky, box=box)
+    shown = view.as_bytes(view.pixels(view.light))
+    residual = view.as_bytes(RESIDUAL((1 + view.sigma(left) / SIGMA) / 2)[..., :3])
     scene = {
         "name": name,
         "cards": cards,
         "sources": len(table),
-        "channels": look.channels,
+        "channels": ", ".join(view.legend()),
         "picture": side and png_address(shrunk(shown, side)),
         "residual": side and png_address(shrunk(residual, side)),
-        "size": size[::-1],
-        "shown": image.shape[:0:-1],
-        "ellipses": _ellipses(table, look.flipped, image.shape[1], part) if side else [],
-        "full": look.full,
+        "size": image.shape[:0:-1],
+        "shown": shown.shape[1::-1],
+        "ellipses": _ellipses(table, not picture, len(shown), part) if side else [],
     }
-    bands = [header.get(f"BAND{k + 1}", k) for k in range(len(image))]
-    rows = _rows(table, bands, number)
+    rows = _rows(table, [k if name is None else name for k, name in enumerate(names)], number)
     order = np.argsort([-row["snr"] for row in rows])[:THUMBNAILS]
     for k in order:
-        rows[k]["strip"] = _strip(look, shown, residual, *lights[k])
+        rows[k]["strip"] = _strip(view, shown, residual, *lights[k])
     return scene, rows
 
 
@@ -240,44 +244,10 @@ def _stamp(header, shape):
     )
 
 
-class _Look:
-    """Converts light to a picture: 8-bit RGB, top row first."""
-
-    def __init__(self, header, bands, noise):
-        self.full = header.get("FULLSCAL")  # white of a picture, which is shown unchanged
-        self.flipped = self.full is None
-        names = [str(header.get(f"BAND{k + 1}", f"band {k}")) for k in range(bands)]
-        known = [wavelength_of(name) for name in names]
-        if None in known:  # from blue to red
-            known = np.linspace(475, 753, bands)
-        self.wavelength = known
-        used = [names[np.abs(np.subtract(known, nm)).argmin()] for nm in (753, 621, 475)]
-        self.channels = "" if bands == 1 else "red, green, blue: {}, {}, {}".format(*used)
-        self.noise = np.where(noise > 0, noise, 1.0)
-
-    def light(self, above):
-        """Return the picture of sky-subtracted light."""
-        if self.full is not None:
-            above = above / self.full
-            return self._bytes(above if len(above) == 3 else above.mean(axis=0)[None].repeat(3, 0))
-        return self._bytes(in_colour(above[None, None], self.noise.T[0], self.wavelength)[0, 0])
-
-    def left(self, left):
-        """Return the picture of a residual, in which 0 is grey."""
-        if self.full is None:
-            value = (left / self.noise).mean(axis=0) * len(left) ** 0.5 / (2 * _DEVIATIONS)
-        else:
-            value = left.mean(axis=0) / self.full
-        return self._bytes((0.5 + value)[None].repeat(3, 0))
-
-    def _bytes(self, values):
-        values = (255 * np.nan_to_num(values).clip(0, 1)).astype(np.uint8)
-        return np.moveaxis(values, 0, -1)[:: -1 if self.flipped else 1]
-
-
-def _strip(look, shown, residual, box, light):
+def _strip(view, shown, residual, box, light):
     """Return data, component and residual around a source, side by side."""
     height, width = shown.shape[:2]
+    upward = view.look["origin"] == "lower"
     half = max(part.stop - part.start for part in box) // 2 + 2
     middle = [(part.start + part.stop) // 2 for part in box]
     (top, bottom), (left, right) = (
@@ -289,10 +259,10 @@ def _strip(look, shown, residual, box, light):
     alone[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
         np.nan_to_num(light)
     )
-    up = slice(height - bottom, height - top) if look.flipped else slice(top, bottom)
+    up = slice(height - bottom, height - top) if upward else slice(top, bottom)
     part = up, slice(left, right)
     strip = Image.new("RGB", (3 * _SIDE + 4, _SIDE), "white")
-    for k, pixels in enumerate((shown[part], look.light(alone), residual[part])):
+    for k, pixels in enumerate((shown[part], view.as_bytes(view.pixels(alone)), residual[part])):
         panel = Image.fromarray(np.ascontiguousarray(pixels))
         scale = _SIDE / max(panel.size)
         size = [max(1, round(scale * n)) for n in panel.size]

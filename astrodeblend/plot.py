@@ -7,6 +7,7 @@ import numpy as np
 from astropy import units as u
 from astropy.visualization import LuptonAsinhStretch
 from astropy.wcs.utils import proj_plane_pixel_scales
+from matplotlib import colormaps
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -20,12 +21,15 @@ from astrodeblend.scaling import scaling_of
 
 __all__ = ["in_colour", "panels", "save_figure", "scene_panels", "source_regions"]
 
+#: Standard deviations of the noise at the ends of the residual's colours: blue, white, red.
+SIGMA = 5.0
+RESIDUAL = colormaps["RdBu_r"].with_extremes(bad="0.6")  # grey without data
+
 _STRETCH = 10.0  # standard deviations of the noise up to which light is drawn nearly linearly
-_SIGMA = 5.0  # standard deviations of the noise: limits of the residual's colours
 _BRIGHTER = 3.0  # largest factor by which a channel is amplified to make the light white
 _THUMBNAIL = 300  # pixels along the side of a thumbnail
 _MOST = 100  # largest number of sources drawn alone by default
-# Those of Okabe & Ito's colours that are bright on black.
+# The colours of Okabe & Ito, told apart by colour-blind readers, that are bright on black.
 _COLOURS = ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#D55E00")
 _CHANNELS = {"red": "#ff7070", "green": "#70e070", "blue": "#80b0ff"}
 _STROKE = (withStroke(linewidth=1.5, foreground="black"),)
@@ -75,7 +79,7 @@ def panels(results, *, across=None, bands=None, stretch=None, axes=None):
     across = min(across, len(results))
     rows = -(-len(results) // across)
     side, wcs = (2.4, results[0].image.wcs) if len(results) == 1 else (1.7, None)
-    size = across * (4 * side + 0.65), rows * side + 0.35
+    size = across * (4 * side + 0.65), rows * side * max(map(_shape_ratio, results)) + 0.35
     figure = _figure(size if wcs is None else np.add(size, (0.7, 0.25)), "compressed")
     grid = figure.add_gridspec(rows, 4 * across)
     for number, result in enumerate(results):
@@ -134,7 +138,7 @@ def scene_panels(scene, *, sources=None, bands=None, stretch=None, labels=False,
     ValueError
         If there is no such source or band, an option is invalid, or there are too many axes.
     """
-    catalog, view = scene.catalog, _View(scene, bands, stretch)
+    catalog, view = scene.catalog, View(scene.image, scene.sky, bands, stretch)
     blended = np.flatnonzero(catalog["n_blended"] > 1)
     colours, said = _told_apart(catalog, blended), ""
     if sources is None:
@@ -170,6 +174,14 @@ def scene_panels(scene, *, sources=None, bands=None, stretch=None, labels=False,
     return figure or axes
 
 
+def _shape_ratio(result):
+    """Return height over width of the drawn part of the image, at most 1."""
+    height, width = result.image.data.shape[-2:]
+    if "core" in result.meta:
+        height, width = np.ptp(result.meta["core"], axis=1)
+    return min(height / width, 1)
+
+
 def _figure(size, layout):
     figure = Figure(figsize=size, dpi=200)
     figure.set_layout_engine(layout, w_pad=0.025, h_pad=0.025, wspace=0, hspace=0)
@@ -198,14 +210,26 @@ def _scene_figure(names, view, said):
     return figure, dict(zip(names, axes, strict=True))
 
 
-class _View:
-    """How an image is drawn: bands as colours, stretched light, residual over the noise."""
+class View:
+    """Draws an image or a part of it: bands as colours, stretched light, residual over the noise.
 
-    def __init__(self, scene, bands, stretch, box=None):
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` returns it.
+    sky : `~astrodeblend.sky.Sky`
+        Its sky.
+    bands, stretch : optional
+        As in `scene_panels`.
+    box : pair of pairs of int, optional
+        First and last row, and column, of the part; the last ones are excluded.
+    """
+
+    def __init__(self, image, sky, bands=None, stretch=None, box=None):
         if stretch is not None and not stretch > 0:
             raise ValueError(f"stretch is {stretch}; it has to be above 0")
-        image, sky, scaling = scene.image, scene.sky, scaling_of(scene.image)
-        self.wcs, shape = image.wcs, sky.hidden.shape
+        scaling, shape = scaling_of(image), sky.hidden.shape
+        self.wcs = image.wcs
         self.box = box or tuple((0, length) for length in shape[1:])
         self.cut = (..., *(slice(*ends) for ends in self.box))
         self.level = np.broadcast_to(sky.level, shape)[self.cut]
@@ -262,17 +286,25 @@ class _View:
             down = -half if axes.yaxis_inverted() else half
             axes.set(xlim=(x - half, x + half), ylim=(y - down, y + down))
 
-    def _show_left(self, axes, left, less):
-        """Draw the residual over the noise, with a colour bar."""
+    def sigma(self, left):
+        """Return a residual (bands, y, x) in standard deviations (y, x), NaN without data."""
         chosen = sorted({int(band) for group in self.groups for band in group})
         left, noise = left[chosen], self.noise[chosen]
         seen = self.valid[chosen] & (noise > 0)
         sigma = np.where(seen, left, 0) / np.where(seen, noise, 1)
         count = seen.sum(axis=0)
-        sigma = np.where(count > 0, sigma.sum(axis=0) / np.sqrt(np.maximum(count, 1)), np.nan)
-        axes.set_facecolor("0.6")  # no data
-        ends = {"vmin": -_SIGMA, "vmax": _SIGMA, "interpolation": "antialiased"}
-        drawn = self._imshow(axes, sigma, self.box, cmap="RdBu_r", **ends)
+        return np.where(count > 0, sigma.sum(axis=0) / np.sqrt(np.maximum(count, 1)), np.nan)
+
+    def as_bytes(self, shown):
+        """Return a drawing with values from 0 to 1 in 8 bits, its top row first."""
+        up = -1 if self.look["origin"] == "lower" else 1
+        return (255 * shown).astype(np.uint8)[::up]
+
+    def _show_left(self, axes, left, less):
+        """Draw the residual over the noise, with a colour bar."""
+        ends = {"vmin": -SIGMA, "vmax": SIGMA, "interpolation": "antialiased"}
+        axes.set_facecolor(RESIDUAL.get_bad())
+        drawn = self._imshow(axes, self.sigma(left), self.box, cmap=RESIDUAL, **ends)
         bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0, 0.05, 1)), extend="both")
         bar.set_label(f"(data − {less}) / σ", fontsize=8)
         bar.ax.tick_params(labelsize=7)
@@ -285,24 +317,29 @@ class _View:
             axes.set(xticks=[], yticks=[])
         return drawn
 
+    def legend(self):
+        """Return the bands of each channel in words, such as "red i", with a colour for them."""
+        if self.names is None:
+            return {}
+        colours = _CHANNELS if len(self.names) == 3 else {"": "white"}
+        return {
+            f"{channel} {name}".strip(): colour
+            for (channel, colour), name in zip(colours.items(), self.names, strict=True)
+        }
+
     def _explain(self, axes):
         """Label the bands of the colours, and draw the scale if the axes do not show it."""
-        if self.names is not None:
-            colours = _CHANNELS if len(self.names) == 3 else {"": "white"}
-            for k, (channel, colour) in enumerate(colours.items()):
-                text = "\n" * k + f"{channel} {self.names[k]}".strip()
-                _write(axes, 0.97, 0.97, text, va="top", ha="right", color=colour)
+        for k, (text, colour) in enumerate(self.legend().items()):
+            _write(axes, 0.97, 0.97, "\n" * k + text, va="top", ha="right", color=colour)
         if not hasattr(axes, "coords"):
             _draw_scale(axes, self.box, self.wcs)
 
 
 def thumbnails(scene, images, *, box=None):
     """Return images of a scene, or the same part of each, as self-contained HTML."""
-    view = _View(scene, None, None, box)
-    upward = -1 if view.look["origin"] == "lower" else 1
-    pictures = []
+    view, pictures = View(scene.image, scene.sky, box=box), []
     for name, image in images.items():
-        pixels = (255 * view.pixels(view.above(image))).astype(np.uint8)[::upward]
+        pixels = view.as_bytes(view.pixels(view.above(image)))
         source = png_address(shrunk(pixels, _THUMBNAIL))
         style = f"height:{_THUMBNAIL * 2 // 3}px;image-rendering:pixelated"
         pictures.append(f'<img src="{source}" alt="{name}" title="{name}" style="{style}">')
@@ -382,14 +419,22 @@ def in_colour(flux, noise, wavelength):
 def _draw_result(result, axes, bands, stretch):
     """Draw a blend, its components and its residual."""
     drawn = _by_name(axes, ["blend", "central", "companion", "residual"])
-    view = _View(result.scene, bands, stretch, result.meta.get("core"))
-    blend, central, companion = view.light, view.above(result.central), view.above(result.companion)
+    view = View(result.image, result.scene.sky, bands, stretch, result.meta.get("core"))
+    lights = {name: view.above(getattr(result, name)) for name in ("central", "companion")}
+    way, left = residual_of(view.light, *lights.values(), adds=scaling_of(result.image).adds)
+    view.draw(drawn, {"blend": view.light, **lights}, left, way)
+
+
+def residual_of(blend, central, companion, *, adds):
+    """Return what was subtracted from a blend, sum or maximum, and the residual.
+
+    In pictures, in which light need not add, that which leaves the smaller residual.
+    """
     left = {"sum": blend - central - companion}
-    if not scaling_of(result.image).adds:
+    if not adds:
         left["maximum"] = blend - np.maximum(central, companion)
     way = min(left, key=lambda way: (left[way] ** 2).sum())
-    lights = {"blend": blend, "central": central, "companion": companion}
-    view.draw(drawn, lights, left[way], way)
+    return way, left[way]
 
 
 def _told_apart(catalog, blended):
@@ -464,13 +509,12 @@ def _draw_scale(axes, box, wcs):
     longest = 0.3 * width * size
     power = 10.0 ** np.floor(np.log10(longest))
     length = max(step for step in (1, 2, 5) if step * power <= longest) * power
-    axes.add_artist(
-        AnchoredSizeBar(
-            axes.transData, length / size, f"{length:g}{unit}", "lower left", color="white",
-            frameon=False, label_top=True, sep=3, borderpad=0.6,
-            fontproperties=FontProperties(size=7),
-        )
+    bar = AnchoredSizeBar(
+        axes.transData, length / size, f"{length:g}{unit}", "lower left", color="white",
+        label_top=True, sep=3, pad=0.3, borderpad=0.3, fontproperties=FontProperties(size=7),
     )  # fmt: skip
+    bar.patch.set(facecolor="black", edgecolor="none", alpha=0.6)  # readable on bright galaxies
+    axes.add_artist(bar)
 
 
 def source_regions(catalog, wcs=None):

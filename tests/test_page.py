@@ -12,6 +12,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import NDData
 from click.testing import CliRunner
+from matplotlib import colormaps
 from PIL import Image
 
 from astrodeblend import decode_flags, page
@@ -104,13 +105,14 @@ def pixels(address):
         return np.asarray(picture.convert("RGB"))
 
 
-def assert_grey(shown, left, mask, meta):
-    """What is left, sky included, in standard deviations of the mean over the bands: grey is 0."""
+def assert_residual(shown, left, mask, meta):
+    """A residual, sky included, in standard deviations of the sum over bands: blue, white, red."""
     level, noise = (np.reshape(meta[name], (-1, 1, 1)) for name in ("background", "noise"))
     deviations = ((left - level) / noise).sum(axis=0) / len(left) ** 0.5
-    expected = 255 * (0.5 + deviations / 10).clip(0, 1)
+    expected = 255 * colormaps["RdBu_r"](0.5 + deviations / 10)[..., :3]
     known = ~mask.any(axis=0)
-    np.testing.assert_allclose(shown[::-1, :, 0][known], expected[known], atol=2)
+    np.testing.assert_allclose(shown[::-1][known], expected[known], atol=2)
+    assert np.all(shown[::-1][mask.all(axis=0)] == 153)  # grey without data
 
 
 def test_every_source_has_a_row_a_picture_and_its_flags_in_words(scene, folder, tmp_path):
@@ -148,7 +150,7 @@ def test_pictures_show_the_image_and_what_is_left_the_right_way_up(scene, folder
     row, column = np.unravel_index(peak, (90, 50))
     assert abs(column + 60 - x) <= 2
     assert abs(89 - row - y) <= 2  # the last row of a FITS image is the top
-    assert_grey(left, scene.residual.data, scene.image.mask, scene.meta)
+    assert_residual(left, scene.residual.data, scene.image.mask, scene.meta)
     outlines = [a for tag, a in read.elements if tag == "ellipse"]
     found = [(float(a["cx"]) - 0.5, 89.5 - float(a["cy"])) for a in outlines]
     np.testing.assert_allclose(found, PLACES, atol=0.5)
@@ -183,8 +185,8 @@ def test_a_result_and_any_bands(splitting, tmp_path, bands, unit):
     assert sum(name.startswith("segment_flux_err") for name in table) == (bands or 1)
     strips = [pixels(a["src"]) for tag, a in read.elements if tag == "img"]
     assert len(strips) == 2
-    # What is left of central and companion together is no more than noise: grey all over.
-    assert abs(int(np.median(strips[0][:, 100:])) - 127) < 20
+    # The residual of central and companion together is no more than noise: nearly white all over.
+    assert np.median(strips[0][:, 100:]) > 220
 
 
 def test_fluxes_of_different_units_are_different_columns(scene, splitting, folder, tmp_path):
@@ -213,7 +215,7 @@ def test_of_a_result_the_stamp_is_shown(splitting, tmp_path):
     both = result.central.data + result.companion.data
     part = ..., slice(top, top + len(left)), slice(start, start + left.shape[1])
     rest = result.image.data - both + 2 * np.reshape(result.meta["background"], (3, 1, 1))
-    assert_grey(left, rest[part], result.image.mask[part], result.meta)
+    assert_residual(left, rest[part], result.image.mask[part], result.meta)
 
 
 def test_a_picture_keeps_its_colours_and_its_top(splitting, tmp_path):
