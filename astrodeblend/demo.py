@@ -1,4 +1,4 @@
-"""The demonstration: real blends of the Hubble Deep Field, taken apart."""
+"""The demonstration: real blends of the Hubble Deep Field, deblended."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from astrodeblend.results import provenance
 
 __all__ = ["BLENDS", "FILES", "run_demo"]
 
-#: Where the clearest blends of two galaxies are in `skimage.data.hubble_deep_field`, (x, y) of the
-#: brighter one: of like brightness, a dip of light between them, little light of others around.
+#: Pixels (x, y) of the brighter galaxy of the clearest blends of two in
+#: `skimage.data.hubble_deep_field`: alike in brightness, a dip of light between, no others near.
 BLENDS = (
     (656.4, 591.3), (182.3, 710.1), (540.3, 724.7), (289.9, 107.8), (334.4, 312.8), (446.2, 152.3),
     (722.7, 636.5), (726.8, 473.5), (213.4, 561.9), (862.2, 758.4), (335.9, 76.3), (29.6, 705.8),
@@ -28,7 +28,7 @@ FILES = {
 
 
 def run_demo(deblender, image, positions, folder, *, overwrite=False, say=lambda text: None):
-    """Take blends of a picture apart and write down what came out.
+    """Deblend blends of a picture, and write figures, stamps and a catalogue.
 
     Parameters
     ----------
@@ -37,21 +37,21 @@ def run_demo(deblender, image, positions, folder, *, overwrite=False, say=lambda
     image : path or array
         A colour picture.
     positions : sequence
-        Where the central galaxies are, (x, y) in pixels.
+        Positions of the central galaxies, (x, y) in pixels.
     folder : str or path-like
         Where to write ``panels.png``, ``stamps.fits`` and ``catalogue.ecsv``; made if its
         parent exists.
     overwrite : bool, optional
         Replace files that are there already.
     say : callable, optional
-        Is given lines of text on what goes on.
+        Called with lines of text on the progress.
 
     Returns
     -------
     list of Deblended
         The results.
     """
-    say(f"taking the {len(positions)} clearest blends apart")
+    say(f"deblending the {len(positions)} clearest blends")
     image = read_image(image)
     results = [deblender(image, position=position) for position in positions]
     folder, catalogue = Path(folder), _catalogue(results)
@@ -66,7 +66,7 @@ def run_demo(deblender, image, positions, folder, *, overwrite=False, say=lambda
 
 
 def _catalogue(results):
-    """Stack the tables of all blends, which they number from 1."""
+    """Stack the tables of all blends, numbered from 1 in the column ``blend``."""
     tables = []
     for number, result in enumerate(results, start=1):
         table = result.to_table()
@@ -79,7 +79,7 @@ def _catalogue(results):
 
 
 def _short(catalogue):
-    """Return what of the catalogue fits on a screen, with the light of all bands together."""
+    """Return the columns of the catalogue that are printed, with the flux of all bands summed."""
     short = catalogue["blend", "component", "x_centroid", "y_centroid", "ellipticity"]
     short["flux"] = catalogue["segment_flux"].sum(axis=1)
     for name, digits in (("x_centroid", 1), ("y_centroid", 1), ("ellipticity", 2), ("flux", 0)):

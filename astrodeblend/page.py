@@ -14,7 +14,7 @@ from PIL import Image
 
 from astrodeblend.files import atomic_path
 from astrodeblend.flags import Flag, count_flags, decode_flags
-from astrodeblend.plot import RESIDUAL, SIGMA, View, png_address, residual_of, shrunk
+from astrodeblend.plot.view import RESIDUAL, SIGMA, View, png_address, residual_of, shrunk
 from astrodeblend.sky import Sky
 
 __all__ = ["write_page"]
@@ -23,7 +23,7 @@ __all__ = ["write_page"]
 SOURCES, THUMBNAILS, PICTURES = 5000, 1000, 50
 
 _SIDE = 48  # pixels along the side of a thumbnail
-_TOTAL = 900  # pixels along the side of all pictures together
+_TOTAL = 900  # pixels along the side of a square with the area of all pictures
 _SHOWN = (
     "component", "x_centroid", "y_centroid", "ra", "dec", "segment_flux", "segment_flux_err",
     "semimajor_axis", "ellipticity", "neighbor_distance", "n_blended", "blendedness",
@@ -178,7 +178,8 @@ def _read(path, name, side, number):
                 part = _stamp(hdus[0].header, image.shape)
                 both = [_cube(hdus[n].data)[:, *part] - level for n in ("CENTRAL", "COMPANION")]
                 lights = [(tuple(slice(0, n) for n in light.shape[1:]), light) for light in both]
-                _, left = residual_of(image[:, *part] - level, *both, adds=not picture)
+                blend = image[:, *part] - level
+                _, left = residual_of(*map(np.nan_to_num, (blend, *both)), adds=not picture)
             if len(lights) != len(table):
                 raise ValueError(
                     f"{str(path)!r} has {len(lights)} components for the {len(table)} sources of "
@@ -191,13 +192,15 @@ def _read(path, name, side, number):
                 for card in part.cards
                 if card.keyword
             ]
-    hidden = ~np.isfinite(image) if mask is None else _cube(mask) != 0
+    hidden = ~np.isfinite(image)
+    if mask is not None:
+        hidden |= _cube(mask) != 0
     names = [header.get(f"BAND{k + 1}") for k in range(len(image))]
     known = {"bands": None if None in names else names}
     if picture:
         known |= {"kind": "picture", "full_scale": header["FULLSCAL"]}
     box = [(cut.start or 0, cut.stop or n) for cut, n in zip(part, image.shape[1:], strict=True)]
-    sky = Sky(level, noise, hidden, np.ones(len(image)), "image", ())
+    sky = Sky(level, np.where(noise > 0, noise, 1), hidden, np.ones(len(image)), "image", ())
     view = View(NDData(image, meta={"astrodeblend": known}), sky, box=box)
     shown = view.as_bytes(view.pixels(view.light))
     residual = view.as_bytes(RESIDUAL((1 + view.sigma(left) / SIGMA) / 2)[..., :3])
@@ -288,7 +291,7 @@ def _ellipses(table, flipped, height, part):
 
 
 def _rows(table, bands, number):
-    """Return a row of cells for every source, columns being (name, band, unit)."""
+    """Return a row for every source; its cells are by column (name, band, unit)."""
     columns = {}
     if "sky_centroid" in table.colnames:
         sky = table["sky_centroid"].icrs
@@ -334,14 +337,14 @@ def _plain(value):
 
 
 def _name(column, columns):
-    """Return the name of a column, by which it is filtered; with its unit, if there are several."""
+    """Return the name of a column for the filter; with its unit, if the files have several."""
     name, band, unit = column
     same = [other for other in columns if other[:2] == column[:2]]
     return "_".join(filter(None, (name, band, unit if len(same) > 1 else ""))).replace(" ", "")
 
 
 def _histogram(column, values):
-    """Return the histogram of a quantity; for flux, of its logarithm."""
+    """Return the histogram of a quantity; of fluxes, sizes and distances, of the logarithm."""
     name, band, unit = column
     logarithmic = "flux" in name or "axis" in name or "distance" in name
     good = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]

@@ -259,7 +259,7 @@ class Scene:
         return f"{text}; {failed} could not be deblended>" if failed else f"{text}>"
 
     def _repr_html_(self):
-        from astrodeblend.plot import thumbnails
+        from astrodeblend.plot.view import thumbnails
 
         flags = [
             f"{number} of {len(self.catalog)}: {flag.name}, {decode_flags(flag)[0]}"
@@ -429,7 +429,7 @@ class Deblended:
         return f"{text}, {words}>"
 
     def _repr_html_(self):
-        from astrodeblend.plot import thumbnails
+        from astrodeblend.plot.view import thumbnails
 
         images = {name: getattr(self, name) for name in ("image", "central", "companion")}
         pictures = thumbnails(self.scene, images, box=self.meta["stamp_box"])

@@ -87,7 +87,7 @@ def _write_survey(blends, fits_file, picture):
 
 
 def _draw(rows, path):
-    """Draw blends, a column each, over their galaxies, (n, rows, bands, y, x)."""
+    """Draw blends above their galaxies, (n, rows, bands, y, x), a column for each blend."""
     import numpy as np
     from PIL import Image
 

@@ -77,7 +77,7 @@ def images(text, metavar="DIR", **options):
 
 
 def peers(names, text, default=None):
-    """Return the option --peer, which gives all that are chosen."""
+    """Return the option --peer, which gives a tuple of names."""
     kind = click.Choice(names)
     return click.option(
         "--peer", "peers", type=kind, multiple=True, show_default=default, help=text
@@ -128,7 +128,7 @@ survey = click.option(
 
 
 def how(command):
-    """Add --device and --dtype to a command, which takes both as ``how``, for `load_model`."""
+    """Add --device and --dtype to a command, which gets both as ``how`` for `load_model`."""
 
     @click.option(
         "--device",
@@ -164,7 +164,7 @@ def quiet(command):
 
 
 def as_json(command):
-    """Add --json to a command, which prints what that returns."""
+    """Add --json to a command: its return value is printed instead of its text."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
     @wraps(command)
@@ -188,12 +188,12 @@ def plot(what):
 
 
 def examples(*lines):
-    """Lay out the end of a command's help."""
+    """Return examples as the end of a command's help."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 def given(context, *names):
-    """Return those of some options that are on the command line, in words."""
+    """Return which of the named options are on the command line, such as "--a and --b"."""
     return " and ".join(
         parameter.opts[-1]
         for parameter in context.command.params
@@ -203,7 +203,7 @@ def given(context, *names):
 
 
 def load_model(name, **how):
-    """Load a model of the package or out of a file, on a device and with an arithmetic."""
+    """Load a model by name or from a file, with its device and dtype."""
     from astrodeblend import Deblender
 
     if name is not None and name.endswith(".safetensors"):
@@ -261,7 +261,7 @@ def wrote(files):
 
 
 def check_folder(folder, names, *, overwrite):
-    """Refuse an output folder before the work that would fill it with files of these names."""
+    """Refuse, before the work, an output folder that cannot take files of these names."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{str(folder)!r} is a file; choose another name for the folder")
@@ -284,7 +284,7 @@ def check_folder(folder, names, *, overwrite):
 
 
 def table_text(table):
-    """Return a table as text, all of it, the bands of a column side by side."""
+    """Return a whole table as text, with the bands of a column side by side."""
     from astropy.coordinates import SkyCoord
 
     shown = table.copy()

@@ -172,7 +172,7 @@ def benchmark(
 
 
 def _tune(peers, blends, slow_blends):
-    """Print what each setting of other deblenders scores."""
+    """Print the score of every setting of other deblenders."""
     from astrodeblend import score
 
     click.echo(str(blends))
@@ -190,7 +190,7 @@ def _tune(peers, blends, slow_blends):
 
 
 def _show(report, out, overwrite, *, card=None):
-    """Print a report, write it into a folder and into a model's card if there is one."""
+    """Print a report; write it into a folder, and its scores into a card, if they are given."""
     click.echo(str(report))
     if card:
         _keep(card, [report])

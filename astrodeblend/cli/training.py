@@ -24,7 +24,7 @@ IMAGES = ("images", "split", "validation_images", "validation_split")
 
 
 def _config_options(command):
-    """Add an option for every field."""
+    """Add an option for every field of the configuration."""
     for name, field in reversed(FIELDS.items()):
         option, default = f"--{name.replace('_', '-')}", field.default
         text, among = field.metadata["help"], field.metadata["among"]
@@ -32,7 +32,7 @@ def _config_options(command):
             option, default = f"{option}/--no-{option[2:]}", "yes" if default else "no"
         command = click.option(
             option,
-            default=None,  # what was not given may have been chosen otherwise
+            default=None,  # the default is taken only if no --config or --paper says otherwise
             type=click.Choice(list(among)) if among else _KINDS.get(field.type, field.type),
             metavar=None if among else _METAVARS.get(field.type),
             help=text if default is None else f"{text}  [default: {default}]",
@@ -127,7 +127,9 @@ def train(out, resume, device, **given):
     Ctrl-C saves the run and ends with exit code 130. After that, or a crash, --resume continues
     exactly. At the end error bars are fitted, as by 'astrodeblend finish'.
     """
-    speaks = int(os.environ.get("RANK", "0")) == 0  # one process of those torchrun starts
+    speaks = (
+        int(os.environ.get("RANK", "0")) == 0
+    )  # of the processes that torchrun starts, the first
     run = Path(out)
     given = {name: value for name, value in given.items() if value not in (None, ())}
     if run.exists() and not run.is_dir():
@@ -140,7 +142,7 @@ def train(out, resume, device, **given):
     record = _read_record(run) if resume else None
     if record is None:
         record = {"command": _as_command(out, given), "images": {}, "config": {}}
-    else:  # the configuration is known in full, whatever it was made of
+    else:  # the configuration is in the record, --paper included
         given.pop("paper", None)
         if not started:
             _say(f"{out} has no checkpoint yet: starting from the beginning", speaks)
@@ -158,16 +160,16 @@ def train(out, resume, device, **given):
     from astrodeblend.training.start import check_compiler, load_parent
     from astrodeblend.weights import Card, read_card
 
-    if started:  # it may have been made longer since it was begun
+    if started:  # --steps may have been raised since the start
         record["config"] = read_state(run / "checkpoint.safetensors")["config"]
-    # A run that has begun knows where from; asked again, it checks.
+    # The checkpoint has the parent model; a repeated --from is compared with it.
     start = given.get("from") if resume else record.get("from")
     config = _training_config(given, record["config"], start)
     folder = record["images"].get("images")
     if folder is None and not config.surveys:
         raise ValueError("--images is missing: give the folder of galaxies to learn from")
     if start is not None:
-        load_parent(start, build(**config.network), weights=False)  # refused before the work
+        load_parent(start, build(**config.network), weights=False)  # raises before the work
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu")
     if config.compile:
@@ -202,9 +204,9 @@ def train(out, resume, device, **given):
             f"stopped and saved; continue by: astrodeblend train --out {shlex.quote(out)} --resume"
         )
         raise SystemExit(130)  # what shells have for Ctrl-C
-    learned = read_card(model).training["steps"] * config.batch  # the minutes may end it early
+    learned = read_card(model).training["steps"] * config.batch  # --minutes may end it early
     images = record["images"]
-    if config.surveys:  # real galaxies that it has not learned from, or parametric ones
+    if config.surveys:  # galaxies that were not learned from, or parametric ones
         others = images.get("validation_images")
         images = {"images": others} if _are_cut_out(others) else {}
     if config.familiarity_blends and learned >= FEWEST_BLENDS:
@@ -274,7 +276,7 @@ def _galaxies(config, start, record, *, started, speaks):
     read = cut_galaxies if config.surveys else read_images
     galaxies = read(learn, progress=speaks)
     others = read(judge, progress=speaks) if judge and speaks else None
-    for each in () if config.surveys else (galaxies, others):  # refused before there is a folder
+    for each in () if config.surveys else (galaxies, others):  # raises before the folder is made
         if each is not None:
             BlendStream(each, config.recipe, batch=config.batch, seed=config.seed)
     return galaxies, others
@@ -312,7 +314,7 @@ def _stamps_of_ones_own(config, start, images):
     for path in tqdm(paths, "reading stamps", unit="stamp"):
         try:
             result = deblender(path)
-        except (ValueError, TypeError, OSError) as error:  # one of them does not spoil the rest
+        except (ValueError, TypeError, OSError) as error:  # the other stamps are still used
             bad.append(f"{path}: {error}")
             continue
         sky, noise = (np.reshape(result.meta[k], (-1, 1, 1)) for k in ("background", "noise"))
@@ -336,13 +338,13 @@ def _stamps_of_ones_own(config, start, images):
 
 
 def _say(text, aloud=True):
-    """Tell what goes on: on stderr, where the progress bars are."""
+    """Print a message on stderr, as progress bars are."""
     if aloud:
         click.echo(text, err=True)
 
 
 def _read_record(run):
-    """Return how a run was begun, or None if that was not by this command."""
+    """Return the record of a run, or None if this command did not start it."""
     path = run / "run.json"
     if not path.exists():
         return None
@@ -362,7 +364,7 @@ def _write_record(run, record):
 
 
 def _as_command(out, given):
-    """Return the command that begins the run, as one line."""
+    """Return the command that starts the run, as one line."""
     words = ["astrodeblend", "train"]
     given = {**given, "out": out}
     for survey in given.pop("surveys", ()):
@@ -374,9 +376,10 @@ def _as_command(out, given):
 
 
 def _training_config(given, choices, start=None):
-    """Make the configuration of choices made before, a file or the paper's, and of options.
+    """Return the configuration: options override --config or --paper, and ``choices``.
 
-    The network is that of the model to start from, if nothing says otherwise.
+    ``choices`` are those of the run's record. Without another choice, the network is that of the
+    model to start from.
     """
     from astrodeblend.training.loop import FREE
     from astrodeblend.weights import read_card
@@ -385,7 +388,7 @@ def _training_config(given, choices, start=None):
         if "paper" in given:
             raise ValueError("--config and --paper both make all choices; give one of them")
         chosen = _read_config(given["config"])
-        if choices:  # of a run that has begun: the file checks them, but does not shorten it again
+        if choices:  # of a run to resume: fields that may change keep their present values
             chosen = {name: value for name, value in chosen.items() if name not in FREE}
         choices = choices | chosen
     choices = choices | {name: value for name, value in given.items() if name in FIELDS}
@@ -411,7 +414,7 @@ def _training_config(given, choices, start=None):
 
 
 def _read_config(path):
-    """Read choices from a model's card or from a file of their own."""
+    """Read a configuration from a model's card or a JSON file."""
     from astrodeblend.weights import find_model, list_models
 
     known = {field.name for field in fields(TrainingConfig)}
@@ -439,7 +442,7 @@ def _read_config(path):
 
 
 def _check_galaxies(record, paths, *, started):
-    """Keep in the record which galaxies are learned from, or refuse others than it has."""
+    """Record which galaxies are learned from; refuse others when a run is resumed."""
     folder = Path(record["images"]["images"])
     names = "\n".join(path.relative_to(folder).as_posix() for path in paths)
     digest = hashlib.sha256(names.encode()).hexdigest()
