@@ -14,10 +14,9 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-from PIL import Image
 
 from astrodeblend.images import read_image, wavelength_of
-from astrodeblend.plot import panels, save_figure, scene_panels
+from astrodeblend.plot import panels, scene_panels
 
 SHAPE = (60, 64)
 SKY = 10.0
@@ -520,18 +519,3 @@ def test_axes_that_do_not_fit_are_refused():
         panels([result(), result()], axes=axes)
     with pytest.raises(ValueError, match="axes has 'rest'; panels are image, components, residual"):
         scene_panels(scene(), axes={"rest": axes[0]})
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path):
-    figure = panels(result())
-    save_figure(figure, tmp_path / "page.png")
-    with Image.open(tmp_path / "page.png") as picture:
-        assert picture.width > 1000
-    with pytest.raises(FileExistsError, match="page"):
-        save_figure(figure, tmp_path / "page.png")
-    save_figure(figure, tmp_path / "page.png", overwrite=True)
-    with pytest.raises(ValueError, match="nonsense"):
-        save_figure(figure, tmp_path / "page.nonsense")
-    with pytest.raises(FileNotFoundError, match="missing"):
-        save_figure(figure, tmp_path / "missing" / "page.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["page.png"]

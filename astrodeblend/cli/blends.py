@@ -45,7 +45,8 @@ def simulate(
     """
     import numpy as np
 
-    from astrodeblend.blends import draw_blends
+    from astrodeblend.blends import draw_blends, write_survey_blends
+    from astrodeblend.plot import in_colour
 
     given = options.given(context, *(("bands", "sources") if survey is None else ("recipe",)))
     if given:
@@ -55,35 +56,25 @@ def simulate(
     if images is None and survey is None:
         raise ValueError("--images is missing: give a folder of galaxies, or a --survey")
     with options.outputs(out, plot, overwrite=overwrite) as ((fits_file, picture), written):
-        if survey is not None:
+        if survey is None:
+            blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
+            blend, isolated = blends.write(fits_file, progress=True)
+            click.echo(str(blends))
+        else:
             blends = options.survey_blends(
                 survey, number, images, split, bands=bands, rng=seed, sources=sources
             )
-            _write_survey(blends, fits_file, picture)
-            text = f"{blends}, seed {seed}"
-        else:
-            blends = draw_blends(images, split=split, recipe=recipe, number=number, seed=seed)
-            blend, isolated = blends.write(fits_file, progress=True)
-            text = str(blends)
-            if picture:
-                _draw(np.concatenate([blend[:8, None], isolated[:8]], axis=1), picture)
-    click.echo(text)
+            write_survey_blends(blends, fits_file)
+            blend, isolated = blends.blend, blends.isolated
+            click.echo(f"{blends}, seed {seed}")
+        if picture:
+            rows = np.concatenate([blend[:8, None], isolated[:8]], axis=1)
+            if survey is not None:
+                wavelength = [band.wavelength for band in blends.survey.bands]
+                rows = in_colour(rows, blends.noise[:8], wavelength)
+            _draw(rows, picture)
     click.echo(options.wrote(written))
     return {"files": written, "number": number, "seed": seed}
-
-
-def _write_survey(blends, fits_file, picture):
-    """Write blends of a survey, and draw the first ones."""
-    import numpy as np
-
-    from astrodeblend.blends import write_survey_blends
-    from astrodeblend.plot import in_colour
-
-    write_survey_blends(blends, fits_file)
-    if picture:
-        wavelength = [band.wavelength for band in blends.survey.bands]
-        rows = np.concatenate([blends.blend[:8, None], blends.isolated[:8]], axis=1)
-        _draw(in_colour(rows, blends.noise[:8], wavelength), picture)
 
 
 def _draw(rows, path):

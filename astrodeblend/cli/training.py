@@ -153,6 +153,7 @@ def train(out, resume, device, **given):
 
     import torch
 
+    from astrodeblend.files import atomic_path
     from astrodeblend.networks import build
     from astrodeblend.training import train as train_model
     from astrodeblend.training.checkpoint import read_state
@@ -192,7 +193,8 @@ def train(out, resume, device, **given):
     )
     if speaks and not started:
         run.mkdir(parents=True, exist_ok=True)
-        _write_record(run, {**record, "config": config.to_dict()})
+        with atomic_path(run / "run.json", overwrite=True) as file:
+            file.write_text(json.dumps({**record, "config": config.to_dict()}, indent=2) + "\n")
     model = train_model(
         config, galaxies, run, validation=others, start=start, resume=resume, device=device,
         card=card, progress=speaks,
@@ -354,13 +356,6 @@ def _read_record(run):
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); remove it and give all options again"
         ) from error
-
-
-def _write_record(run, record):
-    from astrodeblend.files import atomic_path
-
-    with atomic_path(run / "run.json", overwrite=True) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _as_command(out, given):

@@ -4,12 +4,11 @@ import numpy as np
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
-from astrodeblend.files import atomic_path
 from astrodeblend.scaling import scaling_of
 
 from .view import STROKE, View, cube, in_colour, residual_of, write_on
 
-__all__ = ["in_colour", "panels", "save_figure", "scene_panels", "source_regions"]
+__all__ = ["in_colour", "panels", "scene_panels", "source_regions"]
 
 _MOST = 100  # largest number of sources drawn alone by default
 # The colours of Okabe & Ito, told apart by colour-blind readers, that are bright on black.
@@ -306,25 +305,3 @@ def source_regions(catalog, wcs=None):
             shape = regions.PointPixelRegion(centre, **look)
         found.append(shape if wcs is None else shape.to_sky(wcs))
     return regions.Regions(found)
-
-
-def save_figure(figure, path, *, overwrite=False):
-    """Write a figure to a file; after an error no file is left.
-
-    Parameters
-    ----------
-    figure : `~matplotlib.figure.Figure`
-    path : str or path-like
-        The file; its suffix is the format: ``.png``, ``.pdf``, ``.svg``, ``.jpg``.
-    overwrite : bool, optional
-        Replace a file that exists. By default that raises.
-
-    Raises
-    ------
-    FileExistsError, FileNotFoundError, PermissionError
-        If ``path`` exists, its folder does not, or that is read-only.
-    ValueError
-        If matplotlib does not write that format.
-    """
-    with atomic_path(path, overwrite=overwrite) as file:
-        figure.savefig(file)
