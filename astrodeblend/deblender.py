@@ -43,9 +43,10 @@ class Deblender:
     device : str or torch.device, optional
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default a GPU when there is one.
     dtype : {'float32', 'bfloat16'} or torch.dtype, optional
-        Arithmetic of the network. By default bfloat16 for models of pictures on GPUs and on CPUs
-        with AMX, where it is several times as fast and changes components by about 0.001 of the
-        blend, much less than their errors. Otherwise float32, which models of linear flux need.
+        Arithmetic of the network. By default bfloat16 on GPUs and on CPUs that multiply it (AMX,
+        AVX512_BF16), where it is at least twice as fast: for models of pictures, whose components
+        it changes by about 0.001 of the blend, and for those of fields, whose fluxes it changes
+        by 0.01 of their errors. Otherwise float32, which other models of linear flux need.
     batch_size : int or 'auto', optional
         Stamps per batch of the network; by default it depends on their size.
 
@@ -324,8 +325,8 @@ class Deblender:
         psf : optional
             As in calling the deblender.
         purity : float, optional
-            For models that find sources: expected share of true sources among those found, in
-            fields like those of the model's card. A lower value finds more sources.
+            For models that find sources: expected share of true sources among those found, the
+            mean of their probabilities. A lower value finds more sources.
         progress : bool, optional
             Show a progress bar.
 

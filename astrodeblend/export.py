@@ -18,7 +18,7 @@ from .calibration import Calibration
 from .calibration.factors import DARK
 from .files import atomic_path
 from .inference import ROUNDING, SMALLEST
-from .networks.centres import PURITIES
+from .networks.centres import centre_probability
 from .weights import load_model
 
 __all__ = ["export_model"]
@@ -114,10 +114,6 @@ def _about(network, card, program, outputs):
     about = {name: asdict(card)[name] for name in _TOLD}
     about |= {"astrodeblend": __version__, "unit": program.unit, "inputs": program.inputs}
     about["outputs"] = {name: program.outputs[name] for name in outputs}
-    if hasattr(network, "thresholds"):
-        about["purity_thresholds"] = dict(
-            zip(map(str, PURITIES), network.thresholds.tolist(), strict=True)
-        )
     return about
 
 
@@ -237,9 +233,8 @@ class _Fields(_Flux):
         std = self.calibrated(std, components, values)
         answers = {"components": components * noise, "std": std * noise}
         answers = _known(_known(answers, data[:, None]), inside)
-        slope, start = network.calibration
         peak = heat == F.max_pool2d(heat, 3, stride=1, padding=1)
-        answers["probability"] = ((slope * heat + start).sigmoid() * peak)[:, 0]
+        answers["probability"] = (centre_probability(heat, network.calibration) * peak)[:, 0]
         answers["offset"] = offset.clamp(-1.5, 1.5)
         answers["size"] = log_size[:, 0].exp()
         return answers

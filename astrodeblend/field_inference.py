@@ -7,12 +7,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from astrodeblend.networks import Pixels, Sources, find_centres, threshold_of
+from astrodeblend.networks import (
+    Pixels,
+    Sources,
+    centre_probability,
+    find_centres,
+    least_probability,
+)
 
-__all__ = ["FieldAnswer", "take_apart"]
+__all__ = ["FieldAnswer", "overlap", "take_apart"]
 
 _COARSER = (4, 2)  # widths in image pixels of the pixels on which large sources are found
-_LARGE = 5.0  # pixels: half-light radius from which on a galaxy is well resolved
+_LARGE = 3.0  # pixels: half-light radius from which on a galaxy is resolved
 _SURE = 0.5  # least probability of a source found on coarser pixels
 _BLOCK, _MARGIN = 640, 64  # pixels: width of a block and its margin, multiples of ``_GRID``
 _GRID = 8  # pixels: cell of the network's coarsest level
@@ -29,9 +35,10 @@ class FieldAnswer:
         source, (n,); half-light radius in pixels, (n,).
     total : numpy.ndarray, shape (bands, y, x)
         Noiseless light of all sources and of the diffuse rest.
-    windows : list of (x, y, light, std)
-        For each source the first pixel of its window, and light and deviation in it, shape
-        (bands, w, w), 0 outside of the image.
+    windows : list of (x, y, light, std, flux_std)
+        For each source the first pixel of its window; light and its standard deviation, shape
+        (bands, height, width), 0 outside of the image; and the standard deviation of its flux,
+        (bands,).
     """
 
     positions: np.ndarray
@@ -49,7 +56,8 @@ def take_apart(
 
     Large galaxies are found on coarser pixels, on which they are seen whole: a source is taken from
     the coarsest scale on which it is well resolved, and detections at its position on finer scales
-    are dropped.
+    are dropped. Light is split on each scale, from fine to coarse: what smaller sources leave is
+    shared between larger ones and nobody.
 
     Parameters
     ----------
@@ -65,7 +73,7 @@ def take_apart(
     correlation : numpy.ndarray, shape (bands,), optional
         Correlation of the noise, as in `astrodeblend.sky.Sky`.
     purity : float, optional
-        Expected share of true sources among those found, in fields like those of the calibration.
+        Expected share of true sources among those found; given ones count as true.
     watch : callable, optional
         Called with 1 when a block is done.
 
@@ -75,79 +83,155 @@ def take_apart(
     """
     network, shape = inference.network, values.shape[1:]
     given = np.reshape([] if positions is None else np.asarray(positions, float), (-1, 2))
-    finds, calibration = len(given) < 2, network.calibration.cpu()
-    # Rows of x, y, probability and size; the last two of given positions are filled in later.
-    known = np.pad(given, [(0, 0), (0, 2)], constant_values=np.nan)
+    finds = len(given) < 2
+    # Rows of x, y, probability, size and scale, the last three of given positions filled in later.
+    known = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan)
     with inference.arithmetic():
         for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
             maps = _maps(inference, *_coarser(values, psf, correlation, times))
-            _read(known[: len(given)], maps, calibration, times)
+            _read(known[: len(given)], maps, network.calibration.cpu(), times)
             if finds:
-                found = _centres(maps, calibration, times)
+                found = _centres(maps, network.calibration.cpu(), times)
                 known = np.concatenate([known, found[found[:, 3] >= times * _LARGE]])
-        whole, asked, rows = None, [], [known]
-        for block, inner, core in _blocks(shape):
-            image = _tensors(inference, values[:, *block], psf)
-            seen = network.look(*image)
-            maps = [each.float().cpu() for each in network.heat(seen)]
-            start = np.array([block[1].start, block[0].start, 0, 0])
-            number = np.flatnonzero(_within(known, core))
-            here = known[number] - start
-            _read(here, maps, calibration, 1)
-            known[number] = here + start
-            if finds:
-                fine = _centres(maps, calibration, 1)
-                fine = fine[_within(fine, inner)]
-                number = np.append(number, sum(map(len, rows)) + np.arange(len(fine)))
-                rows.append(fine + start)
-                here = np.concatenate([here, fine])
-            sources = _asked(inference, seen, here)
-            sources["source"] = torch.from_numpy(number)
-            sources["at"] += torch.as_tensor(start[:2], dtype=torch.float32)
-            asked.append(sources)
-            parts = vars(network.pixels(seen))
-            parts |= {name: parts[name].half() for name in ("key", "std_key")}
-            if whole is None:
-                whole = {k: v.new_empty(*v.shape[:2], *shape, *v.shape[4:], device="cpu")
-                         for k, v in parts.items()}  # fmt: skip
-            for name, part in parts.items():
-                whole[name][:, :, *core] = part[:, :, *inner].cpu()
-            watch(1)
-        rows = np.concatenate(rows)
-        least = threshold_of(purity, network.thresholds)
-        chosen = _chosen(rows, len(given), len(known), values, least)
-        sources = {k: torch.cat([each[k] for each in asked]) for k in asked[0]}
-        order = sources["source"].argsort()[torch.from_numpy(chosen)]
-        sources = {k: v[order].to(inference.device) for k, v in sources.items()}
-        sources["source"] = torch.arange(len(chosen))
-        pixels = Pixels(**{k: v.to(inference.device) for k, v in whole.items()})
-        windows = [None] * len(chosen)
-        for source, corner, parts in network.share(pixels, Sources(**sources)):
-            parts = (part.float().cpu().numpy() for part in parts)
-            for k, (x, y), light, std in zip(source.tolist(), corner.tolist(), *parts, strict=True):
-                windows[k] = x, y, light, std
-    x, y, chance, size = rows[chosen].T
-    return FieldAnswer(np.stack([x, y], 1), chance, size, whole["total"][0].numpy(), windows)
+        rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
+        certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
+        least = least_probability(torch.from_numpy(certain), purity)
+        rows = rows[chosen := _chosen(rows, len(given), len(known), values, least)]
+        windows = _share(inference, sources, pixels, chosen)
+        total = pixels["total"][0].numpy()
+        for times in sorted(set(rows[:, 4]) - {1}):
+            windows = _share_on_coarser(
+                inference, values, psf, correlation, rows, windows, total, int(times)
+            )
+    x, y, chance, size, _ = rows.T
+    return FieldAnswer(np.stack([x, y], 1), chance, size, total, windows)
+
+
+def _look(inference, values, psf, known, *, finds=False, watch=lambda number: None):
+    """Run the shared layers block by block.
+
+    Return rows, those of known sources filled in and followed by those found; the queries of these
+    sources, and the keys of pixels, as dictionaries of tensors on the CPU.
+    """
+    network, calibration = inference.network, inference.network.calibration.cpu()
+    whole, asked, rows = None, [], [known]
+    for block, inner, core in _blocks(values.shape[1:]):
+        seen = network.look(*_tensors(inference, values[:, *block], psf))
+        maps = [each.float().cpu() for each in network.heat(seen)]
+        start = np.array([block[1].start, block[0].start, 0, 0, 0])
+        number = np.flatnonzero(_within(known, core))
+        here = known[number] - start
+        _read(here, maps, calibration, 1)
+        known[number] = here + start
+        if finds:
+            fine = _centres(maps, calibration, 1)
+            fine = fine[_within(fine, inner)]
+            number = np.append(number, sum(map(len, rows)) + np.arange(len(fine)))
+            rows.append(fine + start)
+            here = np.concatenate([here, fine])
+        sources = _asked(inference, seen, here)
+        sources["source"] = torch.from_numpy(number)
+        sources["at"] += torch.as_tensor(start[:2], dtype=torch.float32)
+        asked.append(sources)
+        parts = vars(network.pixels(seen))
+        parts |= {name: parts[name].half() for name in ("key", "std_key")}
+        if whole is None:
+            whole = {k: v.new_empty(*v.shape[:2], *values.shape[1:], *v.shape[4:], device="cpu")
+                     for k, v in parts.items()}  # fmt: skip
+        for name, part in parts.items():
+            whole[name][:, :, *core] = part[:, :, *inner].cpu()
+        watch(1)
+    return (
+        np.concatenate(rows),
+        {k: torch.cat([each[k] for each in asked]) for k in asked[0]},
+        whole,
+    )
+
+
+def _share(inference, sources, pixels, chosen):
+    """Split light among the chosen sources; return the windows of `FieldAnswer`."""
+    order = sources["source"].argsort()[torch.from_numpy(chosen)]
+    sources = {k: v[order].to(inference.device) for k, v in sources.items()}
+    sources["source"] = torch.arange(len(chosen))
+    pixels = Pixels(**{k: v.to(inference.device) for k, v in pixels.items()})
+    windows = [None] * len(chosen)
+    for source, corner, parts in inference.network.share(pixels, Sources(**sources)):
+        parts = (part.float().cpu().numpy() for part in parts)
+        for k, (x, y), *of_source in zip(source.tolist(), corner.tolist(), *parts, strict=True):
+            windows[k] = x, y, *of_source
+    return windows
+
+
+def _share_on_coarser(inference, values, psf, correlation, rows, windows, total, times):
+    """Split the light of large galaxies on pixels ``times`` as wide, on which they are seen whole.
+
+    What the sources of finer scales leave of the light is shared among the others and nobody.
+    """
+    large = rows[:, 4] >= times
+    left, rest = values.copy(), total.copy()
+    for k in np.flatnonzero(~large):
+        box, inner = overlap(windows[k], total.shape[1:])
+        light = windows[k][2][:, *inner]
+        left[:, *box] -= light
+        rest[:, *box] -= light
+    coarse, psf = _coarser(left, psf, correlation, times)
+    here = rows[large] / [1, 1, 1, times, 1]
+    here[:, :2] = (here[:, :2] + 0.5) / times - 0.5
+    _, sources, pixels = _look(inference, coarse, psf, here)
+    unit = np.reshape(np.broadcast_to(correlation, len(values)), (-1, 1, 1))
+    windows, every = list(windows), pixels["total"][0].numpy()
+    shared = _share(inference, sources, pixels, np.arange(len(here)))
+    for k, window in zip(np.flatnonzero(large), shared, strict=True):
+        box, inner = overlap(window, every.shape[1:])
+        x, y = (times * part.start for part in box[::-1])
+        share, std = (
+            _finer(part, times)[:, : total.shape[1] - y, : total.shape[2] - x]
+            for part in (window[2][:, *inner] / every[:, *box], window[3][:, *inner])
+        )
+        there = slice(y, y + share.shape[1]), slice(x, x + share.shape[2])
+        light = rest[:, *there].clip(0) * share
+        windows[k] = x, y, light, std * unit / times, window[4] * unit.ravel() * times
+    return windows
+
+
+def _finer(planes, times):
+    """Return planes on pixels ``times`` as narrow, between which values are interpolated."""
+    planes = torch.from_numpy(planes)[None]
+    return F.interpolate(planes, scale_factor=times, mode="bilinear")[0].numpy()
+
+
+def overlap(window, shape):
+    """Return the part of an image that a window covers, and the part of the window inside of it."""
+    x, y, light, *_ = window
+    box = tuple(
+        slice(max(low, 0), min(low + side, most))
+        for low, side, most in zip((y, x), light.shape[1:], shape, strict=True)
+    )
+    return box, tuple(
+        slice(b.start - low, b.stop - low) for b, low in zip(box, (y, x), strict=True)
+    )
 
 
 def _centres(maps, calibration, times):
-    """Return sources found on pixels ``times`` as wide: rows of x, y, probability and size."""
+    """Return sources found on pixels ``times`` as wide, as rows of `take_apart`."""
     ((at, chance, size),) = find_centres(*maps, calibration)
     at = (at.double() + 0.5) * times - 0.5
-    return np.column_stack([each.numpy() for each in (at, chance, size * times)])
+    scale = torch.full_like(size, times)
+    return np.column_stack([each.numpy() for each in (at, chance, size * times, scale)])
 
 
 def _read(rows, maps, calibration, times):
     """Fill in missing probabilities and sizes; on coarser pixels only those of large sources."""
     heat, _, log_size = maps
     at = _pixel((rows[:, :2] + 0.5) / times - 0.5, heat.shape[:1:-1])
-    highest = F.max_pool2d(heat, 3, stride=1, padding=1)[0, 0][at]
-    chance = (calibration[0] * highest + calibration[1]).sigmoid().numpy()
+    chance = centre_probability(heat, calibration)
+    chance = F.max_pool2d(chance, 3, stride=1, padding=1)[0, 0][at].numpy()
     size = log_size[0, 0][at].exp().numpy()
     unread = np.isnan(rows[:, 3])
     if times > 1:
         unread &= (size >= _LARGE) & (chance > _SURE)
-    rows[unread, 2:] = np.column_stack([chance, size * times])[unread]
+    scale = np.full_like(size, times)
+    rows[unread, 2:] = np.column_stack([chance, size * times, scale])[unread]
 
 
 def _chosen(rows, given, large, values, least):

@@ -1,4 +1,4 @@
-"""Completing a trained model: familiarity, blend score, error bars, purity."""
+"""Completing a trained model: familiarity, blend score, probabilities, error bars."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def finish(model, images=None, *, progress=True, **parts):
 
     For a model of pictures the familiarity (unless it has one) and the blend score are fitted to
     its training galaxies, and the error bars of blends and of scenes to others. For a model of
-    linear flux the error bars, and for one of fields also probabilities and purity, are fitted to
+    linear flux the error bars, and for one of fields also probabilities, are fitted to
     simulated images of its surveys. Files are replaced after each part; the network's weights do
     not change.
 

@@ -45,7 +45,7 @@ class Inference:
 
     def __init__(self, network, card, *, device, dtype, batch_size):
         self.device = find_device(device)
-        self.dtype = _find_dtype(dtype, self.device, card)
+        self.dtype = _find_dtype(dtype, self.device, network, card)
         self._batch_size = _check_batch_size(batch_size)
         self._bands, self._linear = card.bands, card.scaling == "noise"
         network = network.to(self.device, memory_format=torch.channels_last).eval()
@@ -202,11 +202,13 @@ def find_device(device):
     return found
 
 
-def _find_dtype(dtype, device, card):
+def _find_dtype(dtype, device, network, card):
     if dtype is None:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)  # not in all versions
-        multiplies = device.type == "cuda" or capabilities().get("amx_bf16", False)
-        return torch.bfloat16 if multiplies and card.scaling != "noise" else torch.float32
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in all versions
+        multiplies = any(map(capabilities.get, ("amx_bf16", "avx512_bf16")))
+        takes = card.scaling != "noise" or getattr(network, "mixed_precision", False)
+        low = takes and (device.type == "cuda" or multiplies)
+        return torch.bfloat16 if low else torch.float32
     for name, found in _DTYPES.items():
         if dtype in (name, found):
             return found

@@ -62,6 +62,8 @@ class Component:
         Maximum of its smoothed light, (x, y) in pixels of the image.
     blend_score : float
         Probability that the stamp shows more than one galaxy; NaN if unknown.
+    flux_std : numpy.ndarray, shape (bands,), or None
+        Standard deviation of the flux by deblending; None if it is derived from the pixels'.
     """
 
     box: tuple[slice, slice]
@@ -78,6 +80,7 @@ class Component:
     flags: Flag
     peak: tuple[float, float]
     blend_score: float = np.nan
+    flux_std: np.ndarray | None = None
 
     @property
     def seen(self):

@@ -111,6 +111,12 @@ def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.
 
 def _deblending(component, calibration):
     """Return the deviation of a component's pixels by deblending, and its correlated part."""
+    if component.flux_std is not None:  # distributed as the light is
+        light = np.maximum(component.seen, 0).astype(float)
+        total = light.sum(axis=(1, 2), keepdims=True)
+        part = np.divide(light, total, out=np.zeros_like(light), where=total > 0)
+        coherent = calibration.coherent * component.flux_std[:, None, None] * part
+        return np.stack([np.zeros_like(light), coherent])
     deviation = np.where(component.seen != 0, component.deblending, 0).astype(float)
     coherent = calibration.coherent_std(component.seen, deviation, component.footprint)
     return np.stack([deviation, coherent])

@@ -299,11 +299,18 @@ def _told(deviation, told, sky):
     """Return the sky noise that an uncertainty states: a map if it varies."""
     from photutils.background import Background2D, MedianBackground  # not needed by training
 
-    sky = {"mask": ~(sky if sky.any() else told), "exclude_percentile": 90, "sigma_clip": None}
+    sky = sky if sky.any() else told
+    if not _varies(deviation[sky]):
+        return np.quantile(deviation[told], 0.25)
     size = max(min(deviation.shape) // 32, 4)
-    noise = Background2D(deviation, size, bkg_estimator=MedianBackground(), **sky).background
+    options = {"mask": ~sky, "exclude_percentile": 90, "sigma_clip": None}
+    noise = Background2D(deviation, size, bkg_estimator=MedianBackground(), **options).background
+    return noise if _varies(noise) else np.quantile(deviation[told], 0.25)
+
+
+def _varies(noise):
     low, high = np.quantile(noise, (0.02, 0.98))
-    return noise if high > 1.1 * low else np.quantile(deviation[told], 0.25)
+    return high > 1.1 * low
 
 
 def _correlation(rest, sky):

@@ -17,7 +17,7 @@ from astrodeblend.detect import (
     pixels_of,
     stamp_widths,
 )
-from astrodeblend.field_inference import take_apart
+from astrodeblend.field_inference import overlap, take_apart
 from astrodeblend.flags import Flag
 from astrodeblend.inference import Inference
 from astrodeblend.light import Component, combine, of_stamps
@@ -344,7 +344,7 @@ class FieldTask(_Task):
         shape, sky, calibration = self.values.shape, self.sky, self.model.calibration
         number = len(answer.positions) if self.detected else len(self.given)
         own, radii = [], []
-        for k, (x, y, part, _) in enumerate(answer.windows[:number]):
+        for k, (x, y, part, *_) in enumerate(answer.windows[:number]):
             radii.append(petrosian_radius(part.sum(axis=0), answer.positions[k] - (x, y)))
             own.append(self._component(answer, k, radii[-1]))
         unclaimed, rest = np.zeros(shape), None
@@ -393,11 +393,9 @@ class FieldTask(_Task):
 
     def _component(self, answer, k, radius):
         """Return the light of a source on the image's pixels."""
-        x, y, light, std = answer.windows[k]
+        *_, light, std, flux_std = answer.windows[k]
         height, width = self.values.shape[1:]
-        side, place = light.shape[-1], answer.positions[k]
-        box = slice(max(y, 0), min(y + side, height)), slice(max(x, 0), min(x + side, width))
-        inner = slice(box[0].start - y, box[0].stop - y), slice(box[1].start - x, box[1].stop - x)
+        place, (box, inner) = answer.positions[k], overlap(answer.windows[k], (height, width))
         noise, level, hidden = (
             np.broadcast_to(each, self.values.shape)[:, *box]
             for each in (self.sky.noise, self.sky.level, self.sky.hidden)
@@ -431,4 +429,5 @@ class FieldTask(_Task):
         return Component(
             box, tuple(place.tolist()), 4 * radius, 1.0, light, level, std, np.zeros_like(light),
             sky_noise, hidden, np.ones(light.shape[1:], bool), flags, tuple(place.tolist()),
+            flux_std=flux_std * sky_noise.ravel(),
         )  # fmt: skip

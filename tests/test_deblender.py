@@ -278,16 +278,20 @@ def test_a_batch_size_that_is_none_is_refused(weights, batch_size):
 
 
 @pytest.mark.parametrize(
-    ("scaling", "multiplies", "expected"),
+    ("scaling", "multiplies", "mixed", "expected"),
     [
-        ("picture", True, torch.bfloat16),
-        ("picture", False, torch.float32),
-        ("noise", True, torch.float32),
+        ("picture", "amx_bf16", False, torch.bfloat16),
+        ("picture", "avx512_bf16", False, torch.bfloat16),
+        ("picture", "avx512_f", False, torch.float32),
+        ("noise", "amx_bf16", False, torch.float32),
+        ("noise", "amx_bf16", True, torch.bfloat16),
+        ("noise", "avx512_f", True, torch.float32),
     ],
 )
-def test_the_arithmetic_by_default(weights, monkeypatch, scaling, multiplies, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": multiplies})
+def test_the_arithmetic_by_default(weights, monkeypatch, scaling, multiplies, mixed, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {multiplies: True})
     network, card = load_model(weights["any"])
+    network.mixed_precision = mixed
     card = replace(card, scaling=scaling)
     assert Deblender(network, card, device="cpu").dtype is expected
     assert Deblender(network, card, device="cpu", dtype="float32").dtype is torch.float32

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from astrodeblend.networks import build, describe, find_centres, purity_thresholds, threshold_of
+from astrodeblend.networks import build, describe, find_centres, least_probability
 from astrodeblend.networks.blocks import Attention, LocalAttention, draw_marks, draw_spots
 
 SHAPE = {"band_widths": [4, 8], "widths": [8, 8], "attention": 1}
@@ -183,7 +183,24 @@ def test_none_and_many(small):
     seen = small.look(blend)
     windows = small.windows(seen, at, torch.ones(1, 2000, dtype=torch.bool), size)
     assert sum(len(source) for source, *_ in windows) == 2000
-    assert all(parts[0].isfinite().all() for *_, parts in windows)
+    assert all(part.isfinite().all() for *_, parts in windows for part in parts)
+
+
+@torch.no_grad()
+def test_the_error_of_a_flux_is_of_a_source_and_band(small):
+    blend, at, size = fields(2, 3)
+
+    def errors(bands, order):
+        seen, there = small.look(blend[:, bands]), torch.ones(2, 5, dtype=torch.bool)
+        found = small.windows(seen, at[:, order], there, size[:, order])
+        flux_std = torch.zeros(10, 3)
+        for source, _, parts in found:
+            flux_std[source] = parts[2]
+        return flux_std.view(2, 5, 3)
+
+    one = errors([0, 1, 2], [0, 1, 2, 3, 4])
+    assert (one > 0).all()
+    same(errors([2, 0, 1], [3, 0, 4, 1, 2]), one[:, [3, 0, 4, 1, 2]][:, :, [2, 0, 1]])
 
 
 @torch.no_grad()
@@ -226,23 +243,25 @@ def test_centres_are_found_where_the_heat_is_highest():
     heat[0, 0, 10, 20], heat[0, 0, 10, 21], heat[0, 0, 30, 0] = 2.0, 1.0, 3.0
     offset[0, :, 10, 20] = torch.tensor([0.3, -0.2])
     (at, chance, size), (none, *_) = find_centres(heat, offset, log_size)
-    same(at, torch.tensor([[0.0, 30.0], [20.3, 9.8]]))
-    same(chance, torch.tensor([3.0, 2.0]).sigmoid())
+    number = torch.tensor([2.0, 3.0]).sigmoid() + torch.tensor([1.0, -9.0]).sigmoid()
+    same(at, torch.tensor([[20.3, 9.8], [0.0, 30.0]]))
+    same(chance, number / (1 + number), 1e-3)  # of all nine pixels
     same(size, torch.tensor([2.5, 2.5]))
     assert len(none) == 0
-    assert len(find_centres(heat, offset, log_size, (2.0, -5.0), least=0.5)[0][0]) == 1
+    assert len(find_centres(heat, offset, log_size, least=0.5)[0][0]) == 1
 
 
-def test_thresholds_keep_a_share_of_true_ones():
+def test_a_sample_is_as_pure_as_was_asked_for():
     rng = torch.Generator().manual_seed(2)
     chance = torch.rand(20000, generator=rng)
     true = torch.rand(20000, generator=rng) < chance
-    thresholds = purity_thresholds(chance, true)
     for purity in (0.7, 0.85, 0.9, 0.97):
-        kept = chance >= threshold_of(purity, thresholds)
-        assert abs(true[kept].float().mean() - purity) < 0.015
-        # of probabilities that hold, uniform ones: the mean of those kept
-        assert abs(threshold_of(purity, thresholds) - (2 * purity - 1)) < 0.05
-    assert threshold_of(0.995, purity_thresholds(chance[:20], true[:20])) > 1
+        least = least_probability(chance, purity)
+        assert abs(true[chance >= least].float().mean() - purity) < 0.015
+        # of uniform probabilities: the mean of those kept
+        assert abs(least - (2 * purity - 1)) < 0.02
+    assert least_probability(torch.tensor([0.9, 1.0, 0.3, 0.8]), 0.89) == pytest.approx(0.8)
+    assert least_probability(torch.tensor([0.8, 0.3]), 0.9) > 1
+    assert least_probability(torch.tensor([]), 0.9) > 1
     with pytest.raises(ValueError, match="purity=98"):
-        threshold_of(98, thresholds)
+        least_probability(chance, 98)

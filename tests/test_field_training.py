@@ -8,13 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from astrodeblend.networks import build
+from astrodeblend.networks import UNCALIBRATED, build, centre_probability
 from astrodeblend.simulate import FieldStream
 from astrodeblend.training import FieldConfig, train_fields
 from astrodeblend.training import fields as module
 from astrodeblend.training.field_losses import ask, field_losses, match, snr
 from astrodeblend.training.field_scores import calibrate, score_fields, table
-from astrodeblend.training.start import start_from
 from astrodeblend.weights import Card, load_model, save_model
 
 TINY = {"kind": "field", "band_widths": [4, 8], "widths": [8, 8], "attention": 1}
@@ -69,7 +68,7 @@ def test_the_truth_costs_least(fields):
     """Of the light that is the truth's the losses of light and flux are nothing."""
 
     class Knowing(torch.nn.Module):
-        calibration = torch.tensor([1.0, 0.0])
+        calibration = torch.tensor(UNCALIBRATED)
 
         def __init__(self, error):
             super().__init__()
@@ -90,7 +89,7 @@ def test_the_truth_costs_least(fields):
             which = torch.where(truth >= 0, source // s * (s // 2) + truth, -1)
             corner = positions.flatten(0, 1)[source].round().long() - 16
             light = fields.light.windows(which, corner, 32) + self.error
-            return [(source, corner, (light, torch.ones_like(light)))]
+            return [(source, corner, (light, torch.ones_like(light), torch.ones(light.shape[:2])))]
 
     right = field_losses(Knowing(0.0), fields, 5, autocast=nullcontext)
     wrong = field_losses(Knowing(0.1), fields, 5, autocast=nullcontext)
@@ -98,6 +97,7 @@ def test_the_truth_costs_least(fields):
     assert wrong["total"] > 0.01
     assert wrong["pixel"] > 0.3
     assert wrong["flux"] > 0.3
+    assert wrong["flux_std"] > right["flux_std"] == 0
 
 
 def test_one_batch_is_learned():
@@ -118,6 +118,15 @@ def test_one_batch_is_learned():
     for name in ("pixel", "flux", "total", "heat", "std"):
         assert min(each[name] for each in history[-5:]) < history[0][name] - 0.3, name
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_how_large_errors_are_changes_no_light(fields):
+    torch.manual_seed(1)
+    network = build(**TINY)
+    losses = field_losses(network, fields, 5, autocast=nullcontext)
+    losses["flux_std"].backward()
+    learning = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
+    assert learning == {"flux_query", "flux_sums", "log_flux_std"}
 
 
 def configuration(**changes):
@@ -171,23 +180,24 @@ def test_a_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
     assert network.split(torch.ones(1, 3, 32, 32), torch.full((1, 1, 2), 9.0))[0].shape[2] == 3
 
 
-def test_it_starts_from_a_network_for_blends(tmp_path):
+def test_it_starts_from_a_model(tmp_path):
     torch.manual_seed(2)
-    parent = build("band_unet", **{k: v for k, v in TINY.items() if k != "kind"}, marks=True)
+    parent = build(**TINY)
     for value in parent.parameters():
         value.data.normal_(std=0.1)
     path = tmp_path / "parent.safetensors"
     save_model(path, parent, Card("parent", "", {}, bands=(), scaling="noise"))
-    network = build(**TINY)
-    start_from(path, network)
+    still = configuration(blocks=1, learning_rate=1e-12)
+    out = train_fields(still, tmp_path / "same", judge=0, start=path, device="cpu")
+    network, card = load_model(out)
+    assert card.training["from"]["name"] == "parent"
     for name, value in network.named_parameters():
-        if name.split(".")[0] in ("encoder", "down", "meet", "shared_decoder", "bottom"):
-            torch.testing.assert_close(value, parent.get_parameter(name), rtol=1e-3, atol=1e-4)
-    same = network.stem.weight[:, 0], parent.stem.weight[:, 0]
-    torch.testing.assert_close(*same, rtol=1e-3, atol=1e-4)
-    assert network.stem.weight[:, 1:].abs().max() == 0
-    with pytest.raises(ValueError, match="none of it fits"):
-        start_from(path, build("field", band_widths=[8, 8], widths=[8]))
+        torch.testing.assert_close(value, parent.get_parameter(name), rtol=1e-3, atol=1e-4)
+    other = {"kind": "field", "band_widths": [8, 8], "widths": [8]}
+    with pytest.raises(ValueError, match="another network"):
+        train_fields(
+            configuration(network=other), tmp_path / "other", judge=0, start=path, device="cpu"
+        )
 
 
 def test_a_detector_that_knows_is_complete_and_pure(fields):
@@ -196,8 +206,7 @@ def test_a_detector_that_knows_is_complete_and_pure(fields):
     class Told(torch.nn.Module):
         def __init__(self, false):
             super().__init__()
-            self.false, self.calibration = false, torch.tensor([1.0, 0.0])
-            self.thresholds = torch.full((8,), 0.5)
+            self.false, self.calibration = false, torch.tensor([9.0, 0.0, 9.0])
 
         def find(self, blend, psf=None):
             n, _, y, x = blend.shape
@@ -235,7 +244,9 @@ def test_a_detector_that_knows_is_complete_and_pure(fields):
     assert less["purity"] < pure["purity"] - 0.1
     told = Told(20)
     calibrate(told, [fields], nullcontext)
-    chances = (torch.tensor([4.0, 4.1]) * told.calibration[0] + told.calibration[1]).sigmoid()
+    heat = torch.full((1, 1, 5, 5), -20.0)
+    heat[0, 0, 2, 2] = 4.0
+    chances = centre_probability(heat, told.calibration)
     assert (chances < 0.9).all()  # it was 0.98
 
 

@@ -9,9 +9,9 @@ import torch
 from astropy.nddata import NDData, StdDevUncertainty
 
 from astrodeblend import Deblender, Flag, field_inference
-from astrodeblend.field_inference import take_apart
+from astrodeblend.field_inference import overlap, take_apart
 from astrodeblend.inference import Inference
-from astrodeblend.networks import build
+from astrodeblend.networks import build, centre_probability
 from astrodeblend.score import add_field_calibration
 from astrodeblend.simulate import simulate_fields
 from astrodeblend.weights import load_model, read_card, save_model
@@ -27,10 +27,11 @@ def inference():
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-        network.centres[-1].weight[3] = 0
+        network.centres[-2].weight[-4:], network.centres[-2].bias[-4:] = 0, 1
         heat = network.find(torch.from_numpy(sources()[0])[None].float())[0]
+        number = centre_probability(heat).logit()
         network.calibration.copy_(
-            torch.stack([5 / heat.std(), -5 * heat.quantile(0.99) / heat.std()])
+            torch.tensor([5.0, 0.0, -5 * number.quantile(0.95)]) / number.std()
         )
     card = SimpleNamespace(bands=(), scaling="noise")
     return Inference(network, card, device="cpu", dtype="float32", batch_size="auto")
@@ -51,12 +52,9 @@ def sources(height=96, width=360, number=25, seed=3):
 def whole(answer):
     """Return the light of every source on the whole image."""
     light = np.zeros((len(answer.positions), *answer.total.shape))
-    height, width = answer.total.shape[1:]
-    for k, (x, y, part, _) in enumerate(answer.windows):
-        side = part.shape[-1]
-        rows, columns = np.arange(side) + y, np.arange(side) + x
-        good = np.ix_((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))
-        light[k][:, *np.ix_(rows[good[0][:, 0]], columns[good[1][0]])] = part[:, *good]
+    for k, window in enumerate(answer.windows):
+        box, inner = overlap(window, answer.total.shape[1:])
+        light[k][:, *box] = window[2][:, *inner]
     return light
 
 
@@ -109,6 +107,32 @@ def test_coarser_pixels_keep_light_and_noise():
     assert (flat == 1).all()  # twice the light, over twice the noise
 
 
+def test_values_between_coarser_pixels():
+    y, x = np.mgrid[:24, :32].astype(np.float32)
+    ramp = np.stack([3 * x + y, 1 - y])
+    binned = ramp.reshape(2, 6, 4, 8, 4).mean(axis=(2, 4))
+    inside = np.s_[:, 2:-2, 2:-2]
+    np.testing.assert_allclose(field_inference._finer(binned, 4)[inside], ramp[inside], rtol=1e-5)
+
+
+def test_light_is_shared_out_once_on_all_scales(inference):
+    image, at, _ = sources(width=120)
+    answer = take_apart(inference, image, UNKNOWN, positions=at)
+    scale = np.repeat([1, 2, 4], [15, 6, 4])
+    rows = np.column_stack([at, answer.probability, answer.size, scale])
+    args = inference, image, UNKNOWN, 1.0, rows
+    windows = field_inference._share_on_coarser(*args, answer.windows, answer.total, 2)
+    windows = field_inference._share_on_coarser(*args, windows, answer.total, 4)
+    before, after = whole(answer), whole(replace(answer, windows=windows))
+    np.testing.assert_array_equal(after[scale == 1], before[scale == 1])
+    assert (np.abs(after - before).max(axis=(1, 2, 3))[scale > 1] > 0).all()
+    assert (after >= 0).all()
+    assert (after.sum(axis=0) <= answer.total * (1 + 1e-5)).all()
+    for *_, light, std, flux_std in windows:
+        assert light.shape == std.shape
+        assert (flux_std > 0).all()
+
+
 def test_no_source_is_named_twice():
     rows = np.array([[10, 10, 0.99, 40], [14, 10, 0.999, 3], [50, 10, 0.9, 2], [51, 11, 0.99, 2]])
     chosen = field_inference._chosen(rows, 0, 1, np.zeros((1, 64, 64)), 0.9)
@@ -122,7 +146,7 @@ def test_no_source_is_named_twice():
 
 @pytest.fixture(scope="module")
 def deblender():
-    return Deblender.from_pretrained("field")
+    return Deblender.from_pretrained("field", dtype="float32")  # exact enough to compare
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +188,19 @@ class TestShippedWeights:
         one, ten = (deblender.deblend_scene(image_of(fields, k)).catalog for k in (1.0, 10.0))
         assert len(one) == len(ten)
         np.testing.assert_allclose(ten["segment_flux"], 10 * one["segment_flux"], rtol=1e-3)
+
+    @pytest.mark.parametrize("brightness", [5.0, 50.0])
+    def test_a_large_galaxy_is_one_source(self, deblender, brightness):
+        y, x = np.mgrid[:360, :360]
+        disk = np.exp(-np.hypot(x - 175, (y - 180) / 0.6) * 1.678 / 30)
+        disk *= brightness * 2 * np.pi * 30**2 * 0.6 / disk.sum()  # mean within half of the light
+        noise = np.random.default_rng(0).standard_normal((2, *disk.shape))
+        image = NDData(disk + noise, uncertainty=StdDevUncertainty(np.ones_like(noise)))
+        catalog = deblender.deblend_scene(image).catalog
+        near = np.hypot(catalog["x_centroid"] - 175, catalog["y_centroid"] - 180) < 60
+        assert near.sum() == 1
+        share = np.asarray(catalog["segment_flux"])[near][0] / disk.sum()
+        assert (np.abs(share - 1) < 0.25).all()
 
     @pytest.mark.parametrize("bands", [[1], [0, 1], [0, 1, 2, 0, 1, 2]])
     def test_any_number_of_bands(self, deblender, fields, bands):

@@ -1,5 +1,7 @@
 """From light to a catalogue, against analytic galaxies and photutils itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -47,7 +49,18 @@ def sky_of(hidden):
     return Sky(0 * NOISE, NOISE, hidden, np.ones(len(NOISE)), "image", ())
 
 
-def catalogue(components, *, radius=10.0, unit=u.nJy, wcs=None, ndim=3, hidden=None, **options):
+def catalogue(
+    components,
+    *,
+    radius=10.0,
+    unit=u.nJy,
+    wcs=None,
+    ndim=3,
+    hidden=None,
+    calibration=None,
+    **options,
+):
+    calibration = calibration or Calibration()
     total = np.zeros((2, *SHAPE))
     for each in components:
         total[:, *each.box] += each.light
@@ -62,7 +75,7 @@ def catalogue(components, *, radius=10.0, unit=u.nJy, wcs=None, ndim=3, hidden=N
     )
     image = NDData(total, unit=unit, wcs=wcs, meta={"astrodeblend": {"ndim": ndim}})
     hidden = np.zeros(total.shape, bool) if hidden is None else hidden
-    return measure(image, sky_of(hidden), total, components, sources, Calibration(), **options)
+    return measure(image, sky_of(hidden), total, components, sources, calibration, **options)
 
 
 PLACES = [(50.0, 50.0), (51.3, 48.7), (60.45, 33.11)]
@@ -228,3 +241,19 @@ def test_units_shapes_and_sky():
     none = catalogue([], wcs=wcs)
     assert none.colnames == table.colnames
     assert none["segment_flux"].shape == (0, 2)
+
+
+def test_the_error_of_a_flux_adds_up_as_its_light_does():
+    """A component whose flux is known to 30 and 20 is so in its segment, and in part of it less."""
+    light = gaussian(50.0, 50.0, 30000.0)
+    part = replace(component(light, (50.0, 50.0)), flux_std=np.array([30.0, 20.0]))
+    part = replace(part, noise=np.zeros_like(part.light))
+    (row,) = catalogue([part], calibration=Calibration(coherent=1.5, independent=7.0))
+    np.testing.assert_allclose(row["segment_flux_err"].value, [45, 30], rtol=1e-3)
+    share = row["kron_flux"] / row["segment_flux"]
+    np.testing.assert_allclose(row["kron_flux_err"].value, share * [45, 30], rtol=1e-3)
+    (row,) = catalogue([part], calibration=Calibration(coherent=1.5), radius=4.0)
+    within = 1 - np.exp(-0.5)  # of a Gaussian of 4 pixels
+    sky = NOISE.ravel() ** 2 * np.pi * 4.0**2
+    expected = np.sqrt((within * np.array([45, 30])) ** 2 + sky)
+    np.testing.assert_allclose(row["aperture_flux_err"].value, expected, rtol=0.02)

@@ -239,7 +239,7 @@ def finish(model, images):
     """Fit error bars to a trained model, and the scores of how far to trust it.
 
     For pictures: the distance from the training blends, the blend score, and error bars. For flux:
-    error bars. For fields: probabilities of sources, purity, and error bars. MODEL and its card are
+    error bars. For fields: probabilities of sources, and error bars. MODEL and its card are
     rewritten with the same weights. Takes some minutes on two cores.
     """
     if any(_finish(model, images).values()):

@@ -22,7 +22,7 @@ at a fraction of the cost of deblending.
 """
 
 from .band_unet import BandUNet, BandUNetConfig
-from .centres import find_centres, purity_thresholds, threshold_of
+from .centres import UNCALIBRATED, centre_probability, find_centres, least_probability
 from .field import FieldNet, FieldNetConfig, Pixels, Seen, Sources
 from .heads import BlendScore, Familiarity, fit_familiarity
 from .registry import build, describe, register
@@ -37,6 +37,7 @@ from .reiman2019 import (
 from .unet import UNet, UNetConfig
 
 __all__ = [
+    "UNCALIBRATED",
     "BandUNet",
     "BandUNetConfig",
     "BlendScore",
@@ -54,11 +55,11 @@ __all__ = [
     "UNetConfig",
     "VGG19Features",
     "build",
+    "centre_probability",
     "describe",
     "find_centres",
     "fit_familiarity",
+    "least_probability",
     "load_vgg19",
-    "purity_thresholds",
     "register",
-    "threshold_of",
 ]

@@ -149,7 +149,7 @@ def draw_spots(positions, present, size, sigma=_SIGMA):
     size : (int, int)
         Size of the image in pixels, y and x.
     sigma : float or torch.Tensor, optional
-        Standard deviation in pixels, at most 3; a tensor has shape (n, s), one for each.
+        Standard deviation in pixels, at most 6; a tensor has shape (n, s), one for each.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def draw_spots(positions, present, size, sigma=_SIGMA):
     field, slot = present.nonzero(as_tuple=True)
     at = positions[field, slot].float()
     sigma = torch.as_tensor(sigma, device=at.device).expand(present.shape)[field, slot]
-    step = torch.arange(-9, 10, device=at.device)
+    step = torch.arange(-18, 19, device=at.device)
     column, row = (at[:, k, None].round().long() + step for k in (0, 1))
     x, y = (torch.exp(-0.5 * ((c - a[:, None]) / sigma[:, None]).square())
             for c, a in ((column, at[:, 0]), (row, at[:, 1])))  # fmt: skip

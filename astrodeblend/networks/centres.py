@@ -1,18 +1,17 @@
-"""Sources from the heat map of a network, and probability thresholds for a purity."""
+"""Sources from the heat map of a network, how probable each is, and which make a pure sample."""
 
 import math
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["find_centres", "purity_thresholds", "threshold_of"]
+__all__ = ["UNCALIBRATED", "centre_probability", "find_centres", "least_probability"]
 
-#: Purities (shares of true sources among those found) for which thresholds are stored.
-PURITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+#: Calibration with which the odds of a source are the sum of the heat map around it.
+UNCALIBRATED = (1.0, 0.0, 0.0)
 
 
-def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
+def find_centres(heat, offset, log_size, calibration=UNCALIBRATED, *, least=0.05):
     """Return sources: the local maxima of the heat map.
 
     Parameters
@@ -20,7 +19,7 @@ def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
     heat, offset, log_size : torch.Tensor
         As `FieldNet.find` returns them.
     calibration : torch.Tensor, optional
-        Slope and offset from logit to calibrated logit; `FieldNet` has them.
+        As for `centre_probability`.
     least : float, optional
         The smallest probability of the sources returned.
 
@@ -30,7 +29,7 @@ def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
         For each image, by decreasing probability: x and y in pixels, (m, 2); the probability of
         being a source, (m,); the half-light radius in pixels, (m,).
     """
-    chance = (calibration[0] * heat[:, 0] + calibration[1]).sigmoid()
+    chance = centre_probability(heat, calibration)[:, 0]
     highest = F.max_pool2d(heat, 3, stride=1, padding=1)[:, 0]
     image, row, column = ((heat[:, 0] == highest) & (chance >= least)).nonzero(as_tuple=True)
     position = torch.stack([column, row], dim=1) + offset[image, :, row, column].clamp(-1.5, 1.5)
@@ -43,46 +42,48 @@ def find_centres(heat, offset, log_size, calibration=(1.0, 0.0), *, least=0.05):
     return found
 
 
-def purity_thresholds(probability, true):
-    """Return the smallest probabilities above which samples have the purities ``PURITIES``.
+def centre_probability(heat, calibration=UNCALIBRATED):
+    """Return the probability of a source in the 3x3 pixels around each.
+
+    It goes by the sum of what the heat map says there: the middle of a broad galaxy may be in any
+    of several pixels, each of which has a part of the probability.
 
     Parameters
     ----------
-    probability : torch.Tensor
-        Shape (m,): of the sources found in fields with known truth.
-    true : torch.Tensor
-        Shape (m,): whether each is a true source.
+    heat : torch.Tensor
+        Shape (n, 1, y, x), as `FieldNet.find` returns it.
+    calibration : torch.Tensor, optional
+        The network's: the logit is a times the logarithm of that sum, plus b times the sum, plus c.
 
     Returns
     -------
     torch.Tensor
-        One for each of ``PURITIES``; above 1 where such a sample has too few sources to measure.
+        As ``heat``.
     """
-    surest, order = probability.sort(descending=True)
-    number = torch.arange(1, len(order) + 1, device=order.device)
-    share = true[order].float().cumsum(dim=0) / number
-    thresholds = []
-    for purity in PURITIES:
-        good = ((share >= purity) & (number > 2 / (1 - purity))).nonzero()
-        thresholds.append(surest[good[-1, 0]] if len(good) else surest.new_tensor(1.01))
-    return torch.stack(thresholds).cummax(dim=0).values
+    number = 9 * F.avg_pool2d(heat.sigmoid(), 3, stride=1, padding=1)
+    a, b, c = calibration
+    return (a * number.clamp(min=1e-9).log() + b * number + c).sigmoid()
 
 
-def threshold_of(purity, thresholds):
-    """Return the probability above which a sample has the given purity.
+def least_probability(probability, purity):
+    """Return the probability of the least certain source of a sample with the given purity.
 
     Parameters
     ----------
+    probability : torch.Tensor
+        Shape (m,): of each source being true.
     purity : float
-        Share of true sources in the sample, between 0 and 1.
-    thresholds : torch.Tensor
-        As `purity_thresholds` returns them; between ``PURITIES`` they are interpolated.
+        Expected share of true sources in the sample, between 0 and 1: the sample's mean
+        probability.
 
     Returns
     -------
     float
+        Above 1 where no source is certain enough.
     """
     if not 0 < purity < 1:
         raise ValueError(f"purity={purity!r}: give a share between 0 and 1, such as 0.98")
-    known = torch.tensor(PURITIES, dtype=torch.float64).logit().numpy()
-    return float(np.interp(math.log(purity / (1 - purity)), known, thresholds.cpu().numpy()))
+    surest = probability.double().sort(descending=True).values
+    share = surest.cumsum(dim=0) / torch.arange(1, len(surest) + 1, device=surest.device)
+    number = int((share >= purity).sum())
+    return float(surest[number - 1]) if number else math.inf

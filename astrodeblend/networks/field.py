@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from .band_unet import BandUNet, BandUNetConfig
 from .blocks import LocalAttention, cut, for_each, gather_rows, sample, window_grid, window_pixels
-from .centres import PURITIES
+from .centres import UNCALIBRATED
 from .registry import register
 
 __all__ = ["FieldNet", "FieldNetConfig", "Pixels", "Seen", "Sources"]
@@ -18,9 +19,14 @@ __all__ = ["FieldNet", "FieldNetConfig", "Pixels", "Seen", "Sources"]
 WINDOWS = (32, 64, 128, 256, 512, 1024)
 
 _PLANES = 4  # flux; no data there; width of the PSF; whether it is stated
-_KEY, _STD_KEY, _HIDDEN = 16, 4, 16
+_FINE = 2  # pixels of the image along each side of one of the finest level
+_FEATURES = 16  # of each pixel of a band
+_KEY, _STD_KEY, _HIDDEN, _FLUX_HIDDEN = 16, 4, 16, 64
 _LIMIT = 20.0  # largest absolute value of a logit
 _SLOPE = 1.678  # half-light radius of an exponential disk in scale lengths
+_SOURCE_LIMIT = (
+    3.0  # noise limit of a Gaussian source in units of its half-light radius and the noise
+)
 _FAINTEST = 0.1  # in units of the sky noise: light at which a window ends
 _ELEMENTS = 2**21  # pixels of windows computed at a time
 
@@ -32,13 +38,14 @@ class FieldNetConfig:
     Parameters
     ----------
     band_widths, widths : tuple of int
-        Features of each band by itself, and of all bands together, as in `BandUNetConfig`.
+        Features of each band by itself, from half of the resolution down, and of all bands
+        together, from a quarter down, as in `BandUNetConfig`.
     attention : int
         Blocks of local self-attention at the coarsest level.
     """
 
-    band_widths: tuple[int, ...] = (24, 48, 96)
-    widths: tuple[int, ...] = (96, 192, 288)
+    band_widths: tuple[int, ...] = (32, 48)
+    widths: tuple[int, ...] = (128, 192)
     attention: int = 2
 
 
@@ -49,14 +56,17 @@ class Seen:
     Attributes
     ----------
     own : torch.Tensor
-        Shape (n b, f, y, x): features of each band.
+        Shape (n b, f, y / 2, x / 2): features of each band.
+    fine : torch.Tensor
+        Shape (n b, h, y, x): features of each pixel of a band.
     shared : torch.Tensor
-        Shape (n, g, y / 2, x / 2): features of all bands together.
+        Shape (n, g, y / 4, x / 4): features of all bands together.
     total : torch.Tensor
         Shape (n, b, y, x): the noiseless light of all sources and of the diffuse rest.
     """
 
     own: torch.Tensor
+    fine: torch.Tensor
     shared: torch.Tensor
     total: torch.Tensor
 
@@ -93,8 +103,9 @@ class Sources:
         Shapes (m, 2) and (m,): position and half-light radius in pixels.
     peak : torch.Tensor
         Shape (m, b): light at the position.
-    shape, query, std_query : torch.Tensor
-        From the features at the position: shape of the profile, queries for light and error.
+    shape, query, std_query, flux_query : torch.Tensor
+        From the features at the position: shape of the profile; queries for light, its error, and
+        the error of the flux.
     """
 
     source: torch.Tensor
@@ -105,6 +116,21 @@ class Sources:
     shape: torch.Tensor
     query: torch.Tensor
     std_query: torch.Tensor
+    flux_query: torch.Tensor
+
+
+def _exactly(method):
+    """Compute in single precision, whatever the context: light has more than three digits."""
+
+    @wraps(method)
+    def exact(self, *args):
+        device = self.key.weight.device.type
+        if not torch.is_autocast_enabled(device):
+            return method(self, *args)
+        with torch.autocast(device, enabled=False):
+            return method(self, *args)
+
+    return exact
 
 
 @register("field", FieldNetConfig)
@@ -129,40 +155,47 @@ class FieldNet(BandUNet):
     Attributes
     ----------
     calibration : torch.Tensor
-        Slope and offset that turn logits of the heat map into logits of probabilities.
-    thresholds : torch.Tensor
-        Thresholds of probability, as `purity_thresholds` returns them.
+        Shape (3,), as `centre_probability` takes it.
     """
+
+    mixed_precision = True  # layers that need single precision compute in it in any context
 
     def __init__(self, config):
         own, shared = config.band_widths, config.widths
         super().__init__(BandUNetConfig(1, own, shared, config.attention))
         self.config = config
-        self.stem = nn.Conv2d(_PLANES, own[0], 3, padding=1)
+        self.stem = nn.Conv2d(_PLANES * _FINE**2, own[0], 3, padding=1)
         for k in range(config.attention):
             self.bottom[k] = LocalAttention(shared[-1])
-        self.light = nn.Conv2d(own[0], 2, 3, padding=1)
+        self.fine = nn.Conv2d(own[0], _FEATURES * _FINE**2, 3, padding=1)
+        self.light = nn.Conv2d(_FEATURES, 2, 1)
         self.log_std = nn.Sequential(
-            nn.Conv2d(own[0], own[0], 3, padding=1), nn.ReLU(), nn.Conv2d(own[0], _STD_KEY, 1)
-        )
+            nn.Conv2d(own[0], own[0], 1), nn.ReLU(),
+            nn.Conv2d(own[0], _STD_KEY * _FINE**2, 1), nn.PixelShuffle(_FINE),
+        )  # fmt: skip
         self.centres = nn.Sequential(
-            nn.Conv2d(2 * own[0], 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 4, 1)
-        )
-        self.key = nn.Conv2d(own[0], _KEY, 1)
-        self.nobody = nn.Conv2d(own[0], 1, 1)
+            nn.Conv2d(2 * own[0], 64, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(64, 4 * _FINE**2, 1), nn.PixelShuffle(_FINE),
+        )  # fmt: skip
+        self.key = nn.Conv2d(_FEATURES, _KEY, 1)
+        self.nobody = nn.Conv2d(_FEATURES, 1, 1)
         known = shared[0] + own[0] + 1
         self.query = _mlp(known, _KEY)
         self.std_query = _mlp(known, _STD_KEY)
+        self.flux_query = nn.Linear(known, _FLUX_HIDDEN)
+        self.flux_sums = nn.Linear(3, _FLUX_HIDDEN)
+        self.log_flux_std = nn.Linear(_FLUX_HIDDEN, 1)
         self.shape = _mlp(shared[0] + 1, 2 * _HIDDEN + 1)
         self.place = nn.Linear(4, _HIDDEN)
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
-        self.register_buffer("thresholds", torch.tensor(PURITIES))
+        self.register_buffer("calibration", torch.tensor(UNCALIBRATED))
         with torch.no_grad():
-            for layer in (self.light, self.nobody, self.centres[-1]):
+            for layer in (self.light, self.nobody, self.centres[-2], self.log_flux_std):
                 layer.weight.zero_()
+            self.log_flux_std.bias.zero_()
             self.light.bias.copy_(torch.tensor([0.0, -3.0]))
             self.nobody.bias.fill_(math.log(_FAINTEST))
-            self.centres[-1].bias.copy_(torch.tensor([-4.6, 0.0, 0.0, math.log(3)]))
+            start = torch.tensor([-4.6, 0.0, 0.0, math.log(3)])
+            self.centres[-2].bias.copy_(start.repeat_interleave(_FINE**2))
 
     def forward(self, blend, positions=None, present=None, *, psf=None):
         """Split a blend into the first source and the rest, as every generator does.
@@ -205,20 +238,30 @@ class FieldNet(BandUNet):
         known = torch.where(stated, known / 4, 1).log()
         planes = (compressed, missing, known, stated)
         planes = [p if p.ndim == 4 else p[..., None, None] for p in planes]
-        multiple = 2 ** len(self.shared_encoder)
+        multiple = _FINE * 2 ** len(self.shared_encoder)
         beyond = (0, -width % multiple, 0, -height % multiple)
         planes = [
             F.pad(plane.to(blend.dtype).expand_as(blend), beyond, value=float(plane is missing))
             for plane in planes
-        ]  # what is beyond the edge is no data
+        ]  # beyond the edge there are no data
         planes = torch.stack(planes, dim=2).flatten(0, 1)
-        own, shared = self._features(planes.to(memory_format=torch.channels_last), bands)
-        own = F.relu(cut(own, 0, 0, height, width))
-        gate, expected = self.light(own).float().unflatten(0, (n, bands)).unbind(dim=2)
+        # As pixel_unshuffle, which programs for any size cannot have.
+        parts = [planes[..., i::_FINE, j::_FINE] for i in range(_FINE) for j in range(_FINE)]
+        planes = torch.stack(parts, dim=2).flatten(1, 2).to(memory_format=torch.channels_last)
+        own, shared = self._features(planes, bands)
+        own = F.relu(own)
+        fine = F.relu(cut(F.pixel_shuffle(self.fine(own), _FINE), 0, 0, height, width))
+        gate, expected = self._gate(fine).unflatten(0, (n, bands)).unbind(dim=2)
         gate = gate.sigmoid() * ~missing
         total = gate * compressed.clamp(min=0) + (1 - gate) * F.softplus(expected)
-        return Seen(own, shared, total.clamp(max=12).sinh())
+        return Seen(own, fine, shared, total.clamp(max=12).sinh())
 
+    @_exactly
+    def _gate(self, fine):
+        """Return the part of the light that is the image's, and what it is otherwise."""
+        return self.light(fine.float())
+
+    @_exactly
     def heat(self, seen):
         """Return heat map, offsets and sizes, as `find` does, from the shared layers.
 
@@ -227,10 +270,10 @@ class FieldNet(BandUNet):
         seen : Seen
             As `look` returns it.
         """
-        n, bands = seen.total.shape[:2]
-        with torch.autocast(seen.own.device.type, enabled=False):  # neighbours must not tie
-            own = seen.own.float().unflatten(0, (n, bands))
-            maps = self.centres(torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1))
+        n, bands, height, width = seen.total.shape
+        own = seen.own.float().unflatten(0, (n, bands))
+        maps = self.centres(torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1))
+        maps = cut(maps, 0, 0, height, width)
         return maps[:, :1], maps[:, 1:3], maps[:, 3:].clamp(-1, 6)
 
     def find(self, blend, psf=None):
@@ -273,6 +316,7 @@ class FieldNet(BandUNet):
         """
         return self.share_whole(self.look(blend, psf=psf), positions, present, sizes)
 
+    @_exactly
     def share_whole(self, seen, positions, present=None, sizes=None):
         """Split light as `share` does, without windows.
 
@@ -293,7 +337,7 @@ class FieldNet(BandUNet):
             sizes = self._sizes(seen, positions)
         pixels, at, size = self.pixels(seen), positions.float(), sizes.float()
         own, shared, peak = self._there(seen, positions)
-        shape, query, std_query = self._questions(own, shared, size)
+        shape, query, std_query, _ = self._questions(own, shared, size)
         y, x = torch.meshgrid(
             *(torch.arange(side, device=peak.device) for side in (height, width)), indexing="ij"
         )
@@ -307,10 +351,10 @@ class FieldNet(BandUNet):
             inside = inside & present[..., None]
         away = (grid - at[:, :, None]) / size[..., None, None]
         mine = self._mine(away, shape[:, :, None])[:, :, None] + peak.log()[..., None]
-        match = torch.einsum("nbpk,nsbk->nsbp", pixels.key.flatten(2, 3).to(query), query).float()
+        match = torch.einsum("nbpk,nsbk->nsbp", pixels.key.flatten(2, 3), query)
         claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, :, None]
         share = claim / (claim.sum(dim=1) + pixels.nobody.exp().flatten(2))[:, None]
-        log_std = torch.einsum("nbpk,nsbk->nsbp", pixels.std_key.flatten(2, 3).float(), std_query)
+        log_std = torch.einsum("nbpk,nsbk->nsbp", pixels.std_key.flatten(2, 3), std_query)
         parts = _light(pixels.total.flatten(2)[:, None], share, log_std, inside[:, :, None])
         return tuple(part.unflatten(3, (height, width)) for part in parts)
 
@@ -326,15 +370,16 @@ class FieldNet(BandUNet):
 
         Returns
         -------
-        list of (source, corner, (light, std))
+        list of (source, corner, (light, std, flux_std))
             One entry for each width w: index of the sources, (m,), s times that of the image plus
             slot; x and y of the window's first pixel, (m, 2); light and deviation, (m, bands, w, w)
-            each, 0 outside of the image.
+            each, 0 outside of the image; and the standard deviation of the flux, (m, bands).
         """
         if sizes is None:
             sizes = self._sizes(seen, positions)
         return self.share(self.pixels(seen), self.sources(seen, positions, present, sizes))
 
+    @_exactly
     def sources(self, seen, positions, present, sizes):
         """Return the queries of sources.
 
@@ -362,19 +407,21 @@ class FieldNet(BandUNet):
     def _there(self, seen, positions):
         """Return features of each band and of all, and peaks, at positions (n, s, 2)."""
         n, bands = seen.total.shape[:2]
-        own = sample(seen.own, for_each(positions, bands))
+        own = sample(seen.own, (for_each(positions, bands) - 0.5) / _FINE)
         own = own.unflatten(0, (n, bands)).transpose(1, 2)  # (n, s, bands, f)
         peak = sample(seen.total, positions).clamp(min=_FAINTEST)  # (n, s, bands)
-        return own, sample(seen.shared, (positions - 0.5) / 2), peak
+        return own, sample(seen.shared, (positions - 1.5) / 4), peak
 
     def _questions(self, own, shared, size):
-        """Return shape, query and std_query of sources."""
+        """Return shape, query, std_query and flux_query of sources."""
         known = torch.cat([shared, size.log()[..., None]], dim=-1)
-        shape = self.shape(known).float()
+        shape = self.shape(known)
         known = known[..., None, :].expand(*own.shape[:-1], known.shape[-1])
         known = torch.cat([own, known], dim=-1)
-        return shape, self.query(known), self.std_query(known.detach()).float()
+        query, known = self.query(known), known.detach()
+        return shape, query, self.std_query(known), self.flux_query(known)
 
+    @_exactly
     def pixels(self, seen):
         """Return the keys of pixels.
 
@@ -387,11 +434,13 @@ class FieldNet(BandUNet):
         -------
         Pixels
         """
-        n, bands = seen.total.shape[:2]
-        answers = self.key(seen.own), self.log_std(seen.own.detach()), self.nobody(seen.own)
+        n, bands, height, width = seen.total.shape
+        fine, own = seen.fine.float(), seen.own.detach().float()
+        answers = self.key(fine), cut(self.log_std(own), 0, 0, height, width), self.nobody(fine)
         key, std_key, nobody = (a.unflatten(0, (n, bands)).movedim(2, -1) for a in answers)
-        return Pixels(seen.total, key, std_key, _bounded(nobody[..., 0].float()))
+        return Pixels(seen.total, key, std_key, _bounded(nobody[..., 0]))
 
+    @_exactly
     def share(self, pixels, sources):
         """Split light among sources, each in its window.
 
@@ -402,7 +451,7 @@ class FieldNet(BandUNet):
 
         Returns
         -------
-        list of (source, corner, (light, std))
+        list of (source, corner, (light, std, flux_std))
             As `windows` does.
         """
         bands, height, width = pixels.total.shape[1:]
@@ -410,10 +459,11 @@ class FieldNet(BandUNet):
         keys, std_keys = (each.flatten(0, 3) for each in (pixels.key, pixels.std_key))
         claimed = pixels.nobody.exp().flatten()
         which = _which_window(size, peak)
+        elements = _ELEMENTS * (1 if at.device.type == "cpu" else 16)
         groups = []
         for k, side in enumerate(WINDOWS):
             side = min(side, max(width, height))
-            for of in (which == k).nonzero()[:, 0].split(max(1, _ELEMENTS // (bands * side**2))):
+            for of in (which == k).nonzero()[:, 0].split(max(1, elements // (bands * side**2))):
                 if not len(of):
                     continue
                 corner = _corner(at[of], torch.full_like(of, side), height, width)
@@ -421,13 +471,11 @@ class FieldNet(BandUNet):
                 plane = sources.image[of, None] * bands + torch.arange(bands, device=of.device)
                 index = plane[..., None] * (height * width) + pixel[:, None]  # (m, bands, w^2)
                 away = (window_grid(corner, side) - at[of, None]) / size[of, None, None]
-                mine = (
-                    self._mine(away, sources.shape[of, None])[:, None] + peak[of].log()[..., None]
-                )
+                mine = self._mine(away, sources.shape[of, None])[:, None]
+                mine = mine + peak[of].log()[..., None]
                 query = sources.query[of]
-                match = torch.einsum(
-                    "mbpk,mbk->mbp", gather_rows(keys, index).to(query), query
-                ).float()
+                key = gather_rows(keys, index).float()
+                match = torch.einsum("mbpk,mbk->mbp", key, query)
                 claim = _bounded(mine + match / math.sqrt(_KEY)).exp() * inside[:, None]
                 claimed = claimed.index_add(0, index.flatten(), claim.flatten())
                 groups.append((of, corner, side, index, inside, claim))
@@ -438,9 +486,10 @@ class FieldNet(BandUNet):
             log_std = torch.einsum(
                 "mbpk,mbk->mbp", gather_rows(std_keys, index).float(), sources.std_query[of]
             )
-            parts = _light(gather_rows(total, index), share, log_std, inside[:, None])
-            parts = tuple(part.unflatten(2, (side, side)) for part in parts)
-            windows.append((sources.source[of], corner, parts))
+            light, std = _light(gather_rows(total, index), share, log_std, inside[:, None])
+            flux_std = self._flux_std(sources, of, light.detach(), share.detach(), std.detach())
+            parts = tuple(part.unflatten(2, (side, side)) for part in (light, std))
+            windows.append((sources.source[of], corner, (*parts, flux_std)))
         return windows
 
     def _mine(self, away, shape):
@@ -450,6 +499,16 @@ class FieldNet(BandUNet):
         bias, weight, more = shape.split([_HIDDEN, _HIDDEN, 1], dim=-1)
         mine = ((self.place(place) + bias).relu() * weight + more / _HIDDEN).sum(dim=-1)
         return mine - _SLOPE * r
+
+    def _flux_std(self, sources, of, light, share, std):
+        """Return the standard deviation of fluxes."""
+        flux = light.sum(dim=2)
+        shared = (light * (1 - share)).sum(dim=2) / (flux + _FAINTEST)
+        noise = std.square().sum(dim=2).sqrt()
+        sums = torch.stack([(flux + 1).log() / 4, shared, (noise + _FAINTEST).log() / 2], dim=2)
+        hidden = (sources.flux_query[of] + self.flux_sums(sums)).relu()
+        log_ratio = self.log_flux_std(hidden)[..., 0].clamp(-4, 6)
+        return log_ratio.exp() * _SOURCE_LIMIT * sources.size[of, None]
 
 
 def _which_window(size, peak):

@@ -26,7 +26,7 @@ _68, _95 = 0.6827, 0.9545  # within one and two standard deviations of a Gaussia
 _STRENGTHS = (5, 10, 20, 100, np.inf)  # classes of signal to noise in which fluxes are held
 _NEAR = 8.0  # pixels to the nearest neighbour of a blended source
 _MATCH = 2.0  # pixels at most from where a source is
-_PARTS = ("noise", "coherent", "independent", "level")
+_PARTS = ("noise", "coherent")  # of a flux's error: of the image, and by deblending
 _BATCH = 4  # blocks
 _THIN = 7  # so many pixels are as good as one: neighbours go wrong together
 
@@ -121,10 +121,10 @@ def add_field_calibration(
     model, *, surveys=tuple(SURVEYS), number=6, blocks=240, seed=3, images=(None, None),
     progress=True,
 ):  # fmt: skip
-    """Make what a model for fields says of its sources hold: probabilities, purity, error bars.
+    """Make what a model for fields says of its sources hold: probabilities and error bars.
 
     Sources of simulated fields are found and split. Probabilities are scaled until so many of the
-    sources are true, and the thresholds of purity follow. The parts of a flux's error are scaled
+    sources are true. The parts of a flux's error are scaled
     until 68.3 % of the total fluxes are within it, for isolated and for blended sources and in
     classes of signal to noise, in every band, of both kinds of light; a pixel's deviation in the
     footprints of sources. Weights and card are written anew; the weights are the same.
@@ -160,13 +160,13 @@ def add_field_calibration(
     calibrate(network, tqdm(batches, "probabilities", disable=not progress), nullcontext)
     deblender = Deblender(network, replace(card, calibration={}), dtype="float32")
     pixels, rows = [], {light: [] for light in LIGHTS}
-    starts = [(survey, seed + 1000 * k) for survey in surveys for k in range(number)]
-    for survey, start in tqdm(starts, "error bars", disable=not progress, unit="field"):
-        fields = simulate_fields(survey, 1, start, images=images[0], large_images=images[1])
+    starts = [(which, seed + 1000 * k) for which in range(len(surveys)) for k in range(number)]
+    for which, start in tqdm(starts, "error bars", disable=not progress, unit="field"):
+        fields = simulate_fields(surveys[which], 1, start, images=images[0], large_images=images[1])
         some, tables = _field_errors(deblender, fields)
         pixels.append(some)
         for light, table in tables.items():
-            rows[light].append(table)
+            rows[light].append(np.pad(table, ((0, 0), (0, 1)), constant_values=which))
     pixels = np.concatenate(pixels)
     rows = {light: np.concatenate(tables) for light, tables in rows.items()}
     if min(map(len, rows.values())) < 100:
@@ -176,10 +176,8 @@ def add_field_calibration(
     interval = {"pixel": round(float(beyond / by), 3)}
     for values in fitted.values():
         values["interval_95"] = interval | values["interval_95"]
-        for part in ("coherent", "independent"):
-            values[part] = round(values[part] / by, 4)
     calibration = Calibration(
-        log_factor=((round(float(np.log(by)), 4),),), in_noise=True,
+        log_factor=((round(float(np.log(by)), 4),),), in_noise=True, independent=0.0,
         **fitted["network"], apportioned=fitted["apportioned"],
         fit={"fields": number, "surveys": list(surveys), "seed": seed,
              "fluxes": len(rows["network"])},
@@ -191,8 +189,7 @@ def add_field_calibration(
 def _field_errors(deblender, fields):
     """Return errors of pixels in their deviations, and of each light a table of fluxes.
 
-    Its columns: error, variances of the four parts, distance of the nearest neighbour, signal to
-    noise.
+    Its columns: error, variances of its parts, distance of the nearest neighbour, signal to noise.
     """
     image = NDData(fields.image[0], mask=fields.mask[0])
     scene = deblender.deblend_scene(image)
@@ -225,7 +222,8 @@ def _field_errors(deblender, fields):
         variances = []
         for part in _PARTS:
             units = {name: float(name == part) for name in _PARTS}
-            meta = shown.meta | {"calibration": Calibration(**units).of_fluxes()}
+            of_part = Calibration(**units, independent=0.0).of_fluxes()
+            meta = shown.meta | {"calibration": of_part}
             catalog = replace(shown, meta=meta).catalog
             variances.append(np.asarray(catalog["segment_flux_err"])[found][usable] ** 2)
         error = np.asarray(catalog["segment_flux"])[found][usable] - flux[usable]
@@ -236,17 +234,18 @@ def _field_errors(deblender, fields):
 
 def _fitted(table):
     """Return the factors of parts with which errors hold in all classes."""
-    error, *parts = table.T[:5]
-    near, strength = table.T[5:]
+    error, *parts, near, strength, survey = table.T
+    parts = {name: part for name, part in zip(_PARTS, parts, strict=True) if part.any()}
     classes = [
-        (strength >= low) & (strength < high) & blended
+        (strength >= low) & (strength < high) & blended & (survey == which)
         for low, high in pairwise(_STRENGTHS)
         for blended in (near < _NEAR, near >= _NEAR)
+        for which in np.unique(survey)
     ]
     classes = [of for of in classes if of.sum() >= 20]
 
     def off(logs):
-        spread = np.sqrt(sum(np.exp(2 * k) * p for k, p in zip(logs, parts, strict=True)))
+        spread = np.sqrt(sum(np.exp(2 * k) * p for k, p in zip(logs, parts.values(), strict=True)))
         return np.abs(error) / np.maximum(spread, 1e-9)
 
     def cost(logs):
@@ -256,9 +255,7 @@ def _fitted(table):
             for of in classes
         )
 
-    starts = [(0.0, 0.0, 0.0, -2.0), (-1.0, -1.0, 1.0, -2.0), (-0.5, -2.0, 0.0, 0.0)]
+    starts = np.vstack([np.zeros(len(parts)), -2 * np.eye(len(parts))])
     best = min((minimize(cost, s, method="Nelder-Mead") for s in starts), key=lambda r: r.fun)
-    values = {name: float(np.exp(k)) for name, k in zip(_PARTS, best.x, strict=True)}
-    for part in ("noise", "level"):
-        values[part] = round(values[part], 4)
+    values = {name: round(float(np.exp(k)), 4) for name, k in zip(parts, best.x, strict=True)}
     return values | {"interval_95": {"flux": round(float(np.quantile(off(best.x), _95)), 3)}}

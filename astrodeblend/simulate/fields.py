@@ -206,8 +206,10 @@ class FieldStream:
 
         large, star = rng.random((2, n)) < [[shares["large"]], [shares["bright"]]]
         large_at, star_at = number_of, number_of + large
-        radius = np.exp(rng.uniform(math.log(10), math.log(60), n))
-        brightness = 10 ** rng.uniform(-0.3, 2.3, n)  # mean within the radius, over the noise
+        times = self.wider[seen.survey]  # what is large on pixels of the survey is so on wider ones
+        radius = np.exp(rng.uniform(np.log(10 / times), math.log(60), n))
+        # mean within the radius, over the noise
+        brightness = 10 ** rng.uniform(-0.3, 2.3 + np.log10(times), n)
         flux = 2 * np.pi * radius**2 * brightness * noise
         is_large = np.zeros(n * most, bool)
         for k in np.flatnonzero(large):

@@ -23,7 +23,8 @@ _GAIN = 4.0  # noise variances: tolerance of the squared error of a source's lig
 _DENSE = 4.0  # weight of the squared error, in noise variances, of all light in a pixel
 _SMALL, _MANY = 2.0, 20.0  # half-light radius in pixels of weight 1; largest weight
 _NOTHING = 6.0  # units of the sky noise: noise limit of false sources
-_EXACT = 0.01  # relative tolerance of light and flux
+_EXACT = 0.02  # relative tolerance of light and flux
+_HOPELESS = 10.0  # error, in tolerances, beyond which the loss grows as its logarithm
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,10 @@ def field_losses(network, fields, seed, *, autocast):
     blend, psf = shown(fields)
     with autocast():
         seen = network.look(blend, psf)
-        maps = network.heat(seen)
+    maps = network.heat(seen)
     losses = _finding_losses(maps, fields) | {"total": _total_loss(seen.total, fields)}
     question = _with_found(question, fields, maps, network.calibration)
-    with autocast():
-        windows = network.windows(seen, question.positions, question.present, question.sizes)
+    windows = network.windows(seen, question.positions, question.present, question.sizes)
     return losses | _splitting_losses(windows, fields, question)
 
 
@@ -181,7 +181,7 @@ def _finding_losses(maps, fields):
     height, width = heat.shape[2:]
     bright = fields.inside & (snr(fields) > FAINT)
     target = draw_spots(fields.position, bright, (height, width),
-                        (0.1 * fields.size).clamp(0.8, 3))  # fmt: skip
+                        (0.2 * fields.size).clamp(0.8, 6))  # fmt: skip
     field, source = bright.nonzero(as_tuple=True)
     at = fields.position[field, source]
     pixel = at.round().long()
@@ -213,7 +213,7 @@ def _total_loss(total, fields):
     """Return the loss of the light of all sources together, where there are data."""
     use = ~(fields.mask | fields.saturated)
     error = ((total.float() - fields.light.paint()) * use).square() / fields.variance
-    return (_DENSE * error).log1p().sum() / use.sum().clamp(min=1)
+    return _robust(_DENSE * error).sum() / use.sum().clamp(min=1)
 
 
 def _splitting_losses(windows, fields, question):
@@ -222,9 +222,9 @@ def _splitting_losses(windows, fields, question):
     slots, most = question.present.shape[1], fields.present.shape[1]
     good = F.pad(~(fields.mask | fields.saturated), 4 * (1,))  # with a border of False
     variance = F.pad(fields.variance, 4 * (1,), value=1)
-    sums = {name: fields.image.new_zeros(()) for name in ("pixel", "flux", "std")}
-    number = 0
-    for source, corner, (light, std) in windows:
+    sums = {name: fields.image.new_zeros(()) for name in ("pixel", "flux", "std", "flux_std")}
+    number = judges = 0
+    for source, corner, (light, std, flux_std) in windows:
         field, slot = source // slots, source % slots
         which = question.truth[field, slot]
         known = which >= 0
@@ -243,11 +243,29 @@ def _splitting_losses(windows, fields, question):
         unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))
         pixel = (error.square() / noise).sum(dim=(2, 3)) / unit
         unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()
-        flux = error.sum(dim=(2, 3)).square() / unit
+        total = error.sum(dim=(2, 3))
+        flux = total.square() / unit
+        # Of Laplace's distribution; beyond ten deviations an error counts as ten.
+        off = total.detach().abs().minimum(10 * flux_std.detach())
+        expects = off / flux_std + flux_std.log()
+        judged = here * known[:, None] / large
+        sums["flux_std"] = sums["flux_std"] + (expects * judged).sum()
+        judges = judges + judged.sum()
         expected = std_loss(light.float() * use, torch.where(use, std.float(), 1), truth * use)
         for name, loss in (("pixel", pixel), ("flux", flux)):
-            sums[name] = sums[name] + (loss.log1p() * here).sum()
+            sums[name] = sums[name] + (_robust(loss) * here).sum()
         sums["std"] = sums["std"] + expected * here.sum()
         number = number + here.sum()
-    return {name: loss / number.clamp(min=1) if len(windows) else loss
+    if not windows:
+        return sums
+    return {name: loss / (judges if name == "flux_std" else number).clamp(min=1)
             for name, loss in sums.items()}  # fmt: skip
+
+
+def _robust(square):
+    """Return a loss of a squared error: half of it, then the error, then its logarithm.
+
+    Its minimum for an uncertain flux is about the median; that of ``log(1 + square)`` is the mode,
+    which is fainter.
+    """
+    return _HOPELESS * (((1 + 2 * square).sqrt() - 1) / _HOPELESS).log1p()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from ..networks import find_centres, purity_thresholds, threshold_of
+from ..networks import UNCALIBRATED, find_centres, least_probability
 from .field_losses import FAINT, match, shown, snr
 
 __all__ = ["calibrate", "score_fields", "table"]
@@ -41,35 +41,35 @@ def _detections(network, fields, autocast, least=0.02):
 
 
 def calibrate(network, batches, autocast):
-    """Calibrate the probabilities of the heat map, and the thresholds for purities.
+    """Calibrate the probabilities of the heat map, by logistic regression.
 
     Parameters
     ----------
     network : FieldNet
-        The network; its ``calibration`` and ``thresholds`` are set.
+        The network; its ``calibration`` is set.
     batches : iterable of astrodeblend.simulate.Fields
         Fields like those of training.
     autocast : callable
         As in `field_losses`.
     """
-    network.calibration.copy_(torch.tensor([1.0, 0.0]))
-    logit, true = [], []
+    uncalibrated = torch.tensor(UNCALIBRATED)
+    network.calibration.copy_(uncalibrated)
+    odds, true = [], []
     for fields in batches:
         for _, chance, _, _, right, counts in _detections(network, fields, autocast, _DOUBTFUL):
-            logit.append(chance[counts].logit(eps=1e-6).double().cpu())
+            odds.append(chance[counts].logit(eps=1e-6).exp().double().cpu())
             true.append(right[counts].double().cpu())
-    logit, true = torch.cat(logit), torch.cat(true)
+    odds, true = torch.cat(odds), torch.cat(true)
     if true.sum() < 20 or (1 - true).sum() < 20:
         return  # too few for a fit
-    design = torch.stack([logit, torch.ones_like(logit)], dim=1)
-    fit = torch.tensor([1.0, 0.0], dtype=torch.double)
-    for _ in range(20):  # Newton's method for logistic regression
+    design = torch.stack([odds.log(), odds, torch.ones_like(odds)], dim=1)
+    fit = uncalibrated.double()
+    for _ in range(50):  # Newton's method
         chance = (design @ fit).sigmoid()
         weight = chance * (1 - chance)
-        hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(2)
+        hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(3)
         fit = fit + torch.linalg.solve(hessian, design.T @ (true - chance)).clamp(-1, 1)
     network.calibration.copy_(fit)
-    network.thresholds.copy_(purity_thresholds((design @ fit).sigmoid(), true))
 
 
 @torch.no_grad()
@@ -99,8 +99,7 @@ def score_fields(network, batches, autocast, *, purity=0.98, band=None):
     for fields in batches:
         b = fields.image.shape[1] // 2 if band is None else band
         found = _detections(network, fields, autocast)
-        least = threshold_of(purity, network.thresholds)
-        kept = [f[1] >= least for f in found]
+        kept = [f[1] >= least_probability(f[1], purity) for f in found]
         told, given = [], []
         for k, (mask, (at, _, size, _, true, counts)) in enumerate(zip(kept, found, strict=True)):
             told.append((at[mask], size[mask], match(fields, k, at[mask])))
@@ -164,7 +163,7 @@ def _fluxes(network, fields, told, band, autocast):
         seen = network.look(blend, psf)
         windows = network.windows(seen, positions.float(), present, sizes.float())
     light = torch.full(present.shape, torch.nan, device=blend.device).flatten()
-    for source, _, (parts, _) in windows:
+    for source, _, (parts, *_) in windows:
         light[source] = parts[:, band].float().sum(dim=(1, 2))
     flux = torch.full(fields.present.shape, torch.nan, device=blend.device)
     field, slot = (which >= 0).nonzero(as_tuple=True)

@@ -24,12 +24,13 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .field_losses import field_losses
 from .field_scores import calibrate, score_fields, table
 from .loop import _interruptible, _plain, _update_average
-from .start import start_from
+from .start import load_parent
 
 __all__ = ["train_fields"]
 
 _WEIGHTS = {
-    "pixel": 1.0, "flux": 0.3, "total": 1.0, "heat": 1.0, "offset": 1.0, "size": 0.2, "std": 0.1,
+    "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2, "std": 0.1,
+    "flux_std": 0.1,
 }  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
@@ -54,8 +55,7 @@ def train_fields(
     galaxies, judged_by : tuple of (Morphologies or None), optional
         Small and large galaxies for training, and for validation.
     start : str or path-like, optional
-        A model to start from: one for fields, or a `astrodeblend.networks.BandUNet`, for the
-        shared layers.
+        A model to start from, with the same network.
     resume : bool, optional
         Continue from ``state`` exactly where the run stopped.
     minutes : float, optional
@@ -86,7 +86,7 @@ def train_fields(
     # The network, its average, its optimiser.
     torch.manual_seed(config.seed)
     network = build(**config.network)
-    parent = None if start is None or resume else start_from(start, network)
+    parent = None if start is None or resume else load_parent(start, network, weights=True)
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(

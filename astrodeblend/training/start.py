@@ -19,7 +19,6 @@ __all__ = [
     "load_parent",
     "parallel",
     "processes",
-    "start_from",
 ]
 
 
@@ -136,37 +135,3 @@ def check_parent(saved, given):
             f"started from {was}; leave start (--from) out to go on, or choose another folder"
         )
     return saved
-
-
-def start_from(model, network):
-    """Load the weights of a model into a network for fields, as far as they fit.
-
-    Of a `BandUNet` these are the shared layers and the input plane of the image. All other
-    weights stay unchanged.
-
-    Parameters
-    ----------
-    model : str or path-like
-        As `astrodeblend.weights.load_model` takes it.
-    network : FieldNet
-        The network; its weights are set.
-
-    Returns
-    -------
-    dict
-        Name and sha256 of the model.
-    """
-    other, card = load_model(model)
-    theirs, ours = other.state_dict(), network.state_dict()
-    name = "encoder.0.first.weight"
-    if name not in theirs or theirs[name].shape != ours[name].shape:
-        raise ValueError(f"start={str(model)!r} has a network of another shape: none of it fits")
-    if card.network["kind"] == "band_unet":
-        stem = torch.zeros_like(ours["stem.weight"])
-        stem[:, 0] = theirs["stem.weight"][:, 0]
-        theirs["stem.weight"] = stem
-        for name in ("light.weight", "light.bias"):
-            theirs[name] = theirs[name][:2]
-    fits = {k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape}
-    network.load_state_dict(ours | fits)
-    return {"name": card.name, "sha256": card.sha256}
