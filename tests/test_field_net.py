@@ -260,8 +260,9 @@ def test_a_sample_is_as_pure_as_was_asked_for():
         assert abs(true[chance >= least].float().mean() - purity) < 0.015
         # of uniform probabilities: the mean of those kept
         assert abs(least - (2 * purity - 1)) < 0.02
-    assert least_probability(torch.tensor([0.9, 1.0, 0.3, 0.8]), 0.89) == pytest.approx(0.8)
-    assert least_probability(torch.tensor([0.8, 0.3]), 0.9) > 1
-    assert least_probability(torch.tensor([]), 0.9) > 1
+    assert least_probability(torch.tensor([0.9, 1.0, 0.3, 0.8]), 0.95) == pytest.approx(0.9)
+    assert least_probability(torch.tensor([0.9, 1.0, 0.3, 0.8]), 0.89) == pytest.approx(0.78)
+    for few in ([0.91, 0.3], []):
+        assert least_probability(torch.tensor(few), 0.95) == pytest.approx(0.9)
     with pytest.raises(ValueError, match="purity=98"):
         least_probability(chance, 98)

@@ -1,7 +1,5 @@
 """Sources from the heat map of a network, how probable each is, and which make a pure sample."""
 
-import math
-
 import torch
 from torch.nn import functional as F
 
@@ -66,24 +64,26 @@ def centre_probability(heat, calibration=UNCALIBRATED):
 
 
 def least_probability(probability, purity):
-    """Return the probability of the least certain source of a sample with the given purity.
+    """Return the probability from which on sources make a sample of the given purity.
+
+    The sample's purity is its mean probability. From 2 ``purity`` - 1 on, sources are kept in any
+    case: it is the threshold for probabilities that are spread evenly, and few sources do not tell
+    how theirs are.
 
     Parameters
     ----------
     probability : torch.Tensor
         Shape (m,): of each source being true.
     purity : float
-        Expected share of true sources in the sample, between 0 and 1: the sample's mean
-        probability.
+        Expected share of true sources in the sample, between 0 and 1.
 
     Returns
     -------
     float
-        Above 1 where no source is certain enough.
     """
     if not 0 < purity < 1:
         raise ValueError(f"purity={purity!r}: give a share between 0 and 1, such as 0.98")
     surest = probability.double().sort(descending=True).values
     share = surest.cumsum(dim=0) / torch.arange(1, len(surest) + 1, device=surest.device)
     number = int((share >= purity).sum())
-    return float(surest[number - 1]) if number else math.inf
+    return min([2 * purity - 1, *surest[max(number - 1, 0) : number].tolist()])
