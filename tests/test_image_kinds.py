@@ -192,12 +192,16 @@ def test_sixteen_bit_colours_of_a_tiff(tmp_path):
 def test_what_of_a_picture_is_left_unread(tmp_path):
     pages = [Image.fromarray(EIGHT), Image.fromarray(EIGHT // 2)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    alpha = Image.fromarray(np.dstack([EIGHT, EIGHT[..., 0]]))
+    clear = np.arange(SHAPE[1]) < 5
+    alpha = Image.fromarray(np.dstack([EIGHT, np.broadcast_to(~clear * np.uint8(200), SHAPE)]))
     alpha.save(tmp_path / "alpha.png")
     for name, text in (("pages.tif", "first of 2 pages"), ("alpha.png", "alpha channel")):
         image = read_image(tmp_path / name)
         np.testing.assert_array_equal(image.data, np.moveaxis(EIGHT, -1, 0))
         assert text in " ".join(image.meta["astrodeblend"]["read"])
+    for source in (tmp_path / "alpha.png", np.asarray(alpha)):  # transparent: no data
+        hidden = read_image(source).mask
+        np.testing.assert_array_equal(hidden, np.broadcast_to(clear, hidden.shape))
 
 
 # Masks of Dask, and values far from 1.

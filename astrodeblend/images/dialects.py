@@ -19,11 +19,11 @@ __all__ = [
     "valid_cards",
 ]
 
-# EXTNAMEs of CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, SWarp and others. Of
+# EXTNAMEs of CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, ESO, SWarp and others. Of
 # several uncertainties the first in this order is used.
 _NAMES = {
     StdDevUncertainty: "UNCERT ERR ERROR RMS STD STDDEV SIGMA NOISE",
-    VarianceUncertainty: "VARIANCE VAR",
+    VarianceUncertainty: "VARIANCE VAR STAT",
     InverseVariance: "IVAR INVVAR",
     RelativeWeight: "WEIGHT WHT WGT",
     "mask": "MASK DQ MSK FLG FLAG FLAGS BPM BADPIX MASKBITS",
@@ -74,10 +74,15 @@ def _label(hdu):
 def _role(hdu):
     """Return the role of an HDU (None: it may be an image) and its image's name ('': any)."""
     name = _label(hdu)
-    stem, _, word = name.rpartition("_")
+    stem, word = _split(name)
     if name in _ROLES or not stem or _ROLES.get(word) == "other":
         return _ROLES.get(name), ""
     return _ROLES.get(word), stem
+
+
+def _split(name):
+    """Return a name without its last word, and that word: "R_ERR" is R's ERR, as is "R.ERR"."""
+    return re.fullmatch("(?:(.*)[._])?(.*)", name).groups("")
 
 
 def _has_image(hdu):
@@ -115,18 +120,26 @@ def companions(hdulist, image, said, chosen=False):
 
     Warn where these may be other bands, unless the image was ``chosen`` by name.
     """
-    name, found = _label(image), {}
+    name, found, unfit = _label(image), {}, []
+    stem, word = _split(name)
+    stems = dict.fromkeys((name, stem if word in _SCIENCE else name, ""))
     others = [hdu for hdu in hdulist if _has_image(hdu) and hdu is not image]
-    alone = all(_label(hdu) != name for hdu in others)
+    chips = [hdu for hdu in others if _label(hdu) == name]
     for role in (*_NOISES, "mask") if _role(image)[0] is None else ():
-        named = [hdu for stem in {name: 0, "": 0} for hdu in others if _role(hdu) == (role, stem)]
+        named = [hdu for stem in stems for hdu in others if _role(hdu) == (role, stem)]
         fitting = [hdu for hdu in named if hdu.shape in (image.shape, image.shape[-2:])]
+        unfit += [hdu for hdu in named if hdu not in fitting and not chips]
         ours = [hdu for hdu in fitting if hdu.ver == image.ver]
-        if ours or (alone and len(fitting) == 1):
+        if ours or (not chips and len(fitting) == 1):
             found[role] = (ours or fitting)[0]
     mask = found.pop("mask", None)
     noise = next(iter(found.values()), None)
-    left = [hdu for hdu in others if hdu not in (noise, mask) and _label(hdu) not in _TABLES]
+    for hdu in unfit:
+        text = f"HDU {_label(hdu)!r} has shape {hdu.shape} and the image {image.shape}"
+        leave_aside(said, f"{text}: it is ignored")
+    left = [
+        hdu for hdu in others if hdu not in (noise, mask, *unfit) and _label(hdu) not in _TABLES
+    ]
     if left:
         names = [
             f"{_label(hdu) or hdulist.index_of(hdu)}{f',{hdu.ver}' if hdu.ver > 1 else ''}"
@@ -135,7 +148,11 @@ def companions(hdulist, image, said, chosen=False):
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
         text = f"left unread beside {names[0]}: {', '.join(names[1:9])}{more}"
         alike = any(_role(hdu)[0] is None and hdu.shape == image.shape for hdu in left)
-        if alike and not chosen and name not in _SCIENCE and noise is None and mask is None:
+        if chips and name and not chosen:
+            other = chips[0]
+            key = hdulist.index_of(other) if other.ver == image.ver else f"{name},{other.ver}"
+            leave_aside(said, f"{text}; choose which to read, as in FILE[{key}]")
+        elif alike and not chosen and name not in _SCIENCE and noise is None and mask is None:
             leave_aside(said, f"{text}; give bands one by one: FILE[{names[0]}], FILE[{names[1]}]")
         else:
             said.append(text)
@@ -146,6 +163,10 @@ def read_data(hdu, said):
     """Return the array of an HDU, asinh magnitudes (luptitudes) converted to flux."""
     if not _has_image(hdu):
         raise ValueError(f"HDU {hdu.name!r} holds no image; choose another one")
+    for axis in range(3, len(hdu.shape) + 1):
+        if hdu.header.get(f"CTYPE{axis}") == "STOKES" and hdu.shape[-axis] > 1:
+            text = f"axis {axis} of HDU {hdu.name!r} is STOKES with {hdu.shape[-axis]} values"
+            raise ValueError(f"{text}, which are no bands; give Stokes I alone")
     try:
         data = hdu.data
     except Exception as error:  # whatever a damaged file makes the decoders raise
@@ -182,7 +203,8 @@ def read_plane(hdu, plane, said, telescope=None):
         bad = {"DO_NOT_USE": 0}
     if not bad or values.dtype.kind not in "iu":  # a bit may just say that a source is there
         text = "holds bit planes, not a mask of 0 and 1, and names none that means bad or no data"
-        leave_aside(said, f"HDU {name!r} {text}: it is ignored")
+        advice = "give those of no data as mask, as in (planes & 1) > 0"
+        leave_aside(said, f"HDU {name!r} {text}: it is ignored; {advice}")
         return None
     said.append(f"of the bit planes of {name} those that mean no data are used: {', '.join(bad)}")
     return (values.astype(np.int64) & sum(1 << bit for bit in bad.values())) != 0

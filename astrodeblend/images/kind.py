@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from astropy import units as u
 
+from .errors import leave_aside
 from .planes import changed
 
-__all__ = ["KINDS", "Origin", "kind_by_type", "kind_in_common", "with_kind"]
+__all__ = ["KINDS", "Origin", "kind_by_type", "kind_in_common", "transparent", "with_kind"]
 
 KINDS = ("picture", "flux")
 _WHITES = (1, 255, 65535)
@@ -66,17 +67,29 @@ def with_kind(image, origin, asked=None):
     if white is None:
         return image
     if origin.colour_last and len(image.data) == 4:
-        said.append("the fourth channel, alpha, is ignored")
         known["bands"], known["psf"] = tuple("RGB"), known["psf"][:3]
-        planes = {"mask": image.mask, "uncertainty": image.uncertainty}
-        planes = {name: plane[:3] for name, plane in planes.items() if plane is not None}
-        image = changed(image, image.data[:3].copy(), **planes)
+        mask = None if image.mask is None else image.mask[:3]
+        if (empty := transparent(image.data[3], said)) is not None:
+            mask = np.broadcast_to(empty, image.data[:3].shape) | (False if mask is None else mask)
+        uncertainty = None if image.uncertainty is None else image.uncertainty[:3]
+        image = changed(image, image.data[:3].copy(), mask=mask, uncertainty=uncertainty)
     values = _valid(image)
     beyond = np.count_nonzero((values < 0) | (values > white))
     if beyond:
         np.clip(image.data, 0, white, out=image.data)
-        said.append(f"{beyond} values beyond black and white (0 and {white:g}) are clipped")
+        text = f"{beyond} values beyond black and white (0 and {white:g}) are clipped"
+        if beyond > 10 * _FEW * values.size:
+            leave_aside(said, f"{text}: is it a picture?")
+        else:
+            said.append(text)
     return image
+
+
+def transparent(alpha, said):
+    """Return the mask of transparent pixels, which have no data; None if there are none."""
+    said.append("of the alpha channel only full transparency is read: no data there")
+    empty = alpha == 0
+    return empty if empty.any() and not empty.all() else None
 
 
 def _valid(image):

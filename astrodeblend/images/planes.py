@@ -45,7 +45,12 @@ def standard_deviation(uncertainty, unit):
     if not isinstance(exact, StdDevUncertainty):
         with np.errstate(divide="ignore", invalid="ignore"):
             exact = exact.represent_as(StdDevUncertainty)
-    return exact.array * (1 if exact.unit is None or unit is None else exact.unit.to(unit))
+    if exact.unit is None or unit is None:
+        return exact.array
+    if not exact.unit.is_equivalent(unit):
+        text = "give both in units that convert into each other"
+        raise ValueError(f"the uncertainty is in {exact.unit} and the image in {unit}; {text}")
+    return exact.array * exact.unit.to(unit)
 
 
 def noise_per_weight(data, deviation, hidden):
@@ -60,14 +65,29 @@ def noise_per_weight(data, deviation, hidden):
 
 
 def compact(values, hidden=False, least=1e-15):
-    """Copy an array as float32; as float64 if most values are below ``least`` or above 1 / least.
+    """Copy an array as float32; as float64 where most values would be inexact.
 
-    With the default, the squares of float32 values are in the range of float32, too.
+    They are below ``least`` or above 1 / least, or so far from zero that rounding them is visible:
+    more than 1 % of the difference of neighbours. With the default, the squares of float32 values
+    are in the range of float32, too.
     """
     with np.errstate(over="ignore"):
         copy = np.array(values, dtype=np.float32, order="C")
     size = np.abs(copy)
     some = np.logical_not(hidden) & np.isfinite(values) & (np.asarray(values) != 0)
-    if 2 * np.count_nonzero(some & ((size < least) | (size > 1 / least))) > np.count_nonzero(some):
+    beyond = 2 * np.count_nonzero(some & ((size < least) | (size > 1 / least)))
+    if beyond > np.count_nonzero(some) or _rounded(np.asarray(values), copy):
         copy = np.array(values, dtype=np.float64, order="C")
     return copy
+
+
+def _rounded(values, copy):
+    """Return whether a copy as float32 has errors visible beside the differences of neighbours."""
+    if values.ndim < 2 or (values.dtype.kind == "f" and values.dtype.itemsize <= 4):
+        return False
+    rows = np.s_[..., :: values.shape[-2] // 256 + 1, :]
+    exact = values[rows].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        steps, errors = (np.abs(each) for each in (np.diff(exact), exact - copy[rows]))
+    steps, errors = (each[np.isfinite(each)] for each in (steps, errors))
+    return steps.size > 0 and errors.size > 0 and 0 < np.median(steps) < 100 * np.median(errors)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from .bands import put_on_grid, stack
 from .dialects import choose_hdu, companions, observation_cards, read_data, read_plane, valid_cards
 from .errors import leave_aside, restated
-from .kind import KINDS, Origin, kind_by_type, kind_in_common, with_kind
+from .kind import KINDS, Origin, kind_by_type, kind_in_common, transparent, with_kind
 from .planes import (
     RelativeWeight,
     changed,
@@ -38,6 +38,11 @@ INPUTS = (
     "give a path to a FITS, JPEG or PNG file, an array, a Quantity, an NDData, a CCDData, "
     "a FITS HDU or HDUList, or a sequence of those, one per band"
 )
+
+# Uncertainties so many times the others' mark pixels without data, as SWarp's 1e30.
+_NO_WEIGHT = 1e8
+
+_SCALES = 1e-100, 1e100  # the squares of values are in the range of float64
 
 # How a FITS file starts, bare or compressed with gzip, bzip2, zip, xz or compress.
 FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"PK\x03\x04", b"\xfd7zXZ", b"\x1f\x9d")
@@ -74,9 +79,10 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None, ps
     -------
     image : `~astropy.nddata.NDData`
         Data of shape (bands, y, x), sharing no memory with the input, in the input's own unit:
-        float32, or float64 where most values are below 1e-15 or above 1e15. The mask, of the same
-        shape, is true where the input's is, where a value is not finite in that type, an
-        uncertainty not finite or 0, or a weight not above 0; values under it stay as they are. The
+        float32, or float64 where most values are below 1e-15 or above 1e15, or so far from zero
+        that float32 would round their differences. The mask, of the same shape, is true where the
+        input's is, where a value is not finite in that type, an uncertainty not finite, 0 or 1e8
+        times that of others, or a weight not above 0; values under it stay as they are. The
         uncertainty is a standard deviation, the WCS celestial with two axes. ``meta["header"]``
         holds the FITS cards that describe the observation, ``meta["astrodeblend"]`` a dictionary:
         ``ndim``, 2 or 3 dimensions in the input; ``kind``; ``full_scale``, the value that is white
@@ -180,7 +186,10 @@ def _read(image):
 def _computed(array):
     """Return an array as a numpy array; a Dask array is computed, a mask is kept."""
     array = array.compute() if hasattr(array, "compute") else array
-    return array if isinstance(array, np.ndarray) else np.asarray(array)
+    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    if array.dtype.kind == "O":
+        raise TypeError("values of type object are no numbers; convert them with astype(float)")
+    return array
 
 
 @_read.register(NDData)
@@ -205,13 +214,15 @@ def _read_path(image):
 
 
 @contextmanager
-def _opened(name):
-    """Yield path, HDUs and chosen extension of a FITS file; name the file in errors."""
+def _opened(name, what="image"):
+    """Yield path, HDUs and chosen extension of a FITS file; say in errors what it is."""
     path, extension = Path(name).expanduser(), None
     chosen = re.fullmatch(r"(.+)\[([^\[\]]+)\]", str(path))
     if chosen and not path.exists():
         path, extension = Path(chosen[1]), chosen[2]
-    said = f"image {str(path)!r}"
+    said = f"{what} {str(path)!r}"
+    if "://" in str(name):
+        raise FileNotFoundError(f"{what} {str(name)!r} is no path; download it first")
     if not path.exists():
         raise FileNotFoundError(f"{said} does not exist; check the path")
     if path.is_dir():
@@ -240,7 +251,7 @@ def _opened(name):
 
 
 def _read_picture(path):
-    said, colours = [], None
+    said, colours, mask = [], None, None
     try:
         with Image.open(path) as picture:
             form, mode = picture.format, picture.mode
@@ -248,8 +259,6 @@ def _read_picture(path):
                 said.append(f"the first of {picture.n_frames} pages is read")
             if picture.getexif().get(0x0112, 1) != 1:
                 said.append("turned as its EXIF orientation says")
-            if picture.has_transparency_data:
-                said.append("the alpha channel is left unread")
             tiff_bits = max(picture.tag_v2.get(258, (8,))) if form == "TIFF" else 8
             if mode.startswith("RGB") and tiff_bits == 16:
                 from skimage.io import imread  # slow to import; Pillow reads 8 of the bits
@@ -258,6 +267,8 @@ def _read_picture(path):
             if form == "PNG" and mode.startswith("RGB") and path.read_bytes()[24] == 16:
                 said.append("its colours of 16 bits are read as 8")
             picture = ImageOps.exif_transpose(picture)
+            if picture.has_transparency_data:
+                mask = transparent(np.asarray(picture.convert("RGBA"))[..., 3], said)
             if mode in ("1", "LA"):
                 picture = picture.convert("L")
             elif not mode.startswith(("L", "I", "F")) or mode == "LAB":
@@ -269,7 +280,7 @@ def _read_picture(path):
     # older versions of Pillow read a PNG of 16 bits as 32-bit integers
     bits = 16 if mode.startswith("I;16") or (mode, form) == ("I", "PNG") else 8 * values.itemsize
     told = ("picture", 2**bits - 1, f"a picture file of {bits} bits") if bits <= 16 else None
-    return NDData(values), said, told
+    return NDData(values, mask=mask), said, told
 
 
 @_read.register(fits.PrimaryHDU)
@@ -291,7 +302,7 @@ def _read_hdu(hdu, hdulist=None, chosen=False):
             mask = read_plane(hidden, "mask", said, header.get("TELESCOP"))
     if text := str(header.get("BUNIT", "")).strip():
         unit = parse_unit(text)
-        if unit is None:
+        if unit is None and not is_logarithmic(text):  # which is refused later
             leave_aside(said, f"BUNIT {text!r} is no unit that astropy knows: it is kept as text")
     if unit is not None or not text:
         header.remove("BUNIT", ignore_missing=True)
@@ -314,7 +325,7 @@ def _read_planes(given, name, said):
     if _is_sequence(given):
         return [part for one in given for part in _read_planes(one, name, said)]
     if isinstance(given, PATHS):
-        with _opened(given) as (path, hdulist, extension):
+        with _opened(given, name) as (path, hdulist, extension):
             if hdulist is not None:
                 hdu = choose_hdu(hdulist, extension, name)
                 plane = read_plane(hdu, name, said, hdulist[0].header.get("TELESCOP"))
@@ -343,7 +354,7 @@ def _read_psf(given):
     with suppress(TypeError, ValueError):
         return u.Quantity(str(given))
     try:
-        with _opened(given) as (path, hdulist, extension):
+        with _opened(given, "file") as (path, hdulist, extension):
             if hdulist is None:
                 raise ValueError(f"{str(path)!r} is no FITS file")
             for hdu in hdulist:
@@ -368,13 +379,16 @@ def _conform(image, said, told, planes):
     data = np.asarray(image.data)
     if data.dtype.kind not in "iuf":
         raise TypeError(f"image has values of type {data.dtype}, which are no real numbers")
-    if is_logarithmic(image.unit):
-        raise ValueError(f"image is in {image.unit}, but magnitudes do not add; convert it to flux")
+    unit = image.unit or image.meta.get("header", image.meta).get("BUNIT")
+    if is_logarithmic(unit):
+        raise ValueError(f"image is in {unit}, but magnitudes do not add; convert it to flux")
     values = _bands_first(data)
     if values.ndim != 3 or min(values.shape[1:]) < SMALLEST or not values.size:
         text = (
             f"it has to be (y, x) or (bands, y, x), with at least {SMALLEST} pixels along x and y"
         )
+        if data.ndim == 3 and data.shape[-1] < SMALLEST:
+            text += "; np.moveaxis(image, -1, 0) puts bands first"
         raise ValueError(f"image has shape {data.shape}; {text}")
     own = [] if image.mask is None or image.mask is np.ma.nomask else [_plain_mask(image.mask)]
     given = _read_planes(planes.get("mask"), "mask", said)
@@ -383,9 +397,14 @@ def _conform(image, said, told, planes):
         hidden |= _fitted(parts, "mask", values, data)
     flux = compact(values, hidden)
     mask = hidden | ~np.isfinite(flux)
-    deviation = _deviation(image, values, mask, planes, said)
     if mask.all():
-        raise ValueError("image has no valid pixel: all are masked or not finite")
+        text = "the mask is true where there is no data" if own or given else "none is finite"
+        raise ValueError(f"image has no valid pixel: {text}")
+    largest = float(np.abs(flux[~mask]).max())
+    if largest and not _SCALES[0] <= largest <= _SCALES[1]:
+        text = "{:g} to {:g}: give it in another unit".format(*_SCALES)
+        raise ValueError(f"image has values of up to {largest:.4g}; that has to be {text}")
+    deviation = _deviation(image, values, mask, planes, said)
     wcs = celestial_wcs(image.wcs, said)
     type_ = data.dtype.name, _colour_last(data)
     has_more = wcs is not None or deviation is not None
@@ -401,6 +420,8 @@ def _conform(image, said, told, planes):
 def _fitted(parts, name, values, data):
     """Return a mask or an uncertainty, given in one part or one for each band, as (bands, y, x)."""
     plane = parts[0] if len(parts) == 1 else np.concatenate([_bands_first(part) for part in parts])
+    if np.shape(plane) == (len(values),) and name != "mask":  # one value for each band
+        plane = plane[:, np.newaxis, np.newaxis]
     for shape in (values.shape, data.shape):
         with suppress(ValueError):
             return _bands_first(np.broadcast_to(plane, shape))
@@ -416,14 +437,20 @@ def _deviation(image, values, mask, planes, said):
         return None
     arrays = [standard_deviation(part, image.unit) for part in parts]
     deviation = _fitted(arrays, name, values, image.data)
-    nothing = ~(np.isfinite(deviation) & (deviation > 0))
-    zero = (deviation == 0) & ~mask
-    if ((zero | mask).all(axis=(1, 2)) & zero.any(axis=(1, 2))).any():
+    valid, none = ~mask, ~(deviation > 0)
+    if (~(valid & ~none).any(axis=(1, 2)) & valid.any(axis=(1, 2))).any():
         text = "give the noise of its pixels, or leave the uncertainty out"
         raise ValueError(f"image has an uncertainty of 0 in every valid pixel of a band; {text}")
-    if added := np.count_nonzero(nothing & ~mask):
-        said.append(f"{added} pixels have an uncertainty of 0 or none, or no weight: no data there")
-    mask |= nothing
+    none |= ~np.isfinite(deviation)
+    for empty, band in zip(none, deviation, strict=True):
+        if not empty.all():
+            empty |= band > _NO_WEIGHT * np.quantile(band[~empty], 0.1)
+    if added := np.count_nonzero(none & valid):
+        text = "an uncertainty of 0, none or far above the others', or no weight"
+        said.append(f"{added} pixels have {text}: no data there")
+    mask |= none
+    if mask.all():
+        raise ValueError(f"the {name} leaves no valid pixel: it is 0 or not finite in all")
     if any(isinstance(part, RelativeWeight) for part in parts):
         bands = zip(values, deviation, mask, strict=True)
         scale = np.array([noise_per_weight(*band) for band in bands])

@@ -37,7 +37,12 @@ def parse_unit(text):
 
 
 def is_logarithmic(unit):
-    """Return whether a unit is logarithmic (magnitudes, dex): such values do not add."""
+    """Return whether a unit is logarithmic (magnitudes, dex): such values do not add.
+
+    It may be a text that is no unit, such as "AB magnitudes".
+    """
+    if isinstance(unit, str):
+        return re.search(r"\bmag|magnitude|luptitude|\blog|\bdex\b", unit.lower()) is not None
     if unit is None or isinstance(unit, u.LogUnit):
         return unit is not None
     return any(isinstance(base, type(u.dex)) for base in unit.decompose().bases)
