@@ -1,9 +1,11 @@
 """The sky of an image: its level, its noise, and pixels without data."""
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from scipy import fft, ndimage
 from scipy.stats import f, median_abs_deviation, norm
@@ -18,6 +20,9 @@ _WINGS = 0.25  # in units of the noise: error of the level by wings in an image 
 _MUCH_SKY = 3000  # pixels without sources from which on that error falls as 1 / pixels
 _LAGS = 8  # pixels: largest lag of correlated noise
 _LARGE_PICTURE = 512  # pixels a side from which on a picture's sky may be a surface
+_FEWEST = 64  # pixels with data: fewer tell no level and noise of a band
+_REPEATED = 8  # pixels of one exact value far from the sky, from which on it may mean no data
+_UNLIKE = 4.0  # factor between a stated noise and the image's scatter that is reported
 _CURVED = 300  # pixels a side from which on that is of second order; else galaxies are fitted
 
 
@@ -53,13 +58,14 @@ def estimate_sky(image):
     """Estimate the sky of an image, and find the pixels without data.
 
     These are the pixels that are masked or not finite, whose uncertainty is not finite or is 0
-    throughout a block, or, in flux, that belong to a block of one exact value: 64 connected
-    pixels, or, if many single pixels have that value (counts), squares too large for chance.
+    throughout a block; in flux, blocks of one exact value (64 connected pixels, or, if many single
+    pixels have that value (counts), squares too large for chance), and an exact value far from the
+    sky that single pixels share without light around them; in pictures, a frame of one colour.
     Blocks of saturated light and of noiseless sky are data.
 
     The level is a constant, or, if that fits means in boxes much better, a plane (a surface of
     second order from 300 pixels a side). A constant within three errors of 0 is 0 in images with
-    negative values, whose sky was subtracted.
+    negative values, whose sky was subtracted. What makes level or noise doubtful is warned of.
 
     Parameters
     ----------
@@ -69,6 +75,11 @@ def estimate_sky(image):
     Returns
     -------
     Sky
+
+    Raises
+    ------
+    ValueError
+        If a band has fewer than 64 pixels with data, or, in flux, one value in all of them.
     """
     data, words = np.array(image.data, float), []
     if data.ndim != 3:
@@ -83,25 +94,51 @@ def estimate_sky(image):
         if not (~hidden & (told > 0)).any(axis=(1, 2)).all():
             raise ValueError("image: uncertainty of 0 in every valid pixel of a band; omit it")
         hidden |= [_filled(*one) for one in zip(told, [0.0] * len(data), ~hidden, strict=True)]
+    white = (known.get("full_scale") or 255) if picture else None
+    if picture:
+        frame = _frame(data, 3 / 255 * white)
+        hidden |= frame
+        if frame.any():
+            words.append(f"a frame of one colour, {frame.sum()} pixels: no data")
     for k, (band, out) in enumerate(zip(data, hidden, strict=True)):
-        for value, filled in () if picture else _fills(band, ~out):
-            out |= filled
-            words.append(f"band {k}: {filled.sum()} pixels are {value:g}: no data")
+        for find in () if picture or np.count_nonzero(~out) < _FEWEST else (_fills, _repeated):
+            for value, filled in find(band, ~out):
+                out |= filled
+                words.append(f"band {k}: {filled.sum()} pixels are {value:g}: no data")
+        if (number := np.count_nonzero(~out)) < _FEWEST:
+            text = f"band {k} has {number} pixels with data, too few to measure its sky"
+            raise ValueError(f"image: {text}; leave that band out")
     valid = ~hidden
-    if not valid.any(axis=(1, 2)).all():
-        raise ValueError("image has a band without a single valid pixel; leave that band out")
-    if picture and (min(data.shape[1:]) < _LARGE_PICTURE or any(map(_cut_off, data, valid))):
-        found = [sky_of(*one, picture=True) for one in zip(data, hidden, strict=True)]
+    flat = [np.ptp(band[ok]) == 0 for band, ok in zip(data, valid, strict=True)]
+    if any(flat) and not (picture or all(flat)):
+        text = f"band {flat.index(True)} has one value in every valid pixel, which are no data"
+        raise ValueError(f"image: {text}; leave that band out")
+    cut = [_cut_off(*one) and (picture or _is_real(*one)) for one in zip(data, valid, strict=True)]
+    if any(cut) or (picture and min(data.shape[1:]) < _LARGE_PICTURE):
+        found = [sky_of(*one, cut=any(cut)) for one in zip(data, hidden, strict=True)]
         (levels, noises, sources), correlations = zip(*found, strict=True), np.ones(len(data))
+        if not picture:
+            text = f"band {cut.index(True)} is cut off at {data[cut.index(True)].min():g}"
+            _warn(words, f"{text}: level and noise come from the pixels above the median")
     else:
-        levels, noises, correlations, sources, told_by = _of_flux(data, valid)
-        words += told_by
+        levels, noises, correlations, sources = _of_flux(data, valid, words)
+    _doubt(data, valid, levels, noises, white, words)
     if told is not None:
         valid &= told > 0
+        scatter = noises
         noises = [_told(*one) for one in zip(told, valid, valid & ~np.array(sources), strict=True)]
+        for k, (one, other) in enumerate(zip(noises, scatter, strict=True)):
+            if not 1 / _UNLIKE < (ratio := np.median(one) / other) < _UNLIKE:
+                text = f"band {k}: the uncertainty is {ratio:.3g} times the scatter of the sky"
+                _warn(words, f"{text}: is it a variance, or a weight, or in another unit?")
+    elif not picture:
+        for k, (band, ok, noise) in enumerate(zip(data, valid, noises, strict=True)):
+            low, high = _range_of_noise(band, ok)
+            if high > 3 * low > 0.3 * noise:
+                text = f"band {k}: the noise varies from {low:.3g} to {high:.3g} over the image"
+                _warn(words, f"{text}: give it as uncertainty or weight")
     if picture:
-        step = 1 if (known.get("full_scale") or 255) > 1 else 1 / 255
-        noises = [np.maximum(noise, _QUANTUM * step) for noise in noises]
+        noises = [np.maximum(noise, _QUANTUM * (1 if white > 1 else 1 / 255)) for noise in noises]
     return Sky(
         *(np.stack(np.broadcast_arrays(*map(np.atleast_2d, one))) for one in (levels, noises)),
         *(hidden, np.array(correlations), "image" if told is None else "uncertainty"),
@@ -109,10 +146,10 @@ def estimate_sky(image):
     )
 
 
-def sky_of(band, hidden=None, *, picture=False):
+def sky_of(band, hidden=None, *, cut=False):
     """Return level, noise and source mask of one band, by iterative masking of sources.
 
-    The noise of a picture whose sky is clipped at black is that of values above the median.
+    With ``cut``, the noise of a sky that is cut off below is that of values above the median.
     """
     hidden = np.zeros(band.shape, bool) if hidden is None else hidden
     # smoothing by much more than a point source detects faint wings of galaxies
@@ -120,7 +157,7 @@ def sky_of(band, hidden=None, *, picture=False):
     sources = _standing_out(smooth, hidden, 6, 0.98)
     seen = ~(sources | hidden)
     sky = band[seen]
-    if picture and _cut_off(band, seen):
+    if cut and _cut_off(band, seen):
         return np.median(sky), np.subtract(*np.quantile(sky, norm.cdf((2, 1)))), sources
     return np.median(sky), mad_std(sky), sources
 
@@ -139,8 +176,72 @@ def _standing_out(smooth, hidden, reach, most):
 
 
 def _cut_off(band, sky):
-    """Return whether a sky is clipped at black: a fifth or more of it has the lowest value."""
+    """Return whether a sky is cut off below: a fifth or more of it has the lowest value."""
     return np.mean(band[sky] == band[sky].min()) >= 0.2
+
+
+def _is_real(band, valid):
+    """Return whether a band that is cut off has real values above, with noise: no counts."""
+    values = band[valid][:: valid.sum() // _SAMPLE + 1]
+    above = values[values > values.min()]
+    return len(np.unique(above)) > 0.5 * len(above) and sky_of(band, ~valid, cut=True)[1] > 0
+
+
+def _frame(picture, tolerance):
+    """Return the mask of rows and columns at the edges of a picture that have its corner's colour.
+
+    A side counts if most pixels of the next line have another colour; else it is dark sky.
+    """
+    frame = np.zeros(picture.shape[1:], bool)
+    for corner in ((0, 0), (-1, -1)):
+        other = (np.abs(picture - picture[:, *corner][:, None, None]) > tolerance).any(axis=0)
+        if not other.any():
+            continue
+        (top, *_, bottom), (left, *_, right) = (
+            (*np.flatnonzero(other.any(axis=axis))[[0, -1]],) for axis in (1, 0)
+        )
+        for line, beyond in (
+            (other[top, left : right + 1], np.s_[:top]),
+            (other[bottom, left : right + 1], np.s_[bottom + 1 :]),
+            (other[top : bottom + 1, left], np.s_[:, :left]),
+            (other[top : bottom + 1, right], np.s_[:, right + 1 :]),
+        ):
+            frame[beyond] |= line.mean() > 0.5
+    return frame
+
+
+def _warn(words, text):
+    words.append(text)
+    warnings.warn(text, AstropyUserWarning, stacklevel=3)
+
+
+def _doubt(data, valid, levels, noises, white, words):
+    """Warn of an image whose sources are darker than its sky."""
+    if white is not None:
+        if min(np.median(level) for level in levels) > white / 2:
+            _warn(words, f"the sky is brighter than half of white ({white:g}): a negative?")
+        return
+    for k, (band, ok, level, noise) in enumerate(zip(data, valid, levels, noises, strict=True)):
+        low, high = np.quantile((band - level)[ok], (0.002, 0.998)) / noise
+        if -low > max(8, 3 * high):
+            text = f"band {k}: pixels are up to {-low:.3g} noises below the sky, {high:.3g} above"
+            _warn(words, f"{text}: a negative, or bad pixels without a mask?")
+
+
+def _range_of_noise(band, valid):
+    """Return low and high noise among sixteenths of a band: those of 15 % are below and above.
+
+    It is the scatter of second differences along y, in which gradients of light cancel.
+    """
+    second = (band[4:] - 2 * band[2:-2] + band[:-4]) / np.sqrt(6)
+    known = valid[4:] & valid[2:-2] & valid[:-4]
+    noises = [
+        _scatter(one[ok])
+        for rows in zip(np.array_split(second, 4), np.array_split(known, 4), strict=True)
+        for one, ok in zip(*(np.array_split(each, 4, axis=1) for each in rows), strict=True)
+        if ok.sum() > 500
+    ]
+    return np.quantile(noises or [1.0], (0.15, 0.85))
 
 
 def _fills(band, valid):
@@ -159,6 +260,26 @@ def _fills(band, valid):
             fades = value <= lowest and near - value < high - middle and value not in ring
             if not (rises or fades):
                 yield value, filled
+
+
+def _repeated(band, valid):
+    """Yield values far from the sky that pixels without light around them share, and their masks.
+
+    Such a value has most of the pixels in a range of 20 % about it: no count of photons has.
+    """
+    middle, step = np.median(band[valid]), max(_step_noise(band, valid))
+    values, number = np.unique(
+        band[valid & (np.abs(band - middle) > 10 * step)], return_counts=True
+    )
+    edges = np.sort(middle + np.multiply.outer((0.8, 1.25), values - middle), axis=0)
+    low, high = (np.searchsorted(values, edge) for edge in edges)
+    total = np.append(0, np.cumsum(number))
+    often = (number >= _REPEATED) & (number > 0.5 * (total[high] - total[low]))
+    for value in values[often]:
+        equal = valid & (band == value)
+        ring = band[ndimage.binary_dilation(equal, np.ones((3, 3))) & valid & ~equal]
+        if len(ring) and abs(np.median(ring) - middle) < 0.25 * abs(value - middle):
+            yield value, equal
 
 
 def _filled(band, value, valid):
@@ -180,8 +301,8 @@ def _filled(band, value, valid):
     return filled
 
 
-def _of_flux(data, valid):
-    """Return level, noise and correlation of bands, the mask of sources, and words."""
+def _of_flux(data, valid, words):
+    """Return level, noise and correlation of bands, and the mask of sources; append words."""
     steps, quanta = zip(*map(_step_noise, data, valid), strict=True)
     tails = (0.01, 0.99)  # quantiles at which outliers are clipped
     tame = [np.clip(b, *np.quantile(b[ok][::7], tails)) for b, ok in zip(data, valid, strict=True)]
@@ -194,10 +315,11 @@ def _of_flux(data, valid):
         sources = _sources(light / np.sqrt(valid.sum(axis=0).clip(1)), ~valid.any(axis=0))
         skies = [ok & ~sources if (ok & ~sources).any() else ok for ok in valid]
         levels, excesses = zip(*map(_level, tame, skies, steps), strict=True)
-    found, words = [], []
+    found = []
     for k, (sky, level, excess) in enumerate(zip(skies, levels, excesses, strict=True)):
         noise = _scatter((data[k] - level)[sky], quanta[k])
-        noise = max(noise, 1e-5 * np.ptp(tame[k])) or 1.0
+        noiseless = 1e-5 * np.ptp(tame[k])
+        noise = max(noise, noiseless) or 1.0
         # unmasked wings of galaxies: brighter where less sky is left
         covered = 1 - sky.sum() / valid[k].sum()
         wings = _WINGS * noise * covered * min(_MUCH_SKY / sky.sum(), 1)
@@ -211,8 +333,11 @@ def _of_flux(data, valid):
         told += ", within 3 errors of 0, so 0" if zero else ""
         told += f"; means scatter {correlation:.3g} times as white noise" if correlation > 1 else ""
         words.append(f"band {k}: the level is {told}; its error is {error:.2g}")
+        if noise > noiseless and (error > 2 * noise or noise > 5 * _step_noise(data[k], sky)[0]):
+            text = f"band {k}: the sky is uneven by {max(error, noise):.3g}, more than a surface of"
+            _warn(words, f"{text} second order follows, or full of light; subtract it before")
         found.append((0.0 if zero else level, noise, correlation))
-    return *zip(*found, strict=True), sources, words
+    return *zip(*found, strict=True), sources
 
 
 def _sources(light, hidden):

@@ -1,8 +1,11 @@
 """The sky of an image, against fields whose sky is known."""
 
+import re
+
 import numpy as np
 import pytest
 from astropy.nddata import NDData, StdDevUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
 from scipy import ndimage
 
 from astrodeblend.sky import estimate_sky
@@ -161,7 +164,67 @@ def test_wild_pixels_change_nothing(wild, number):
     found = sky_of_image(data)
     np.testing.assert_allclose(found.noise, plain.noise, rtol=0.03)
     np.testing.assert_allclose(found.level, plain.level, atol=0.05)
-    assert not found.hidden.any()
+    expected = np.zeros(data.shape, bool)
+    expected[:, *places] = number > 5  # so many pixels of one value are no chance
+    np.testing.assert_array_equal(found.hidden, expected)
+
+
+@pytest.mark.parametrize("value", [60000, -9999, 30])
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_value_that_single_pixels_share_is_no_data(value, counts):
+    rng = np.random.default_rng(8)
+    light = galaxies((160, 200), bands=2)
+    data = light + noise((2, 160, 200), 4)
+    if counts:
+        data = rng.poisson(light + 0.3).astype(float)
+    plain = sky_of_image(data)
+    bad = rng.random(data.shape) < np.array([0.01, 0.1])[:, None, None]
+    data[bad] = value
+    found = sky_of_image(data)
+    assert not plain.hidden.any()
+    assert found.hidden[bad].all()
+    assert found.hidden[~bad].mean() < 1e-3
+    np.testing.assert_allclose(found.noise, plain.noise, rtol=0.03)
+    np.testing.assert_allclose(found.level, plain.level, atol=0.05)
+
+
+def test_the_plateau_of_clipped_galaxies_is_data():
+    data = np.minimum(9 * galaxies((160, 200), bands=1) + noise((1, 160, 200)), 25)
+    assert (data == 25).sum() > 50
+    assert not sky_of_image(data).hidden.any()
+
+
+# doubts
+
+
+def uneven():
+    return np.where(np.arange(200) < 100, 0, 50) + noise((1, 160, 200))
+
+
+def uncertain(times):
+    return {"uncertainty": StdDevUncertainty(np.full((1, 160, 200), times))}
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (uneven, {}, "band 0: the sky is uneven by 1., more than a surface of second order"),
+        (lambda: -9 * galaxies((160, 200)) + noise((1, 160, 200)), {}, "below the sky, .*negative"),
+        (lambda: noise((1, 160, 200)).clip(0), {}, "band 0 is cut off at 0: level and noise come"),
+        (
+            lambda: noise((1, 160, 200)),
+            uncertain(9.0),
+            "the uncertainty is [89].* times the scatter",
+        ),
+        (lambda: noise((1, 160, 200)), uncertain(0.1), "the uncertainty is 0.1.* or a weight"),
+        (lambda: noise((1, 160, 200)) * np.where(np.arange(200) < 70, 1, 4), {}, "noise varies"),
+        (lambda: 230 + noise((3, 90, 90)), {"meta": PICTURE}, r"half of white \(255\): a negative"),
+    ],
+)
+def test_what_is_warned_of(data, options, message):
+    with pytest.warns(AstropyUserWarning, match=message):
+        found = sky_of_image(data(), **options)
+    assert any(re.search(message, text) for text in found.words)
 
 
 @pytest.mark.parametrize("mean", [0.1, 0.5, 4, 100])
@@ -281,7 +344,10 @@ def test_a_sky_cut_off_at_zero_is_data(correlated):
     data = noise((1, 200, 200), 2)
     if correlated:
         data = ndimage.gaussian_filter(data, (0, 1, 1)) * 3
-    assert not sky_of_image(data.clip(0)).hidden.any()
+    with pytest.warns(AstropyUserWarning, match="band 0 is cut off at 0"):
+        found = sky_of_image(data.clip(0))
+    assert not found.hidden.any()
+    np.testing.assert_allclose(found.noise, data.std(), rtol=0.06)
 
 
 def test_a_saturated_star_is_data():
@@ -315,7 +381,11 @@ def test_a_mask_hides():
 def test_a_band_without_valid_pixels_is_refused():
     data = np.ones((2, 30, 30))
     data[1] = np.nan
-    with pytest.raises(ValueError, match="image has a band without a single valid pixel"):
+    with pytest.raises(ValueError, match="band 1 has 0 pixels with data, too few"):
+        sky_of_image(data)
+    data = noise((2, 30, 30))
+    data[1] = 0
+    with pytest.raises(ValueError, match="band 1 has one value in every valid pixel"):
         sky_of_image(data)
 
 
@@ -333,6 +403,18 @@ def test_noise_of_a_sky_that_is_cut_off(middle, side):
     """From a fifth to four fifths of it."""
     sky = np.random.default_rng(6).normal(middle, 4, (1, side, side)).clip(0)
     np.testing.assert_allclose(sky_of_image(sky, meta=PICTURE).noise, 4, rtol=0.05)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (9, 90, 128)])
+def test_the_frame_of_a_picture_is_no_data(colour):
+    sky = np.random.default_rng(6).normal(20, 4, (3, 100, 120)).round()
+    picture = np.broadcast_to(np.reshape(colour, (3, 1, 1)), (3, 160, 151)).astype(float)
+    picture[:, 30:130, 1:121] = sky
+    found = sky_of_image(picture, meta=PICTURE)
+    expected = np.ones(picture.shape, bool)
+    expected[:, 30:130, 1:121] = False
+    np.testing.assert_array_equal(found.hidden, expected)
+    np.testing.assert_allclose(found.level, 20, atol=1)
 
 
 def test_a_black_sky_is_data():
