@@ -74,7 +74,9 @@ def _catalogue(results):
         table.meta = {}
         tables.append(table)
     catalogue = vstack(tables)
-    catalogue.meta = {name: results[0].meta[name] for name in ("version", "model", "sha256")}
+    catalogue.meta = {
+        name: results[0].meta[name] for name in ("version", "model", "network", "sha256")
+    }
     return catalogue
 
 

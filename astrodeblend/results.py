@@ -46,7 +46,8 @@ class Scene:
     sources : `~astropy.table.QTable`
         The table of detected sources.
     meta : dict
-        Version, model and its hash, and settings, as plain values; ``background`` and ``noise`` of
+        Version, ``model`` as asked for, ``network`` that it took for this image, with its hash, and
+        settings, as plain values; ``background`` and ``noise`` of
         the sky in each band (the median of maps); ``light`` is the selected kind.
 
     Attributes
@@ -425,7 +426,7 @@ class Deblended:
     def __repr__(self):
         x, y = self.position
         text = f"<Deblended: {_size(self.scene.read)}, at ({x:.1f}, {y:.1f})"
-        words = "; ".join([f"model {self.meta['model']}", *decode_flags(self.flags)])
+        words = "; ".join([_model_in_words(self.meta), *decode_flags(self.flags)])
         return f"{text}, {words}>"
 
     def _repr_html_(self):
@@ -464,6 +465,12 @@ def brief(catalog, rows=None):
     return catalog[[name for name in _BRIEF if name in catalog.colnames]][order]
 
 
+def _model_in_words(meta):
+    """Return the model that was asked for, and the network that it took if that is another."""
+    network = "" if meta["network"] == meta["model"] else f" (network {meta['network']})"
+    return f"model {meta['model']}{network}"
+
+
 def _size(image):
     shape = " x ".join(str(n) for n in to_original_shape(image).data.shape)
     return shape if image.unit is None else f"{shape} {image.unit}"
@@ -473,8 +480,9 @@ def provenance(image, meta):
     """Return a primary header with the model and settings of an image's components."""
     header = fits.Header()
     header["CREATOR"] = (f"astrodeblend {meta['version']}", "software")
-    header["MODEL"] = (meta["model"], "the trained network")
-    header["MODELSHA"] = (meta["sha256"][:16], "its sha256, first 16 digits")
+    header["MODEL"] = (meta["model"], "as asked for")
+    header["NETWORK"] = (meta["network"], "the trained network that it took")
+    header["MODELSHA"] = (meta["sha256"][:16], "sha256 of the network, first 16 digits")
     header["KIND"] = (image.meta["astrodeblend"]["kind"], "kind of image, picture or flux")
     for k, band in enumerate(image.meta["astrodeblend"]["bands"] or (), 1):
         header[f"BAND{k}"] = (str(band), f"name of band {k}")

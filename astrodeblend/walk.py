@@ -58,15 +58,16 @@ def plan(image, model, positions, *, purity):
 
 
 class Model:
-    """A network with its card, which deblends stamps in batches."""
+    """A network with its card, which deblends stamps in batches; ``asked`` is its name for users."""
 
-    def __init__(self, network, card, *, device=None, dtype=None, batch_size="auto"):
+    def __init__(self, network, card, *, asked=None, device=None, dtype=None, batch_size="auto"):
         branches = card.network.get("branches", 2)
         if branches != 2:
             raise ValueError(
                 f"model {card.name!r} has {branches} branches; a Deblender takes one with two, "
                 "central and companion"
             )
+        self.asked = asked or card.name
         self.card, self.calibration = card, Calibration(**card.calibration)
         self._options = {"device": device, "dtype": dtype, "batch_size": batch_size}
         self.inference = Inference(network, card, **self._options)
@@ -75,7 +76,7 @@ class Model:
     def crowded(self):
         """The model for scenes of several sources, which may be this one."""
         name = self.card.crowded
-        return Model(*load_model(name), **self._options) if name else self
+        return Model(*load_model(name), asked=self.asked, **self._options) if name else self
 
     @property
     def finds(self):
@@ -181,7 +182,8 @@ class _Task:
         model, image, sky = self.model, self.image, self.sky
         meta = {
             "version": __version__,
-            "model": model.card.name,
+            "model": model.asked,
+            "network": model.card.name,
             "sha256": model.card.sha256,
             "dtype": model.arithmetic,
             "device": model.inference.device.type,

@@ -36,7 +36,7 @@ print(f"level {sky.level.item():.3f}, noise {sky.noise.item():.3f}, from the {sk
 
 # ---- field
 scene = Deblender.from_pretrained().deblend_scene(values)
-print(scene.meta["model"])
+print(scene.meta["network"])
 for name in ("x_centroid", "y_centroid", "petrosian_radius", "probability"):
     scene.sources[name].info.format = ".2f"
 columns = "label", "x_centroid", "y_centroid", "probability", "petrosian_radius", "n_blended"

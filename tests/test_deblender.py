@@ -195,7 +195,7 @@ def test_the_right_model_is_taken_by_default():
     with pytest.raises(ValueError, match=r"selects the model by the kind of each image; name one"):
         _ = deblender.card
     results = deblender.deblend_stamps([picture(), NDData(flux(), unit="nJy")])
-    assert [result.meta["model"] for result in results] == ["galaxyzoo", "field"]
+    assert [result.meta["model"] for result in results] == ["galaxyzoo", "survey"]
     assert [result.meta["kind"] for result in results] == ["picture", "flux"]
 
 
@@ -778,16 +778,18 @@ def test_scenes_of_several_sources_have_a_model_of_their_own():
     assert deblender.card.crowded == "crowded"
     places = [(52, 48), (60, 62)]
     of_two = deblender.deblend_scene(picture, positions=places)
-    assert of_two.meta["model"] == "crowded"
+    assert (of_two.meta["model"], of_two.meta["network"]) == ("galaxyzoo", "crowded")
     assert of_two.meta["sha256"] == Deblender.from_pretrained("crowded").card.sha256
-    assert deblender.deblend_scene(picture, positions=places[:1]).meta["model"] == "galaxyzoo"
-    assert deblender(picture, places[0]).meta["model"] == "galaxyzoo"
+    assert deblender.deblend_scene(picture, positions=places[:1]).meta["network"] == "galaxyzoo"
+    assert deblender(picture, places[0]).meta["network"] == "galaxyzoo"
 
 
 def test_flux_goes_to_the_model_that_finds_sources():
     survey = Deblender.from_pretrained("survey", device="cpu")
     assert survey.card.crowded == "field"
-    assert survey(NDData(flux(), unit="nJy")).meta["model"] == "field"
+    result = survey(NDData(flux(), unit="nJy"))
+    assert (result.meta["model"], result.meta["network"]) == ("survey", "field")
+    assert "model survey (network field)" in repr(result)
     field = Deblender.from_pretrained("field", device="cpu")
     one, other = (each(NDData(flux(), unit="nJy")).central.data for each in (survey, field))
     np.testing.assert_array_equal(one, other)
