@@ -23,6 +23,7 @@ from astrodeblend.sky import estimate_sky, sky_of
 
 __all__ = ["describe_sources", "find_sources", "petrosian_radius", "pixels_of", "stamp_widths"]
 
+_FEWEST = 10  # connected pixels of a source, half of that for a peak in a group
 _CORRELATED = 1.5  # bound on the smoothed noise over smoothed white noise, at least
 _ENLARGED = 1.7, 12.0  # factors of enlargement: less is harmless, more is light of galaxies
 _PER_ENLARGEMENT = 0.65  # lag in pixels of autocorrelation 0.5, per factor, for cubic splines
@@ -43,7 +44,6 @@ def find_sources(
     positions=None,
     rest=False,
     threshold=5.0,
-    n_pixels=10,
     smoothing=None,
 ):
     """Detect the sources of an image.
@@ -66,9 +66,6 @@ def find_sources(
         after theirs. Default: all light belongs to the positions.
     threshold : float, optional
         Detection threshold in standard deviations of the smoothed sum.
-    n_pixels : int, optional
-        Smallest number of connected pixels of a source; half of that for a peak in a group. In
-        enlarged pictures it grows with the square of ``smoothing``.
     smoothing : float, optional
         Full width at half maximum of the smoothing kernel in pixels. Default: 2, times the factor
         of enlargement of a picture, which is estimated from the correlation of its noise.
@@ -97,10 +94,11 @@ def find_sources(
     light, nowhere = data - level, sky.hidden.all(axis=0)
     detection = (light / noise).sum(axis=0)
     detection /= np.sqrt(np.maximum((~sky.hidden).sum(axis=0), 1))
+    n_pixels = _FEWEST
     if smoothing is None:
         # In flux, correlated noise does not mean that galaxies are enlarged.
         times = 1.0 if scaling.adds else _enlargement(detection, nowhere)
-        smoothing, n_pixels = 2 * times, round(n_pixels * times**2)
+        smoothing, n_pixels = 2 * times, round(_FEWEST * times**2)
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = detection
     for axis in (0, 1):  # a Gaussian is the product of its sums

@@ -58,7 +58,7 @@ def plan(image, model, positions, *, purity):
 
 
 class Model:
-    """A network with its card, which deblends stamps in batches; ``asked`` is its name for users."""
+    """A network with its card, which deblends stamps in batches; users ask for it as ``asked``."""
 
     def __init__(self, network, card, *, asked=None, device=None, dtype=None, batch_size="auto"):
         branches = card.network.get("branches", 2)
