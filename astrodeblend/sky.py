@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from astropy.utils.exceptions import AstropyUserWarning
 from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from scipy import fft, ndimage
 from scipy.stats import f, median_abs_deviation, norm
@@ -211,6 +210,8 @@ def _frame(picture, tolerance):
 
 
 def _warn(words, text):
+    from astropy.utils.exceptions import AstropyUserWarning  # not needed by training
+
     words.append(text)
     warnings.warn(text, AstropyUserWarning, stacklevel=3)
 

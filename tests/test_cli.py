@@ -487,6 +487,7 @@ class TestBadInput:
         assert "no WCS" in sentence
 
     @pytest.mark.parametrize(("suited", "kind"), [("survey", "picture"), ("galaxyzoo", "flux")])
+    @pytest.mark.filterwarnings("ignore:.*values beyond black and white")
     def test_a_model_of_the_other_kind(
         self, suited, kind, image, galaxies, tiny_model, flux_model, tmp_path
     ):
@@ -500,6 +501,7 @@ class TestBadInput:
         invoke(*arguments, *re.search(r"--kind \w+", sentence)[0].split())
         assert fits.getheader(tmp_path / "out.fits")["KIND"] == kind
 
+    @pytest.mark.filterwarnings("ignore:.*values beyond black and white")
     def test_bands_that_a_model_does_not_take(self, tiny_model, tmp_path):
         fits.writeto(tmp_path / "two.fits", blend_image(bands=2))
         arguments = ("deblend", tmp_path / "two.fits", "-o", tmp_path / "out.fits")
