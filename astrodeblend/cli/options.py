@@ -139,7 +139,7 @@ def how(command):
     @click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16"]),
-        show_default="bfloat16 for pictures and fields on processors that multiply it; else float32",
+        show_default="bfloat16 for pictures and fields on processors that have it; else float32",
         help="Number format of the network's arithmetic; bfloat16 is faster and less exact.",
     )
     @wraps(command)
