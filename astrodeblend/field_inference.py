@@ -86,14 +86,30 @@ def take_apart(
     finds = len(given) < 2
     # Rows of x, y, probability, size and scale, the last three of given positions filled in later.
     known = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan)
+    small = known[:0]
     with inference.arithmetic():
         for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
             maps = _maps(inference, *_coarser(values, psf, correlation, times))
             _read(known[: len(given)], maps, network.calibration.cpu(), times)
             if finds:
                 found = _centres(maps, network.calibration.cpu(), times)
-                known = np.concatenate([known, found[found[:, 3] >= times * _LARGE]])
+                found[:, :2] = np.clip(found[:, :2], 0, np.array(shape[::-1]) - 1)
+                large = found[:, 3] >= times * _LARGE
+                known = np.concatenate([known, found[large]])
+                small = np.concatenate([small, found[~large]])
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
+        for (
+            x,
+            y,
+            chance,
+            _,
+            times,
+        ) in small:  # a source is as sure as on the scale that shows it best
+            near = np.hypot(rows[:, 0] - x, rows[:, 1] - y) <= times
+            near[: len(known)] = False
+            if near.any():
+                surest = np.argmax(np.where(near, rows[:, 2], -1))
+                rows[surest, 2] = max(rows[surest, 2], chance)
         certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
         least = least_probability(torch.from_numpy(certain), purity)
         rows = rows[chosen := _chosen(rows, len(given), len(known), values, least)]
@@ -133,7 +149,7 @@ def _look(inference, values, psf, known, *, finds=False, watch=lambda number: No
         sources["source"] = torch.from_numpy(number)
         sources["at"] += torch.as_tensor(start[:2], dtype=torch.float32)
         asked.append(sources)
-        parts = vars(network.pixels(seen))
+        parts = dict(vars(network.pixels(seen)))
         parts |= {name: parts[name].half() for name in ("key", "std_key")}
         if whole is None:
             whole = {k: v.new_empty(*v.shape[:2], *values.shape[1:], *v.shape[4:], device="cpu")
@@ -186,7 +202,7 @@ def _share_on_coarser(inference, values, psf, correlation, rows, windows, total,
         x, y = (times * part.start for part in box[::-1])
         share, std = (
             _finer(part, times)[:, : total.shape[1] - y, : total.shape[2] - x]
-            for part in (window[2][:, *inner] / every[:, *box], window[3][:, *inner])
+            for part in (window[2][:, *inner] / every[:, *box].clip(1e-6), window[3][:, *inner])
         )
         there = slice(y, y + share.shape[1]), slice(x, x + share.shape[2])
         light = rest[:, *there].clip(0) * share
@@ -261,7 +277,7 @@ def _asked(inference, seen, rows):
 def _within(rows, box):
     """Return the mask of rows in a part (y, x) of an image; pixels are half open."""
     inside = [
-        (rows[:, k] > part.start - 0.5) & (rows[:, k] <= part.stop - 0.5)
+        (rows[:, k].clip(0) > part.start - 0.5) & (rows[:, k] <= part.stop - 0.5)
         for k, part in zip((1, 0), box, strict=True)
     ]
     return inside[0] & inside[1]

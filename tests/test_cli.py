@@ -818,7 +818,8 @@ class TestTrain:
         assert "'none.json' does not exist" in refused(
             *arguments, "--resume", "--config", "none.json"
         )
-        assert "steps=1: the run has done 2 updates" in refused(*arguments, "--resume", "--steps", 1)
+        told = refused(*arguments, "--resume", "--steps", 1)
+        assert "steps=1: the run has done 2 updates" in told
         others = tmp_path / "others"
         shutil.copytree(galaxies, others)
         invoke(*arguments, "--resume", "--images", others)  # moved, but the same

@@ -66,9 +66,9 @@ def centre_probability(heat, calibration=UNCALIBRATED):
 def least_probability(probability, purity):
     """Return the probability from which on sources make a sample of the given purity.
 
-    The sample's purity is its mean probability. From 2 ``purity`` - 1 on, sources are kept in any
-    case: it is the threshold for probabilities that are spread evenly, and few sources do not tell
-    how theirs are.
+    The sample's purity is its mean probability. Sources more probable than 2 ``purity`` - 1 are
+    kept even if the mean falls below: with few sources the mean is no good guide, and for
+    probabilities that are spread evenly this is the threshold.
 
     Parameters
     ----------

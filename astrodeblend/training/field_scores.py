@@ -85,7 +85,7 @@ def score_fields(network, batches, autocast, *, purity=0.98, band=None):
     autocast : callable
         As in `field_losses`.
     purity : float, optional
-        Purity of the detections, for fields like those of the calibration.
+        Expected share of true sources among those found, as in `least_probability`.
     band : int, optional
         Band in which signal to noise and flux are measured. Default: the middle one.
 
