@@ -202,6 +202,26 @@ class TestShippedWeights:
         share = np.asarray(catalog["segment_flux"])[near][0] / disk.sum()
         assert (np.abs(share - 1) < 0.25).all()
 
+    @pytest.mark.parametrize("away", [4, 6])
+    def test_a_bright_blend_is_not_missed(self, deblender, away):
+        y, x = np.mgrid[:160, :160]
+        disk = 60 * np.exp(-np.hypot(x - 80, y - 80) * 1.678 / 8)
+        knot = 180 * np.exp(-((x - 80 - away) ** 2 + (y - 80) ** 2) / (2 * 1.7**2))
+        noise = np.random.default_rng(0).standard_normal((3, 160, 160))
+        image = NDData(disk + knot + noise, uncertainty=StdDevUncertainty(np.ones_like(noise)))
+        catalog = deblender.deblend_scene(image).catalog
+        assert 1 <= len(catalog) <= 2
+        found = np.asarray(catalog["segment_flux"]).sum(axis=0)
+        assert (np.abs(found / (disk + knot).sum() - 1) < 0.15).all()
+
+    @pytest.mark.parametrize("place", [(-0.5, 30.0), (30.0, -0.5), (199.5, 30.0)])
+    def test_positions_on_the_edge(self, deblender, fields, place):
+        catalog = deblender.deblend_scene(
+            image_of(fields), positions=[place, (100.0, 90.0)]
+        ).catalog
+        assert len(catalog) == 2
+        assert np.isfinite(catalog["segment_flux"]).all()
+
     @pytest.mark.parametrize("bands", [[1], [0, 1], [0, 1, 2, 0, 1, 2]])
     def test_any_number_of_bands(self, deblender, fields, bands):
         catalog = deblender.deblend_scene(image_of(fields, bands=bands)).catalog
