@@ -98,13 +98,8 @@ def take_apart(
                 known = np.concatenate([known, found[large]])
                 small = np.concatenate([small, found[~large]])
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
-        for (
-            x,
-            y,
-            chance,
-            _,
-            times,
-        ) in small:  # a source is as sure as on the scale that shows it best
+        # A source is as sure as on the scale that shows it best.
+        for x, y, chance, _, times in small:
             near = np.hypot(rows[:, 0] - x, rows[:, 1] - y) <= times
             near[: len(known)] = False
             if near.any():
