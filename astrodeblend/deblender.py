@@ -44,9 +44,9 @@ class Deblender:
         ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default a GPU when there is one.
     dtype : {'float32', 'bfloat16'} or torch.dtype, optional
         Arithmetic of the network. By default bfloat16 on GPUs and on CPUs that multiply it (AMX,
-        AVX512_BF16), where it takes about half of the time: for models of pictures, whose components
-        it changes by about 0.001 of the blend, and for those of fields, whose fluxes it changes
-        by 0.01 of their errors. Otherwise float32, which other models of linear flux need.
+        AVX512_BF16), where it takes about half of the time: for models of pictures, whose
+        components it changes by about 0.001 of the blend, and for those of fields, whose fluxes it
+        changes by 0.01 of their errors. Otherwise float32, which other models of linear flux need.
     batch_size : int or 'auto', optional
         Stamps per batch of the network; by default it depends on their size.
 
