@@ -237,7 +237,6 @@ class FieldRenderer:
     def __init__(self, size, profiles, images, large_images, device):
         self.size, self.profiles, self.device = size, profiles, device
         self.images = (images, large_images)
-        self.centres = [None if of is None else of.centres for of in self.images]
         self.drawn = [
             of and replace(of, maps=torch.as_tensor(of.maps, device=self.device))
             for of in self.images
@@ -325,8 +324,8 @@ class FieldRenderer:
                 transfer = renderer.transfer(seen.fwhm[here], seen.profile[here])
                 stamps = renderer(
                     seen.sources[row], flux, seen.scale[where],
-                    position[row] - corner[some] - offset[some],
-                    transfer[torch.as_tensor(back, device=self.device)],
+                    position[row] - corner[some],
+                    transfer[torch.as_tensor(back, device=self.device)], offset[some],
                 )  # fmt: skip
                 if is_star:
                     stamps = F.pad(stamps, [int(halo[some[0], 0])] * 4)
@@ -355,10 +354,8 @@ class FieldRenderer:
         for large, images in enumerate(self.images):
             of = (sources.kind == IMAGE) & (draw.large[rows] == large)
             if of.any():
-                image, code = sources.image[of], sources.symmetry[of, None]
-                centre = self.centres[large][image]
-                centre = np.where(code >= 4, centre[:, ::-1], centre)
-                centre = centre * np.where(code // [1, 2] % 2 == 1, -1, 1)
+                image = sources.image[of]
+                centre = images.centres_of(image, sources.symmetry[of])
                 pixel = sources.radius[of, 0] / scale[of] / images.radius[image]
                 offset[of] = centre * pixel[:, None]
         return offset

@@ -211,6 +211,7 @@ class FieldStream:
         # mean within the radius, over the noise
         brightness = 10 ** rng.uniform(-0.3, 2.3 + np.log10(times), n)
         flux = 2 * np.pi * radius**2 * brightness * noise
+        nuclei = np.random.default_rng([self.seed, number, 4])
         is_large = np.zeros(n * most, bool)
         for k in np.flatnonzero(large):
             real = self.images[1] is not None and rng.random() < 0.75
@@ -218,12 +219,22 @@ class FieldStream:
                 rng, [_magnitude(flux[k])], reference=wavelength[k], stars=0,
                 population="images" if real else "parametric", images=self.images[1],
             )  # fmt: skip
+            to = radius[k] * scale[k]
+            one = replace(one, radius=np.full((1, 2), to if real else to / 1.678))
             if not real:
                 # a knot of a large galaxy is no point source
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
-            to = radius[k] * scale[k] / (1 if real else 1.678)
+            part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
+            if nuclei.random() < 0.5 and one.share[0, 0] < 1:
+                # pictures lack bright nuclei: those that saturate are left out
+                nucleus, radius_of = (2, 1) if real else (0, 0)
+                one.share[0, nucleus] = 0
+                one.share[:] *= (1 - part) / one.share.sum()
+                one.share[0, nucleus] = part
+                one.spectrum[0, nucleus] = one.spectrum[0, 0]
+                one.radius[0, radius_of] = size * to
             row = k * most + large_at[k]
-            _put(sources, row, replace(one, radius=np.full((1, 2), to)))
+            _put(sources, row, one)
             is_large[row] = real
         flux = 10 ** rng.uniform(5, 7, n) * noise
         for k in np.flatnonzero(star):

@@ -126,7 +126,7 @@ class FourierRenderer:
         left, right = table[start + low], table[start + low + 1]
         return (left + (t - low) * (right - left)) * self.pixel
 
-    def __call__(self, sources, fluxes, scale, position, transfer):
+    def __call__(self, sources, fluxes, scale, position, transfer, centre=0.0):
         """Draw sources.
 
         Parameters
@@ -141,6 +141,9 @@ class FourierRenderer:
             Shape (m, 2): x and y in pixels.
         transfer : torch.Tensor
             Shape (m, bands, k), from `transfer`.
+        centre : array_like, optional
+            Shape (m, 2): x and y, from the middle of a real image's map, of the point that lies at
+            the position, in pixels. Default: the middle.
 
         Returns
         -------
@@ -150,12 +153,15 @@ class FourierRenderer:
         per_arcsec = self.fine / np.asarray(scale, float)
         shapes = torch.zeros(len(sources), 3, len(self.k), dtype=torch.complex64)
         shapes = shapes.to(self.device)
-        for kind, shape in ((GALAXY, self._galaxy), (STAR, None), (IMAGE, self._image)):
-            of = np.flatnonzero(sources.kind == kind)
-            if kind == STAR:
-                shapes[of, 0] = 1
-            elif len(of):
-                shapes[of] = shape(sources[of], per_arcsec[of])
+        centre = np.broadcast_to(centre, (len(sources), 2)) * self.fine
+        galaxies, stars, images = (
+            np.flatnonzero(sources.kind == kind) for kind in (GALAXY, STAR, IMAGE)
+        )
+        shapes[stars, 0] = 1
+        if len(galaxies):
+            shapes[galaxies] = self._galaxy(sources[galaxies], per_arcsec[galaxies])
+        if len(images):
+            shapes[images] = self._image(sources[images], per_arcsec[images], centre[images])
         x, y = self._tensor(position).T * self.fine
         there = _wave(self.ky, y)[:, :, None] * _wave(self.kx, x)[:, None]
         weights = self._tensor(fluxes).mT.to(shapes.dtype)
@@ -174,16 +180,20 @@ class FourierRenderer:
         xx, xy, yy = (self._tensor(a)[:, None] for a in (xx, xy, yy))
         return xx * self.kxx + xy * self.kxy + yy * self.kyy
 
-    def _galaxy(self, sources, per_arcsec):
-        major = sources.radius * per_arcsec[:, None]
-        minor = major * (1 - sources.ellipticity) / (1 + sources.ellipticity)
-        bulge = self._squared(major[:, 0], minor[:, 0], sources.angle)
+    def _bulge(self, sources, radius):
+        e = sources.ellipticity[:, 0]
+        squared = self._squared(radius, radius * (1 - e) / (1 + e), sources.angle)
         low, high, number = _BULGE
-        t = (0.5 * torch.log(bulge.clamp(min=1e-12)) - low) * ((number - 1) / (high - low))
+        t = (0.5 * torch.log(squared.clamp(min=1e-12)) - low) * ((number - 1) / (high - low))
         t = t.clamp(0, number - 1.001)
         index = t.long()
         left, right = self.bulge[index], self.bulge[index + 1]
-        bulge = left + (t - index) * (right - left)
+        return left + (t - index) * (right - left)
+
+    def _galaxy(self, sources, per_arcsec):
+        major = sources.radius * per_arcsec[:, None]
+        minor = major * (1 - sources.ellipticity) / (1 + sources.ellipticity)
+        bulge = self._bulge(sources, major[:, 0])
         disk = (1 + self._squared(major[:, 1], minor[:, 1], sources.angle)).pow(-1.5)
         u, v = (sources.knots[..., k] * (major, minor)[k][:, 1:] for k in (0, 1))
         cos, sin = np.cos(sources.angle)[:, None], np.sin(sources.angle)[:, None]
@@ -192,7 +202,7 @@ class FourierRenderer:
         knots = (share * _wave(self.ky, y)).mT @ _wave(self.kx, x)
         return torch.stack([bulge + 0j, disk + 0j, knots.flatten(1)], dim=1)
 
-    def _image(self, sources, per_arcsec):
+    def _image(self, sources, per_arcsec, centre):
         """Transform maps by matrices (Soummer et al. 2007, Opt. Express 15, 15935)."""
         maps = self.maps[sources.image].float()
         code = torch.as_tensor(sources.symmetry, device=self.device)
@@ -203,14 +213,16 @@ class FourierRenderer:
         width = maps.shape[-1]
         pixel = sources.radius[:, 0] * per_arcsec / self.radius[sources.image]
         pixel = self._tensor(pixel)[:, None]
-        at = pixel * (torch.arange(width, device=self.device) - (width - 1) / 2)
+        middle = torch.arange(width, device=self.device) - (width - 1) / 2
+        x, y = (pixel * middle - self._tensor(from_middle)[:, None] for from_middle in centre.T)
         # light is interpolated linearly between the map's pixels
         rows, columns = (
             _wave(k, at) * (torch.sinc(pixel * k / (2 * torch.pi)) ** 2)[:, None] / width
-            for k in (self.ky, self.kx)
+            for k, at in ((self.ky, y), (self.kx, x))
         )
         shapes = rows.mT[:, None] @ (maps + 0j) @ columns[:, None]
-        return torch.cat([shapes.flatten(2), torch.zeros_like(shapes[:, :1].flatten(2))], dim=1)
+        nucleus = self._bulge(sources, sources.radius[:, 1] * per_arcsec)[:, None] + 0j
+        return torch.cat([shapes.flatten(2), nucleus], dim=1)
 
 
 def _wave(k, x):

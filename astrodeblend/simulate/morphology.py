@@ -152,6 +152,23 @@ class Morphologies:
             found.append((centre - (len(light) - 1) / 2)[::-1])
         return np.array(found)
 
+    def centres_of(self, index, symmetry):
+        """Return centres as `centres` does, of galaxies in symmetries of the square.
+
+        Parameters
+        ----------
+        index, symmetry : numpy.ndarray
+            Shape (n,): indices of galaxies, and symmetries as in `light`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n, 2).
+        """
+        centre, code = self.centres[index], np.asarray(symmetry)[:, None]
+        centre = np.where(code >= 4, centre[:, ::-1], centre)
+        return centre * np.where(code // [1, 2] % 2 == 1, -1, 1)
+
     def light(self, index, fluxes, symmetry=0):
         """Return the light of a galaxy.
 

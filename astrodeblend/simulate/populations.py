@@ -98,8 +98,8 @@ KNOTS = 20  # largest number per galaxy
 class Sources:
     """Parameters of n sources, in arrays of length n.
 
-    The components are bulge, disk and knots for a parametric galaxy, redder and bluer light for a
-    real one; a star has the first component only.
+    The components are bulge, disk and knots for a parametric galaxy, redder light, bluer light and
+    a nucleus for a real one; a star has the first component only.
 
     Parameters
     ----------
@@ -115,9 +115,10 @@ class Sources:
         Shape (n, 3): share of each component in the flux at the reference wavelength.
     radius : numpy.ndarray
         Shape (n, 2): half-light radius of the bulge and scale length of the disk, in arcsec; for
-        real galaxies both are the half-light radius.
+        real galaxies half-light radius of the image and of the nucleus, which has the profile of a
+        bulge.
     ellipticity : numpy.ndarray
-        Shape (n, 2): (a - b) / (a + b) of bulge and disk.
+        Shape (n, 2): (a - b) / (a + b) of bulge, or nucleus, and disk.
     angle : numpy.ndarray
         Position angle of the major axis, from x to y, in radians.
     knots : numpy.ndarray

@@ -266,7 +266,15 @@ def draw_profile(source, flux, images=None):
         light = images.light(source.image[0], flux[:2], source.symmetry[0])
         pixel = source.radius[0, 0] / images.radius[source.image[0]]
         image = galsim.Image(light, scale=pixel)
-        return galsim.InterpolatedImage(image, x_interpolant="linear", flux=float(sum(flux[:2])))
+        shown = galsim.InterpolatedImage(image, x_interpolant="linear", flux=float(sum(flux[:2])))
+        if flux[2] == 0:
+            return shown
+        e = source.ellipticity[0, 0]
+        q = (1 - e) / (1 + e)
+        nucleus = galsim.DeVaucouleurs(source.radius[0, 1] * math.sqrt(q), flux=flux[2])
+        nucleus = nucleus.shear(q=q, beta=source.angle[0] * galsim.radians)
+        x, y = pixel * images.centres_of(source.image, source.symmetry)[0]
+        return shown + nucleus.shift(x, y)
     if kind != GALAXY:
         return galsim.DeltaFunction(flux=float(flux[0]))
     (bulge, disk), ratio = (
