@@ -17,11 +17,13 @@ FAINT = 3.0
 _SCATTER = 0.3  # pixels: standard deviation of positions along each axis
 _DROPPED, _DOUBLED = 0.07, 0.05  # probability to omit a source, or add a false one beside it
 _GUESS = 0.2  # standard deviation of ln size
-_FOUND = 0.3  # share of fields whose positions are those that the network finds
+_FOUND = 0.5  # share of fields whose positions are those that the network finds
 _SURE = 0.3  # smallest probability of a source found there
 _GAIN = 4.0  # noise variances: tolerance of the squared error of a source's light
 _DENSE = 4.0  # weight of the squared error, in noise variances, of all light in a pixel
 _SMALL, _MANY = 2.0, 20.0  # half-light radius in pixels of weight 1; largest weight
+_WIDE = 8.0  # half-light radii over the distance at which offset and size are learned, in pixels
+_WITHIN = 0.683  # share of fluxes within their errors
 _NOTHING = 6.0  # units of the sky noise: noise limit of false sources
 _EXACT = 0.02  # relative tolerance of light and flux
 _HOPELESS = 10.0  # error, in tolerances, beyond which the loss grows as its logarithm
@@ -195,9 +197,10 @@ def _finding_losses(maps, fields):
     false = (1 - target) ** 4 * chance.square() * F.logsigmoid(-heat)
     number = (weight * (target == 1)).sum().clamp(min=1)
     losses = {"heat": -(weight * (true + false)).sum() / number}
-    # Offsets and sizes at all pixels next to a source: its maximum may be in any of them.
+    # Offsets and sizes around a source too: there its maximum may be, or a position given.
     step = torch.arange(-1, 2, device=at.device)
-    near = pixel[:, None] + torch.cartesian_prod(step, step)  # (m, 9, 2)
+    wide = (fields.size[field, source] / _WIDE).clamp(1, 6).round().long()
+    near = pixel[:, None] + wide[:, None, None] * torch.cartesian_prod(step, step)  # (m, 9, 2)
     inside = ((near >= 0) & (near < torch.tensor([width, height], device=at.device))).all(dim=2)
     x, y = near.unbind(dim=2)
     x, y, field = x.clamp(0, width - 1), y.clamp(0, height - 1), field[:, None]
@@ -245,10 +248,10 @@ def _splitting_losses(windows, fields, question):
         unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()
         total = error.sum(dim=(2, 3))
         flux = total.square() / unit
-        # Of Laplace's distribution; beyond ten deviations an error counts as ten.
-        off = total.detach().abs().minimum(10 * flux_std.detach())
-        expects = off / flux_std + flux_std.log()
-        judged = here * known[:, None] / large
+        # The quantile loss of ln(error / deviation); of positions as they are found, not worse.
+        off = (total.detach().abs() + 0.01).log() - flux_std.log()
+        expects = torch.where(off > 0, _WITHIN, _WITHIN - 1) * off
+        judged = here * (known & question.found[field])[:, None] / large
         sums["flux_std"] = sums["flux_std"] + (expects * judged).sum()
         judges = judges + judged.sum()
         expected = std_loss(light.float() * use, torch.where(use, std.float(), 1), truth * use)
