@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from astrodeblend.networks import UNCALIBRATED, build, centre_probability
 from astrodeblend.simulate import FieldStream
 from astrodeblend.training import FieldConfig, train_fields
 from astrodeblend.training import fields as module
-from astrodeblend.training.field_losses import ask, field_losses, match, snr
+from astrodeblend.training.field_losses import ask, field_losses, interval_loss, match, snr
 from astrodeblend.training.field_scores import calibrate, score_fields, table
 from astrodeblend.weights import Card, load_model, save_model
 
@@ -97,7 +98,13 @@ def test_the_truth_costs_least(fields):
     assert wrong["total"] > 0.01
     assert wrong["pixel"] > 0.3
     assert wrong["flux"] > 0.3
-    assert wrong["flux_std"] > right["flux_std"] == 0
+
+
+def test_an_error_is_that_of_two_thirds():
+    errors = torch.randn(100_001, generator=torch.Generator().manual_seed(1)) * 3
+    deviations = torch.linspace(1, 6, 501)
+    losses = [interval_loss(errors, std).mean() for std in deviations]
+    assert deviations[np.argmin(losses)] == pytest.approx(3, abs=0.05)
 
 
 def test_one_batch_is_learned():

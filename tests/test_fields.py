@@ -139,6 +139,23 @@ class TestLight:
         # also far from what is brightest; a stamp ends at 0.05 of the noise
         assert (wrong < 4e-3 * ndimage.maximum_filter(plain, size=(1, 9, 9)) + 0.1).all()
 
+    def test_nuclei_of_real_galaxies(self, large_images):
+        galsim = pytest.importorskip("galsim")
+        given = {"batch": 1, "seed": 6, "size": 96, "bands": 1, "density": 0, "large": 1.0}
+        stream = FieldStream(["lsst"], None, large_images, **given, edges=0, gaps=0, bright=0)
+        for number in range(40):
+            draw = stream.draw(number)
+            at, share = draw.seen.position[0, 0], draw.seen.sources.share[0]
+            if draw.large[0] and share[2] > 0.2 and (abs(at - 48) < 30).all():
+                break
+        assert share.sum() == pytest.approx(1)
+        fast = stream.light(draw).paint().numpy()[0]
+        plain = plain_light(galsim, stream, draw, 0)
+        y, x = np.indices(plain.shape[1:])
+        near = np.hypot(x - at[0], y - at[1]) < 3
+        assert plain[0, near].max() == plain.max()
+        np.testing.assert_allclose(fast, plain, rtol=0.01, atol=0.1)
+
     def test_flux_is_conserved(self):
         stream = FieldStream(["lsst"], **SMALL, density=30, magnitudes=(-8, -4), **PLAIN)
         made = stream[0]

@@ -9,7 +9,7 @@ from ..networks import find_centres
 from ..networks.blocks import draw_spots
 from .losses import std_loss
 
-__all__ = ["FAINT", "Question", "ask", "field_losses", "match", "shown", "snr"]
+__all__ = ["FAINT", "Question", "ask", "field_losses", "interval_loss", "match", "shown", "snr"]
 
 #: Signal to noise in all bands together below which a source may be missed without loss.
 FAINT = 3.0
@@ -248,10 +248,9 @@ def _splitting_losses(windows, fields, question):
         unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()
         total = error.sum(dim=(2, 3))
         flux = total.square() / unit
-        # The quantile loss of ln(error / deviation); of positions as they are found, not worse.
-        off = (total.detach().abs() + 0.01).log() - flux_std.log()
-        expects = torch.where(off > 0, _WITHIN, _WITHIN - 1) * off
+        # of positions as they are found: those that are drawn have larger errors
         judged = here * (known & question.found[field])[:, None] / large
+        expects = interval_loss(total.detach(), flux_std)
         sums["flux_std"] = sums["flux_std"] + (expects * judged).sum()
         judges = judges + judged.sum()
         expected = std_loss(light.float() * use, torch.where(use, std.float(), 1), truth * use)
@@ -263,6 +262,25 @@ def _splitting_losses(windows, fields, question):
         return sums
     return {name: loss / (judges if name == "flux_std" else number).clamp(min=1)
             for name, loss in sums.items()}  # fmt: skip
+
+
+def interval_loss(error, std):
+    """Return a loss that is least if 68.3 % of errors are within the standard deviation.
+
+    The quantile loss (Koenker & Bassett 1978, Econometrica 46, 33) of the logarithm of their ratio.
+
+    Parameters
+    ----------
+    error, std : torch.Tensor
+        Errors of fluxes and their standard deviations, in units of the sky noise.
+
+    Returns
+    -------
+    torch.Tensor
+        For each error.
+    """
+    off = (error.abs() + 0.01).log() - std.log()
+    return torch.where(off > 0, _WITHIN, _WITHIN - 1) * off
 
 
 def _robust(square):
