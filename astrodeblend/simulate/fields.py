@@ -225,7 +225,7 @@ class FieldStream:
                 # a knot of a large galaxy is no point source
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
             part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
-            if nuclei.random() < 0.5 and one.share[0, 0] < 1:
+            if nuclei.random() < 0.75 and one.share[0, 0] < 1:
                 # pictures lack bright nuclei: those that saturate are left out
                 nucleus, radius_of = (2, 1) if real else (0, 0)
                 one.share[0, nucleus] = 0

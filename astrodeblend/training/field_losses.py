@@ -204,12 +204,18 @@ def _finding_losses(maps, fields):
     inside = ((near >= 0) & (near < torch.tensor([width, height], device=at.device))).all(dim=2)
     x, y = near.unbind(dim=2)
     x, y, field = x.clamp(0, width - 1), y.clamp(0, height - 1), field[:, None]
-    number = inside.sum().clamp(min=1)
     away = (offset[field, :, y, x] - (at[:, None] - near)).abs().sum(dim=2)
-    losses["offset"] = (away * inside).sum() / number
-    size = fields.size.clamp(min=0.5).log()[field[:, 0], source]
-    losses["size"] = ((log_size[field, 0, y, x] - size[:, None]).abs() * inside).sum() / number
+    losses["offset"] = (away * inside).sum() / inside.sum().clamp(min=1)
+    size = fields.size[field[:, 0], source][:, None]
+    away = (log_size[field, 0, y, x] - size.clamp(min=0.5).log()).abs()
+    weight = inside * _weight(size)
+    losses["size"] = (away * weight).sum() / weight.sum().clamp(min=1)
     return losses
+
+
+def _weight(size):
+    """Return the weight of a source: a large galaxy has that of the small ones that it covers."""
+    return (size / _SMALL).clamp(1, _MANY)
 
 
 def _total_loss(total, fields):
@@ -240,8 +246,7 @@ def _splitting_losses(windows, fields, question):
         use, noise = good[at], variance[at]
         error = (light.float() - truth) * use
         limit = torch.where(known[:, None], fields.limit[field, which], _NOTHING)
-        # A large galaxy has the weight of the small ones that it covers.
-        large = (question.sizes[field, slot] / _SMALL).clamp(1, _MANY)[:, None]
+        large = _weight(question.sizes[field, slot])[:, None]
         here = (use.sum(dim=(2, 3)) > 0) * large
         unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))
         pixel = (error.square() / noise).sum(dim=(2, 3)) / unit
