@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from astrodeblend.simulate import Morphologies
+from astrodeblend.simulate import Morphologies, draw_spirals
 from astrodeblend.training import FieldConfig, train_fields
 
 SETS = ("galaxies", "large", "val", "val_large")
+SPIRALS = 600  # drawn ones beside the real large galaxies, whose arms are not as sharp
 
 
 def pack(path, sources, limit):
@@ -55,6 +56,17 @@ def unpack(path):
             rest = (file[f"{name}_{field}"] for field in ("spectra", "shares", "radius"))
             sets[name] = Morphologies(maps.astype(np.float16), *rest)
     return sets
+
+
+def with_spirals(large, number, seed):
+    """Return large galaxies, if any, and drawn spirals."""
+    drawn = draw_spirals(number, seed)
+    if large is None:
+        return drawn
+    parts = {
+        name: np.concatenate([value, vars(drawn)[name]]) for name, value in vars(large).items()
+    }
+    return Morphologies(**parts)
 
 
 def _bytes(maps):
@@ -99,8 +111,9 @@ def main():
     sys.stdout.reconfigure(line_buffering=True)
     sets = unpack(given.data)
     config = FieldConfig(**{name: v for name, v in vars(given).items() if name in choices})
+    large = with_spirals(sets["large"], SPIRALS, given.seed)
     train_fields(
-        config, given.out, galaxies=(sets["galaxies"], sets["large"]),
+        config, given.out, galaxies=(sets["galaxies"], large),
         judged_by=(sets["val"], sets["val_large"]), start=given.start, state=given.state,
         resume=given.resume, minutes=given.minutes, judge=given.judge, device=given.device,
     )  # fmt: skip

@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "populations": ["Sources", "draw_sources"],
         "recipes": ["BLENDING_MODES", "Draw", "RECIPES", "Recipe", "Rendering", "get_recipe"],
         "sources": ["find_images", "image_width", "read_images", "share_out"],
+        "spirals": ["draw_spirals"],
         "survey": ["SurveyBlends", "draw_psfs", "simulate_blends"],
         "survey_batches": ["SurveyDraw", "SurveyStream"],
         "surveys": ["Band", "SURVEYS", "Survey", "get_survey"],

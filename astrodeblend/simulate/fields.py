@@ -214,7 +214,7 @@ class FieldStream:
         nuclei = np.random.default_rng([self.seed, number, 4])
         is_large = np.zeros(n * most, bool)
         for k in np.flatnonzero(large):
-            real = self.images[1] is not None and rng.random() < 0.75
+            real = self.images[1] is not None and rng.random() < 0.6
             one = draw_sources(
                 rng, [_magnitude(flux[k])], reference=wavelength[k], stars=0,
                 population="images" if real else "parametric", images=self.images[1],
@@ -224,6 +224,8 @@ class FieldStream:
             if not real:
                 # a knot of a large galaxy is no point source
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
+                if nuclei.random() < 1 / 3:  # an elliptical galaxy
+                    one.share[:] = 1, 0, 0
             part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
             if nuclei.random() < 0.75 and one.share[0, 0] < 1:
                 # pictures lack bright nuclei: those that saturate are left out

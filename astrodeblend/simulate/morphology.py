@@ -52,7 +52,7 @@ _OFF_CENTRE = 10  # map pixels: a galaxy whose brightest pixel is farther from t
 _SKY = 12  # map pixels: width of the picture's border that shows the sky
 
 # Large galaxies; pixels are those of the picture.
-_LARGE_WIDTH = 288  # pixels: width of a map
+LARGE_WIDTH = 288  #: Width in pixels of the maps of large galaxies.
 _LARGE_SKY = 36  # pixels: width of the picture's border that shows the sky
 _SCALES = 3  # number of wavelet scales: 1, 2 and 4 pixels
 _SIGNIFICANT = 5.0  # standard deviations of the noise: fainter wavelet coefficients are dropped
@@ -307,7 +307,7 @@ def _cut(picture):
     light = np.clip(flux * mask, 0, None)[:, kept, kept]
     # Brightest off centre: another source dominates.
     peak = np.unravel_index(light.sum(axis=0).argmax(), (WIDTH, WIDTH))
-    if _rings(WIDTH)[peak] > _OFF_CENTRE:
+    if np.hypot(*(np.array(peak) - (WIDTH - 1) / 2)) >= _OFF_CENTRE + 1:
         return None
     return _two_maps(light)
 
@@ -345,14 +345,16 @@ def _two_maps(light):
         return None
     spectra *= total / (flat.sum(axis=1) @ spectra)  # the galaxy's colours are kept exactly
     shares = flat.sum(axis=1) * spectra[:, 2]
-    curve = np.cumsum(np.bincount(_rings(maps.shape[-1]).ravel(), maps.sum(axis=0).ravel()))
-    radius = np.interp(0.5, curve / curve[-1], np.arange(len(curve)) + 0.5)
+    radius = half_light_radius(maps.sum(axis=0))
     maps = maps / flat.mean(axis=1)[:, None, None]
     return maps.astype(np.float16), spectra / spectra[:, 2:], shares / shares.sum(), radius
 
 
-def _rings(width):
-    return np.hypot(*(np.indices((width, width)) - (width - 1) / 2)).astype(int)
+def half_light_radius(light):
+    """Return the half-light radius of a map about its middle, in pixels."""
+    ring = np.hypot(*(np.indices(light.shape) - (len(light) - 1) / 2)).astype(int)
+    curve = np.cumsum(np.bincount(ring.ravel(), light.ravel()))
+    return np.interp(0.5, curve / curve[-1], np.arange(len(curve)) + 0.5)
 
 
 def cut_large_galaxies(pictures, *, progress=False):
@@ -416,9 +418,9 @@ def _cut_large(picture):
     light = _with_envelope(clean, flux, mine, others, seen, threshold)
     if light is None:
         return None
-    outside = (light.shape[-1] - _LARGE_WIDTH) // 2
-    kept = slice(outside, outside + _LARGE_WIDTH)
-    x = (np.arange(_LARGE_WIDTH) - (_LARGE_WIDTH - 1) / 2) / (_LARGE_WIDTH / 2)
+    outside = (light.shape[-1] - LARGE_WIDTH) // 2
+    kept = slice(outside, outside + LARGE_WIDTH)
+    x = (np.arange(LARGE_WIDTH) - (LARGE_WIDTH - 1) / 2) / (LARGE_WIDTH / 2)
     fade = np.clip(3 - 3 * np.hypot(x, x[:, None]), 0, 1)
     galaxy = _two_maps(light[:, kept, kept] * fade**2 * (3 - 2 * fade))
     return None if galaxy is None or galaxy[-1] < _SMALLEST else galaxy
