@@ -13,6 +13,7 @@ from astrodeblend.simulate import (
     FieldStream,
     Morphologies,
     cut_large_galaxies,
+    draw_spirals,
     get_survey,
     linear_light,
     simulate_fields,
@@ -60,6 +61,23 @@ def images():
 @pytest.fixture(scope="module")
 def large_images():
     return morphologies(288, 12)
+
+
+def test_spirals_are_sharp_whole_and_in_the_middle():
+    drawn, again = draw_spirals(12, 3), draw_spirals(13, 3)
+    assert (drawn.maps == again.maps[:12]).all()
+    np.testing.assert_allclose(drawn.maps.mean(axis=(2, 3), dtype=float), 1, rtol=1e-3)
+    light = (drawn.maps * drawn.shares[..., None, None]).sum(axis=1)
+    away = np.hypot(*(np.indices(light.shape[1:]) - 143.5))
+    for galaxy, radius, centre in zip(light, drawn.radius, drawn.centres, strict=True):
+        within = galaxy[away < radius].sum() / galaxy.sum()
+        assert within == pytest.approx(0.5, abs=0.03)
+        assert np.hypot(*centre) < 9
+        assert galaxy[away > 140].sum() < 0.01 * galaxy.sum()
+    # sharper than the PSF of SDSS (1.4 arcsec) lets pictures of such galaxies be
+    blurred = [ndimage.gaussian_filter(galaxy, 1.5) for galaxy in light]
+    changed = np.abs(light - blurred).sum(axis=(1, 2)) / light.sum(axis=(1, 2))
+    assert np.median(changed) > 0.02
 
 
 def plain_light(galsim, stream, draw, field):
