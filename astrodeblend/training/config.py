@@ -218,7 +218,7 @@ class FieldConfig:
         "Widths of blocks, in pixels; one is drawn for each update.")
     bands: dict = choice(lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05},
         "Probabilities of numbers of bands.")
-    options: dict = choice(lambda: {"wider": [1, 1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.9,
+    options: dict = choice(lambda: {"wider": [1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.9,
                                     "bright": 0.12, "counted": 0.08, "slope": 0.24},
         "Further parameters of `astrodeblend.simulate.FieldStream`.")
     batch: int = choice(0,
