@@ -99,12 +99,15 @@ def take_apart(
                 small = np.concatenate([small, found[~large]])
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
         # A source is as sure as on the scale that shows it best.
-        for x, y, chance, _, times in small:
-            near = np.hypot(rows[:, 0] - x, rows[:, 1] - y) <= times
-            near[: len(known)] = False
-            if near.any():
-                surest = np.argmax(np.where(near, rows[:, 2], -1))
-                rows[surest, 2] = max(rows[surest, 2], chance)
+        found = np.concatenate([rows[len(given) :], small])
+        for x, y, chance, _, times in found:
+            apart = np.hypot(rows[:, 0] - x, rows[:, 1] - y)
+            for scale in {1, *_COARSER} - {times}:
+                near = (rows[:, 4] == scale) & (apart <= max(times, scale))
+                near[: len(given)] = False
+                if near.any():
+                    surest = np.argmax(np.where(near, rows[:, 2], -1))
+                    rows[surest, 2] = max(rows[surest, 2], chance)
         certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
         least = least_probability(torch.from_numpy(certain), purity)
         rows = rows[chosen := _chosen(rows, len(given), len(known), values, least)]

@@ -50,7 +50,8 @@ def _maps(rng):
     """Return redder and bluer light of one galaxy, each of mean 1."""
     side = np.arange(LARGE_WIDTH) - (LARGE_WIDTH - 1) / 2
     x, y = np.meshgrid(side, side)
-    angle, q, scale = rng.uniform(0, np.pi), rng.uniform(0.1, 1), rng.uniform(15, 30)
+    angle, scale = rng.uniform(0, np.pi), rng.uniform(15, 30)
+    q = max(rng.uniform(0, 1), rng.uniform(0.08, 0.25))  # inclination at random, and thickness
     along = x * np.cos(angle) + y * np.sin(angle)
     across = y * np.cos(angle) - x * np.sin(angle)
     r, theta = np.hypot(along, across / q) / scale, np.arctan2(across / q, along)
@@ -82,7 +83,7 @@ def _maps(rng):
     size, index = scale * rng.uniform(0.05, 0.4), rng.uniform(1, 4)
     from_middle = np.hypot(along, across / max(q, 0.7)) / size
     bulge = np.exp(-(2 * index - 1 / 3) * (from_middle**2 + 0.01) ** (0.5 / index))
-    old += rng.uniform(0.05, 0.6) * disk.sum() * bulge / bulge.sum()
+    old += rng.uniform(0.02, 0.6) * disk.sum() * bulge / bulge.sum()
 
     from_middle = np.hypot(x, y) / (LARGE_WIDTH / 2)
     fade = np.clip(3 - 3 * from_middle, 0, 1)
