@@ -18,7 +18,7 @@ from astrodeblend.score import (
     benchmark_fields,
 )
 from astrodeblend.score.fields import CONDITIONS
-from astrodeblend.score.shares import ellipticity_of
+from astrodeblend.score.methods import ellipticity_of
 from astrodeblend.simulate import get_survey, simulate_fields
 
 BANDS = ("g", "r", "i")

@@ -3,21 +3,18 @@
 Everything that takes images apart is a `Method`, and everything that scores gives a `Report`.
 """
 
-from .blends import PEERS, SURVEY_PEERS, Entry, benchmark, tune
+from .blends import Entry, benchmark, by_position, kindest, tune
 from .calibrating import add_field_calibration, add_scene_calibration
 from .detection import score_detection
 from .evaluation import Examples, evaluate, summary_of
 from .fields import FieldEntry, FieldTruth, benchmark_fields
-from .methods import Catalogue, Conditions, Method, Model, Package, Seen
+from .methods import Catalogue, Conditions, Found, Method, Model, Package, Seen
 from .pairs import Truth
-from .photutils import Photutils
+from .peers import PEERS, SEP, SURVEY_PEERS, Photutils, Scarlet2
 from .real import real_files, score_real_blends
 from .report import Report
-from .scarlet2 import Scarlet2
 from .scene_set import SceneSet, draw_scenes
 from .scenes import match_sources, score_scenes
-from .sep import SEP
-from .shares import Found, by_position, kindest
 
 __all__ = [
     "FILES",

@@ -18,24 +18,17 @@ from astropy.table import QTable
 from tqdm import tqdm
 
 from astrodeblend import __version__
+from astrodeblend.metrics import moments
 
 from . import figures
-from .methods import Model, Nothing, attempt
+from .methods import Found, Model, Nothing, attempt
 from .pairs import Pictures, Surveys
-from .photutils import Photutils
+from .peers import PEERS, SURVEY_PEERS
 from .report import Report, closing_lines
-from .scarlet2 import Scarlet2
-from .sep import SEP
-from .shares import Found, by_position, checked, kindest
 
-#: Classes of other deblenders by name, in the order of the tables. Defaults are the settings of
-#: the highest mean PSNR that `tune` finds on blends of the ``val`` split.
-PEERS = {peer.name: peer for peer in (Photutils, SEP, Scarlet2)}
-#: Instances with settings for blends of surveys: those of the lowest mean error of the flux that
-#: `tune` finds, on other blends than those of the benchmark.
-SURVEY_PEERS = {name: peer(**peer.for_survey) for name, peer in PEERS.items()}
 _REPEATS = 5  # batches that a model is timed on
 _PANELS = 6  # blends that are drawn
+_WINDOW = 1.5  # pixels: standard deviation of the Gaussian window of `by_position`
 _NAMED = ("numpy", "torch", "astropy", "photutils", "sep", "scarlet2", "jax")  # with their versions
 _REASONS = 3  # most frequent reasons of a peer's failures that are told
 
@@ -303,6 +296,106 @@ class _Run:
             self.name, method.version, method.kind, getattr(method, self.task.given),
             method.settings, dict(self.failures), *self.timing(), scores,
         )  # fmt: skip
+
+
+def checked(found, shape):
+    """Return what a peer found in a blend of that shape; ValueError if it is of no use."""
+    sky, light = np.asarray(found.sky), np.asarray(found.light)
+    if sky.shape != shape or light.shape != (len(light), *shape):
+        raise ValueError(f"sky has shape {sky.shape} and light {light.shape} in a blend of {shape}")
+    if not (np.isfinite(sky).all() and np.isfinite(light).all()):
+        raise ValueError("there are values that are not finite")
+    return Found(sky, light)
+
+
+def kindest(found, blend, isolated):
+    """Return the images of the two galaxies that score highest, chosen with the truth in hand.
+
+    Of all pairs of sources, in either order, and with the other sources either dropped or each
+    added to the nearer of the pair (by their centroids), the one with the highest sum of the
+    two PSNR is taken. If there are fewer than two sources: the blend for both galaxies, or
+    the one source and the sky, whichever scores higher.
+
+    Parameters
+    ----------
+    found : Found
+        What the deblender found.
+    blend : numpy.ndarray
+        Shape (bands, y, x).
+    isolated : numpy.ndarray
+        The truth, shape (2, bands, y, x).
+
+    Returns
+    -------
+    numpy.ndarray
+        The two images in the order of the truth, shape (2, bands, y, x).
+    """
+    sky, light = found
+    number = len(light)
+    if number < 2:
+        images = [np.stack([blend, blend])]
+        if number == 1:
+            pair = np.stack([sky + light[0], sky])
+            images += [pair, pair[::-1]]
+        squared = np.square(np.subtract(images, isolated, dtype=float)).sum(axis=(2, 3, 4))
+        return images[np.argmin(_log_error(squared))]
+    one, other = np.triu_indices(number, 1)
+    alone = np.eye(number, dtype=bool)
+    middles = moments(np.abs(light), np.ones(light.shape[2:], bool)).centroid
+    distance = np.linalg.norm(middles[:, None] - middles, axis=-1)
+    nearer = distance[one] <= distance[other]  # (pairs, sources): to the first of the pair
+    nearer[np.arange(len(one)), other] = False  # even if both are in the same place
+    firsts = np.concatenate([alone[one], nearer])
+    seconds = np.concatenate([alone[other], ~nearer])
+    ways = np.stack(  # (ways, 2, sources): which sources each galaxy gets
+        [np.concatenate([firsts, seconds]), np.concatenate([seconds, firsts])], axis=1
+    ).astype(float)
+    # The squared error of a sum of sources, from scalar products: no image is made for it.
+    flat = light.reshape(number, -1).astype(float)
+    left = (sky - isolated).reshape(2, -1).astype(float)
+    squared = (
+        np.square(left).sum(axis=1)
+        + 2 * np.einsum("wgs,gs->wg", ways, left @ flat.T)
+        + np.einsum("wgs,sr,wgr->wg", ways, flat @ flat.T, ways, optimize=True)
+    )
+    best = ways[np.argmin(_log_error(squared))]
+    return sky + np.tensordot(best, light, axes=1)
+
+
+def _log_error(squared):
+    """Return the sum of the logarithms of two errors: lowest where the sum of PSNR is highest."""
+    return np.log(np.maximum(squared, 1e-12)).sum(axis=-1)
+
+
+def by_position(found, blend, positions):
+    """Return the images of the two galaxies, chosen by where they are, without the truth.
+
+    Each galaxy gets the source with the most light around its position (a Gaussian window of
+    1.5 pixels); if both get the same one, it has not been deblended: both get the blend.
+
+    Parameters
+    ----------
+    found : Found
+        What the deblender found.
+    blend : numpy.ndarray
+        Shape (bands, y, x).
+    positions : numpy.ndarray
+        Shape (2, 2): x and y in pixels, central first.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (2, bands, y, x).
+    """
+    sky, light = found
+    if len(light) > 1:
+        y, x = np.indices(blend.shape[1:])
+        squared = [(x - px) ** 2 + (y - py) ** 2 for px, py in positions]
+        window = np.exp(-np.array(squared) / (2 * _WINDOW**2))
+        central, companion = np.einsum("gyx,sbyx->gs", window, light).argmax(axis=1)
+        if central != companion:
+            return sky + light[[central, companion]]
+    return np.stack([blend, blend])
 
 
 def name_apart(runs):

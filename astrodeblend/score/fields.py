@@ -21,8 +21,18 @@ from astrodeblend.training.field_losses import FAINT, match
 from astrodeblend.training.field_scores import CLOSE, EDGES
 
 from . import figures
-from .blends import PEERS, name_apart, platform_of
-from .methods import Catalogue, Method, Model, OtherLight, Seen, attempt, check_flux
+from .blends import name_apart, platform_of
+from .methods import (
+    Catalogue,
+    Method,
+    Model,
+    OtherLight,
+    Seen,
+    attempt,
+    check_flux,
+    ellipticity_of,
+)
+from .peers import PEERS
 from .report import (
     Measure,
     Report,
@@ -35,7 +45,6 @@ from .report import (
     table_lines,
     within,
 )
-from .shares import ellipticity_of
 
 #: Options of `simulate_fields` that differ from its defaults: sources anywhere; white noise, so
 #: that there is one noise limit; and a residual sky of up to 0.1 of the noise, as surveys leave.

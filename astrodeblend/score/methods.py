@@ -10,10 +10,11 @@ from astropy.nddata import NDData, StdDevUncertainty
 
 from astrodeblend.calibration import Calibration, ask_in_turn
 from astrodeblend.light import LIGHTS, regained
+from astrodeblend.metrics import moments
 from astrodeblend.simulate import get_survey
 from astrodeblend.weights import read_card
 
-from .shares import distortion_of
+_OUTLINE = 1.5  # threshold of `ellipticity_of`, in standard deviations of the summed bands
 
 
 class Conditions(NamedTuple):
@@ -104,6 +105,24 @@ class Catalogue(NamedTuple):
     def of(self, rows):
         """Return the catalogue of some of the sources."""
         return Catalogue(*(each[rows] for each in self))
+
+
+class Found(NamedTuple):
+    """Sources that were found in a blend.
+
+    The image of a source is ``sky`` plus its ``light``; of several sources taken for one
+    galaxy, ``sky`` plus the sum of their light.
+
+    Attributes
+    ----------
+    sky : numpy.ndarray
+        Light of no source, shape (bands, y, x).
+    light : numpy.ndarray
+        Light of each source, shape (sources, bands, y, x).
+    """
+
+    sky: np.ndarray
+    light: np.ndarray
 
 
 class Batch(NamedTuple):
@@ -229,6 +248,23 @@ class Method:
         conditions = Conditions(variance / noise**2, psfs, tuple(bands))
         found = self.split(np.where(seen, data / noise, 0), positions, conditions)
         return found.light.sum(axis=0) * noise
+
+
+def ellipticity_of(light, noise):
+    """Return the complex ellipticities (m,) of light (m, bands, y, x) without noise.
+
+    By moments of the sum of the bands over the sky's ``noise``, (m, bands) or (bands,), where it is
+    above 1.5 standard deviations of its own noise, or half its peak if that is less.
+    """
+    light = (light / noise[..., None, None]).sum(axis=1) / np.sqrt(light.shape[1])
+    least = np.minimum(_OUTLINE, light.max(axis=(1, 2)) / 2)
+    return moments(light[:, None], light > least[:, None, None]).distortion
+
+
+def distortion_of(major, minor, angle):
+    """Return the complex ellipticity of ellipses of these axes and angles in radians."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (major**2 - minor**2) / (major**2 + minor**2) * np.exp(2j * angle)
 
 
 def check_flux(card):
