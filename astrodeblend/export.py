@@ -14,8 +14,7 @@ from torch.export import Dim
 from torch.nn import functional as F
 
 from ._version import __version__
-from .calibration import Calibration
-from .calibration.factors import DARK
+from .calibration import DARK, Calibration
 from .files import atomic_path
 from .inference import ROUNDING, SMALLEST
 from .networks.centres import centre_probability

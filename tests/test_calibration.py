@@ -12,11 +12,11 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.special import erf
 
 from astrodeblend import Deblender
-from astrodeblend.calibration import Calibration, Coverage, measure_segment
-from astrodeblend.calibration.coverage import MULTIPLES
+from astrodeblend.calibration import Calibration, measure_segment
 from astrodeblend.detect import find_sources
 from astrodeblend.metrics import isophote
 from astrodeblend.networks import build
+from astrodeblend.score.coverage import MULTIPLES, Coverage
 from astrodeblend.simulate import find_images, read_images
 from astrodeblend.training import add_calibration
 from astrodeblend.training.calibration import fit_calibration

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from astrodeblend.calibration.coverage import ask_in_turn, recentred
+from astrodeblend.calibration import ask_in_turn, recentred
 from astrodeblend.inference import Inference
 from astrodeblend.light import regained
 from astrodeblend.weights import Card

@@ -13,7 +13,7 @@ from astropy.table import QTable
 from click.testing import CliRunner
 
 from astrodeblend import Deblender
-from astrodeblend.calibration.coverage import recentred
+from astrodeblend.calibration import recentred
 from astrodeblend.cli import main
 from astrodeblend.cli.score import PEERS as OFFERED
 from astrodeblend.metrics import centroid_error, ellipticity_error, flux_error, isophote, psnr

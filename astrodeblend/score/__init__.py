@@ -5,6 +5,7 @@ Everything that takes images apart is a `Method`, and everything that scores giv
 
 from .blends import Entry, benchmark, by_position, kindest, tune
 from .calibrating import add_field_calibration, add_scene_calibration
+from .coverage import Coverage
 from .detection import score_detection
 from .evaluation import Examples, evaluate, summary_of
 from .fields import FieldEntry, FieldTruth, benchmark_fields
@@ -23,6 +24,7 @@ __all__ = [
     "SURVEY_PEERS",
     "Catalogue",
     "Conditions",
+    "Coverage",
     "Entry",
     "Examples",
     "FieldEntry",

@@ -19,20 +19,20 @@ from astrodeblend.blends import (
     flux_ratio,
     overlap,
 )
-from astrodeblend.calibration import Calibration, Coverage
+from astrodeblend.calibration import Calibration
 from astrodeblend.metrics import table_statistics
 from astrodeblend.networks import build
 from astrodeblend.texture import Texture, frequencies
 from astrodeblend.weights import check_model
 
 from . import figures
+from .coverage import Coverage, coverage_lines
 from .pairs import METRICS
 from .report import (
     Measure,
     Report,
     about,
     aligned,
-    coverage_lines,
     limits_text,
     median,
     number_text,

@@ -120,7 +120,7 @@ def power(table, *, title):
 def calibration(curve, binned, *, title):
     """Draw shares of truths within error bars, and errors against the stated deviations.
 
-    ``curve`` and ``binned`` are from `astrodeblend.calibration.Coverage`.
+    ``curve`` and ``binned`` are from `astrodeblend.score.Coverage`.
     """
     styles = {"pixels": _STYLES["central"], "fluxes": _STYLES["companion"]}
     held = [(curve["multiple"], curve["normal"], {"label": "normal", **_GUIDE})]

@@ -28,8 +28,43 @@ _FREE = 2  # pixels: how far scarlet2 may move a source along each axis
 _STEP = 1 / 255  # step of 8-bit pictures; rounding to it makes noise of 1 / sqrt(12) steps
 
 
+def _edge(image):
+    """Return the outermost pixels (..., n) of an image (..., y, x)."""
+    sides = image[..., 0, :], image[..., -1, :], image[..., 1:-1, 0], image[..., 1:-1, -1]
+    return np.concatenate(sides, axis=-1).astype(float)
+
+
+def sky_of(blend, conditions):
+    """Return the sky's level and noise (bands,): by the border, or 0 and 1 of a survey's image."""
+    if conditions is None:
+        edge = _edge(blend)
+        return np.median(edge, axis=1), np.maximum(mad_std(edge, axis=1), _STEP / np.sqrt(12))
+    return np.zeros(len(blend)), np.ones(len(blend))
+
+
+class _Segments(Package):
+    """A deblender by segments: each pixel belongs to one source."""
+
+    given_of_survey: ClassVar[str] = "the blend and the noise of its sky"
+
+    def split(self, blend, positions, conditions=None):
+        """Return `Found`: to each segment the blend's light above the sky in it."""
+        level, noise = sky_of(blend, conditions)
+        light = blend.mean(axis=0, dtype=float) - level.mean()
+        threshold = self.n_sigma * noise.min() / np.sqrt(len(blend))
+        if conditions is None:
+            threshold = max(threshold, self.n_sigma * mad_std(_edge(light)))
+        segments, level = self.segments(light, threshold), level[:, None, None]
+        labels = np.unique(segments[segments > 0])
+        own = segments == labels[:, None, None, None]
+        light = np.where(own, blend - level, 0).astype(np.float32)
+        if self.sky == "border":
+            return Found(np.broadcast_to(level, blend.shape), light)
+        return Found(np.where(segments > 0, level, blend), light)
+
+
 @dataclass(frozen=True)
-class Photutils(Package):
+class Photutils(_Segments):
     """Segmentation and deblending with photutils: each pixel belongs to one source.
 
     In blends the mean of the bands above the sky of the stamp's border (of a survey's image the
@@ -63,7 +98,6 @@ class Photutils(Package):
     sky: str = "blend"
 
     name: ClassVar[str] = "photutils"
-    given_of_survey: ClassVar[str] = "the blend and the noise of its sky"
     given_of_field: ClassVar[str] = (
         "the image and its noise; given positions divide its segments by watershed"
     )
@@ -81,21 +115,19 @@ class Photutils(Package):
         "sky": ("blend", "border"),
     }
 
-    def split(self, blend, positions, conditions=None):
-        """Return `Found`: the light of the segments."""
-        level, light, threshold = grey(blend, self.n_sigma, conditions)
+    def segments(self, light, threshold):
+        """Return the segments of an image, 0 outside."""
         if self.smoothing:
             light = ndimage.gaussian_filter(light, self.smoothing / _FWHM)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoDetectionsWarning)
             segments = detect_sources(light, threshold, self.n_pixels)
         if segments is None:
-            return cut(blend, np.zeros(light.shape, int), level, self.sky)
-        segments = deblend_sources(
+            return np.zeros(light.shape, int)
+        return deblend_sources(
             light, segments, self.n_pixels, n_levels=self.n_levels, contrast=self.contrast,
             progress_bar=False,
-        )  # fmt: skip
-        return cut(blend, segments.data, level, self.sky)
+        ).data  # fmt: skip
 
     def find(self, seen, positions=None):
         """Return the `Catalogue` of what is found, or of given positions."""
@@ -129,7 +161,7 @@ class Photutils(Package):
 
 
 @dataclass(frozen=True)
-class SEP(Package):
+class SEP(_Segments):
     """Segmentation and deblending as in SExtractor, with SEP (Barbary 2016, JOSS 1, 58).
 
     In blends ``sep.extract`` works on the same image as `Photutils`, with its own filter, and each
@@ -160,7 +192,6 @@ class SEP(Package):
     sky: str = "blend"
 
     name: ClassVar[str] = "sep"
-    given_of_survey: ClassVar[str] = "the blend and the noise of its sky"
     takes_positions: ClassVar[bool] = False
     field_settings: ClassVar[dict] = {
         "n_sigma": 2.0, "n_pixels": 5, "kron": 2.5, "least_radius": 1.75,
@@ -178,17 +209,15 @@ class SEP(Package):
         "sky": ("blend", "border"),
     }
 
-    def split(self, blend, positions, conditions=None):
-        """Return `Found`: the light of the segments."""
+    def segments(self, light, threshold):
+        """Return the segments of an image, 0 outside."""
         import sep
 
-        level, light, threshold = grey(blend, self.n_sigma, conditions)
-        _, segments = sep.extract(
+        return sep.extract(
             np.ascontiguousarray(light), threshold, minarea=self.n_pixels,
             deblend_nthresh=self.n_levels, deblend_cont=self.contrast, clean=self.clean,
             segmentation_map=True,
-        )  # fmt: skip
-        return cut(blend, segments, level, self.sky)
+        )[1]  # fmt: skip
 
     def find(self, seen, positions=None):
         """Return the `Catalogue` of what is found."""
@@ -397,44 +426,6 @@ def _around(light, center):
     """Mean of the 3x3 pixels around a position (y, x), shape (bands,)."""
     y, x = (int(np.clip(round(c), 1, n - 2)) for c, n in zip(center, light.shape[1:], strict=True))
     return light[:, y - 1 : y + 2, x - 1 : x + 2].mean(axis=(1, 2))
-
-
-def _edge(image):
-    """Return the outermost pixels (..., n) of an image (..., y, x)."""
-    sides = image[..., 0, :], image[..., -1, :], image[..., 1:-1, 0], image[..., 1:-1, -1]
-    return np.concatenate(sides, axis=-1).astype(float)
-
-
-def sky_of(blend, conditions):
-    """Return the sky's level and noise (bands,): by the border, or 0 and 1 of a survey's image."""
-    if conditions is None:
-        edge = _edge(blend)
-        return np.median(edge, axis=1), np.maximum(mad_std(edge, axis=1), _STEP / np.sqrt(12))
-    return np.zeros(len(blend)), np.ones(len(blend))
-
-
-def grey(blend, n_sigma, conditions):
-    """Return the sky's level (bands,), the mean of the bands above it, and its threshold."""
-    level, noise = sky_of(blend, conditions)
-    light = blend.mean(axis=0, dtype=float) - level.mean()
-    threshold = n_sigma * noise.min() / np.sqrt(len(blend))
-    if conditions is None:
-        threshold = max(threshold, n_sigma * mad_std(_edge(light)))
-    return level, light, threshold
-
-
-def cut(blend, segments, level, sky):
-    """Return `Found`: to each segment the blend's light above the sky's ``level`` in it.
-
-    Other pixels keep the light of the blend (``sky="blend"``) or the level (``"border"``).
-    """
-    level = level[:, None, None]
-    labels = np.unique(segments[segments > 0])
-    own = segments == labels[:, None, None, None]
-    light = np.where(own, blend - level, 0).astype(np.float32)
-    if sky == "border":
-        return Found(np.broadcast_to(level, blend.shape), light)
-    return Found(np.where(segments > 0, level, blend), light)
 
 
 #: Classes of other deblenders by name, in the order of the tables. Defaults are the settings of

@@ -176,18 +176,6 @@ def limits_text(low, high):
     return f"from {low:.3g}" if np.isinf(high) else f"{low:.3g} to {high:.3g}"
 
 
-def coverage_lines(table, *words):
-    """Return lines on how many truths are within error bars; ``words`` are columns of names."""
-    names = ["  " + ", ".join(row) for row in zip(*(table[name] for name in words), strict=True)]
-    measures = {
-        "number": Measure("", "number", 0),
-        "within_68": Measure("", "within 68.3 %", 1, 100),
-        "within_95": Measure("", "within 95.4 %", 1, 100),
-        "interval_95": Measure("", "which is ± errors", 2),
-    }
-    return table_lines(table, {"": names}, measures)
-
-
 def about(deblender):
     """Return name, hash and arithmetic of a model, which stand over tables of its scores."""
     card = deblender.card

@@ -19,12 +19,12 @@ from astrodeblend.light import LIGHTS
 from astrodeblend.weights import check_model, read_card
 
 from . import figures
+from .coverage import coverage_lines
 from .report import (
     Measure,
     Report,
     about,
     about_text,
-    coverage_lines,
     limits_text,
     median,
     quantile,

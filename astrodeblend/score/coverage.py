@@ -1,18 +1,14 @@
-"""Components against their truth: sources deblended in turn, fluxes, coverage of error bars.
+"""Coverage: the share of truths within the error bars of pixels and of fluxes."""
 
-Coverage is the share of truths within the error bars of pixels and of fluxes.
-"""
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 from scipy.special import erf
 
-from ..metrics import bootstrap_error, isophote
-from ..sky import sky_of
+from astrodeblend.calibration import measure_segment
+from astrodeblend.metrics import isophote
 
-__all__ = ["Coverage", "Fluxes", "ask_in_turn", "measure_segment"]
+from .report import Measure, share_of, table_lines
 
 #: Multiples of the standard deviation within which truths are counted.
 MULTIPLES = np.round(np.arange(0.1, 5.01, 0.1), 1)
@@ -26,135 +22,6 @@ _FLUX_BINS = 8  # bins of the standard deviation of fluxes, of equal numbers
 _ONE = int(np.searchsorted(MULTIPLES, 1.0))  # index of the multiple 1
 _FEWEST = 300  # values: bins with fewer are not listed
 _TINY = np.finfo(np.float32).tiny
-_RESAMPLES = 200  # bootstrap samples: errors to 5 %
-
-# Segments are detected as in `astrodeblend.detect.find_sources`.
-_SMOOTHING = 2 / np.sqrt(8 * np.log(2))  # pixels: standard deviation of a kernel of FWHM 2
-_THRESHOLD = 5.0  # standard deviations of the smoothed sky
-_SMALLEST = 10  # pixels of a segment
-_LEAST_NOISE = 1e-5  # units of the image; keeps images without noise finite
-
-
-def ask_in_turn(answer, blend, positions):
-    """Deblend every source of blends in turn, each in the middle of a stamp, as in scenes.
-
-    Parameters
-    ----------
-    answer : callable
-        Takes stamps (n, bands, y, x) and positions (n, sources, 2); returns components and their
-        standard deviations, (n, 2, bands, y, x) each, those of the first position first.
-    blend : numpy.ndarray, shape (n, bands, y, x)
-        As ``answer`` takes it; stamps are 0 beyond it.
-    positions : numpy.ndarray, shape (n, sources, 2)
-        Positions of the sources, x and y in pixels; NaN for none.
-
-    Returns
-    -------
-    components, std : numpy.ndarray, shape (n, sources, bands, y, x)
-        The component in the middle of each source's stamp, shifted back to its position.
-    """
-    sources = positions.shape[1]
-    middle = (np.array(blend.shape[:-3:-1]) - 1) / 2
-    light, deviation = [], []
-    for k in range(sources):
-        shifts = np.rint(np.nan_to_num(middle - positions[:, k])).astype(int)
-        order = np.roll(np.arange(sources), -k)
-        moved = positions[:, order] + shifts[:, None]
-        moved[:, 0] = np.where(np.isfinite(moved[:, 0]), moved[:, 0], middle)
-        answers = answer(recentred(blend, shifts), moved)
-        for each, found in zip((light, deviation), answers, strict=True):
-            each.append(recentred(found[:, 0], -shifts))
-    return np.stack(light, axis=1), np.stack(deviation, axis=1)
-
-
-def recentred(stamps, shifts):
-    """Shift images (n, ..., y, x) by whole pixels, x and y (n, 2); new pixels are 0."""
-    still = (stamps.ndim - 3) * (0,)
-    moved = [
-        ndimage.shift(stamp, (*still, y, x), order=0)
-        for stamp, (x, y) in zip(stamps, shifts, strict=True)
-    ]
-    return np.stack(moved)
-
-
-@dataclass(frozen=True, eq=False)
-class Fluxes:
-    """A component and its truth in a segment; made by `measure_segment`.
-
-    Attributes
-    ----------
-    light, true_light : numpy.ndarray, shape (bands, y, x)
-        The component and the image of the galaxy alone, each sky-subtracted.
-    noise : numpy.ndarray, shape (bands,)
-        Sky noise of the component.
-    segment : numpy.ndarray of bool, shape (y, x)
-        Pixels in which fluxes are measured.
-    """
-
-    light: np.ndarray
-    true_light: np.ndarray
-    noise: np.ndarray
-    segment: np.ndarray
-
-    @property
-    def error(self):
-        """Error of the flux, shape (bands,)."""
-        return (self.light - self.true_light)[:, self.segment].sum(axis=1)
-
-    def grown(self, part):
-        """Return the fluxes in a segment that is larger by a fraction of its radius.
-
-        Parameters
-        ----------
-        part : float
-            Fraction of the radius of a circle with the segment's area.
-        """
-        steps = 1 + int(part * np.sqrt(np.count_nonzero(self.segment) / np.pi))
-        return replace(self, segment=ndimage.binary_dilation(self.segment, iterations=steps))
-
-
-def measure_segment(component, isolated, *, noise=None):
-    """Measure a component and its truth in the segment detected in the component.
-
-    Parameters
-    ----------
-    component, isolated : numpy.ndarray, shape (bands, y, x)
-        The component, and the image of the galaxy alone.
-    noise : float, optional
-        Noise of the sky, if both are sky-subtracted and noiseless. By default sky level and noise
-        are estimated.
-
-    Returns
-    -------
-    Fluxes or None
-        Those in the brightest segment; None if nothing is detected.
-    """
-    sky = noise is None
-    if sky:
-        level, noise, _ = map(np.array, zip(*map(sky_of, component), strict=True))
-    else:
-        level, noise = np.zeros(len(component)), np.full(len(component), float(noise))
-    noise = np.maximum(noise, _LEAST_NOISE)
-    light = component - level[:, None, None]
-    segment = _brightest_segment(light / noise[:, None, None])
-    if segment is None:
-        return None
-    true_level = np.array([sky_of(band)[0] if sky else 0.0 for band in isolated])
-    return Fluxes(light, isolated - true_level[:, None, None], noise, segment)
-
-
-def _brightest_segment(significance):
-    """Return the brightest segment above the threshold, or None."""
-    together = significance.sum(axis=0) / np.sqrt(len(significance))
-    smooth = ndimage.gaussian_filter(together, _SMOOTHING)
-    base, scatter, _ = sky_of(smooth)
-    scatter = max(scatter, 1 / (2 * np.sqrt(np.pi) * _SMOOTHING))  # what is left of white noise
-    labels, number = ndimage.label(smooth > base + _THRESHOLD * scatter, np.ones((3, 3)))
-    area = np.bincount(labels.ravel(), minlength=number + 1)
-    light = np.bincount(labels.ravel(), smooth.ravel(), minlength=number + 1)
-    light[0], light[area < _SMALLEST] = -np.inf, -np.inf
-    best = light.argmax()
-    return labels == best if light[best] > 0 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,22 +128,17 @@ class Coverage:
             errors over blends, ``within_68_error`` and ``within_95_error``; and ``interval_95``,
             the half width of that interval in standard deviations.
         """
-        rows = []
         parts = {"components": slice(None), "central": slice(0, 1), "companion": slice(1, 2)}
+        rows = []
         for kind, name in KINDS.items():
-            number, within = self._counts(kind)
             for of, part in parts.items():
-                row = {"kind": kind, "of": of, "number": int(number[:, part].sum())}
-                for share, column in (("68", _ONE), ("95", -1)):
-                    sums = np.stack([within[..., column], number], axis=-1)[:, part].sum(axis=1)
-                    row[f"within_{share}"] = _ratio(sums)
-                    row[f"within_{share}_error"] = np.nan
-                    if len(sums) > 1:
-                        row[f"within_{share}_error"] = bootstrap_error(
-                            sums, _ratio, resamples=_RESAMPLES, rng=0
-                        )
-                row["interval_95"] = self.interval_95[name]
-                rows.append(row)
+                number, within = (each[:, part].sum(axis=1) for each in self._counts(kind))
+                rows.append(
+                    {"kind": kind, "of": of, "number": int(number.sum())}
+                    | share_of("within_68", within[:, _ONE], number)
+                    | share_of("within_95", within[:, -1], number)
+                    | {"interval_95": self.interval_95[name]}
+                )
         return rows
 
     def curve(self):
@@ -341,7 +203,13 @@ def _count(values, limits):
     return counts
 
 
-def _ratio(sums):
-    """Return sum of parts over sum of totals, of rows of (part, total)."""
-    part, total = sums.sum(axis=0)
-    return float(part / total) if total else np.nan
+def coverage_lines(table, *words):
+    """Return lines on how many truths are within error bars; ``words`` are columns of names."""
+    names = ["  " + ", ".join(row) for row in zip(*(table[name] for name in words), strict=True)]
+    measures = {
+        "number": Measure("", "number", 0),
+        "within_68": Measure("", "within 68.3 %", 1, 100),
+        "within_95": Measure("", "within 95.4 %", 1, 100),
+        "interval_95": Measure("", "which is ± errors", 2),
+    }
+    return table_lines(table, {"": names}, measures)
