@@ -10,8 +10,6 @@ from torch.nn import functional as F
 from .blocks import Attention, ResidualBlock, crop, draw_marks, for_each, pad
 from .registry import register
 
-__all__ = ["BandUNet", "BandUNetConfig"]
-
 
 @dataclass(frozen=True)
 class BandUNetConfig:

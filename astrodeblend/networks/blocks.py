@@ -7,22 +7,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = [
-    "Attention",
-    "LocalAttention",
-    "ResidualBlock",
-    "crop",
-    "cut",
-    "draw_marks",
-    "draw_spots",
-    "for_each",
-    "gather_rows",
-    "pad",
-    "sample",
-    "window_grid",
-    "window_pixels",
-]
-
 _SIGMA = 1.5  # pixels: standard deviation of a mark
 _HEAD_WIDTH = 32  # features of a head of attention
 _TILE, _NEAR = 8, 4  # cells: side of a tile of local attention, and its reach in x and y

@@ -8,16 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = [
-    "FALSE_ALARMS",
-    "BlendScore",
-    "Familiarity",
-    "fit_familiarity",
-    "look_around",
-    "pool",
-    "symmetric_std",
-]
-
 #: Share of training blends beyond the threshold of familiarity.
 FALSE_ALARMS = 0.005
 _FOLDS = 4  # parts of the cross-validation

@@ -33,15 +33,6 @@ from .blocks import draw_marks
 from .heads import look_around, pool
 from .registry import register
 
-__all__ = [
-    "BranchedGenerator",
-    "BranchedGeneratorConfig",
-    "Discriminator",
-    "DiscriminatorConfig",
-    "VGG19Features",
-    "load_vgg19",
-]
-
 
 @dataclass(frozen=True)
 class BranchedGeneratorConfig:

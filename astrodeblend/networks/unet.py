@@ -11,8 +11,6 @@ from .blocks import Attention, ResidualBlock, crop, draw_marks, pad
 from .heads import look_around, pool
 from .registry import register
 
-__all__ = ["UNet", "UNetConfig"]
-
 
 @dataclass(frozen=True)
 class UNetConfig:

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from .recipes import DENSE, get_recipe
 
-__all__ = ["Simulator", "share_of", "to_device", "white_noise"]
-
 # Quantisation tables of the JPEG standard (ITU-T T.81, tables K.1 and K.2).
 _LUMINANCE = """
 16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62

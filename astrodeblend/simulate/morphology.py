@@ -34,8 +34,6 @@ from tqdm import tqdm
 
 from ..files import atomic_path
 
-__all__ = ["Morphologies", "composite", "cut_galaxies", "cut_large_galaxies", "linear_light"]
-
 #: Factors of g, r, i in the pictures (idlutils).
 SCALES = np.array([7.8, 5.7, 4.9])
 #: Softening Q of the pictures (measured; see above).

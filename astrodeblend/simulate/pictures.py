@@ -14,15 +14,6 @@ from skimage.transform import warp
 
 from .recipes import BLENDING_MODES, DENSE, Draw, get_recipe
 
-__all__ = [
-    "SCENE_MODES",
-    "SimulatedScene",
-    "blend_images",
-    "blend_pair",
-    "reduce_image",
-    "simulate_scene",
-]
-
 #: Names of the rules by which galaxies become one image; see `simulate_scene`.
 SCENE_MODES = ("max", "sum")
 

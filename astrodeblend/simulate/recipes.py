@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-__all__ = ["BLENDING_MODES", "DENSE", "RECIPES", "Draw", "Recipe", "get_recipe"]
-
 #: Names of the rules by which isolated images become a blend; see
 #: `astrodeblend.simulate.blend_images`.
 BLENDING_MODES = ("max", "sum", "max_sum")

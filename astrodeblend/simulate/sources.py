@@ -9,8 +9,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-__all__ = ["blended_images", "find_images", "image_width", "read_images", "share_out"]
-
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 

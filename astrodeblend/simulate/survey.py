@@ -22,8 +22,6 @@ from .populations import (
 )
 from .surveys import Survey, get_survey
 
-__all__ = ["SurveyBlends", "draw_profile", "draw_psfs", "simulate_blends"]
-
 
 @dataclass(frozen=True, eq=False)
 class SurveyBlends:

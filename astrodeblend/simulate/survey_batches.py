@@ -20,8 +20,6 @@ from .populations import (
 )
 from .surveys import get_survey
 
-__all__ = ["STAMP", "SurveyDraw", "SurveyStream"]
-
 #: Pixels: default width of a stamp.
 STAMP = 64
 

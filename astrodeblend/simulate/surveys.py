@@ -5,8 +5,6 @@ import numbers
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-__all__ = ["AB_NANOJANSKY", "SURVEYS", "Band", "Survey", "get_survey"]
-
 #: AB magnitude of 1 nJy, the unit of simulated fluxes (Oke & Gunn 1983: 0 mag is 3631 Jy).
 AB_NANOJANSKY = 2.5 * math.log10(3631e9)
 

@@ -19,8 +19,6 @@ from ..simulate.surveys import get_survey
 from ..weights import load_own, write_card
 from .stream import FluxStream
 
-__all__ = ["FEWEST_BLENDS", "add_calibration", "fit_calibration"]
-
 #: Smallest number of blends: one truth in twenty is beyond the 95.4 % interval.
 FEWEST_BLENDS = 20
 # Recipes of the blends and their relative numbers; the coverage is exact for the first.

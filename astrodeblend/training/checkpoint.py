@@ -10,8 +10,6 @@ from safetensors.torch import save as to_bytes
 
 from ..files import atomic_path
 
-__all__ = ["Log", "load_checkpoint", "read_state", "save_checkpoint"]
-
 _COLUMNS = ("step", "learning_rate", "pixel", "std", "features", "adversarial", "discriminator",
             "gradient", "blends_per_second", "validation_psnr")  # fmt: skip
 

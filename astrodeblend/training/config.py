@@ -8,8 +8,6 @@ from numbers import Real
 
 from ..simulate.recipes import RECIPES, Recipe
 
-__all__ = ["FieldConfig", "TrainingConfig", "reiman2019"]
-
 
 def choice(default, text, *, among=(), kind=(), least=0, most=math.inf):
     """Return a field of a configuration: its default, its meaning and its limits.

@@ -15,14 +15,6 @@ from ..simulate.doubles import FAINTEST, FARTHEST, make_doubles
 from ..weights import load_own, save_model, stored_dtype
 from .stream import BlendStream
 
-__all__ = [
-    "FEWEST_BLENDS",
-    "add_blend_score",
-    "add_familiarity",
-    "familiarity_of",
-    "fit_blend_score",
-]
-
 _BATCH = 16  # stamps that the network takes at a time
 
 #: Smallest number of blends for a familiarity: one of them is beyond the threshold.

@@ -34,8 +34,6 @@ from .losses import (
 from .start import check_compiler, check_parent, load_parent, parallel, processes
 from .stream import BlendStream, first_final, stream_of
 
-__all__ = ["train"]
-
 #: Fields of the configuration that may change when a run is resumed.
 FREE = ("steps", "minutes", "validate_every", "checkpoint_every", "log_every", "validation_blends",
          "familiarity_blends", "compile")  # fmt: skip

@@ -13,14 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ..networks import build, describe
 from ..weights import load_model, read_card
 
-__all__ = [
-    "check_compiler",
-    "check_parent",
-    "load_parent",
-    "parallel",
-    "processes",
-]
-
 
 @contextmanager
 def processes(device):
