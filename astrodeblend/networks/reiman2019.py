@@ -152,13 +152,6 @@ class BranchedGenerator(nn.Module):
 
         Blends and components are in [0, 1]; of the positions only the first is used. This network
         does not estimate its errors: the standard deviation is None.
-
-        Parameters
-        ----------
-        blend, positions, present : torch.Tensor
-            As every generator takes them.
-        with_features, with_blend_score : bool, optional
-            Also return features, and the probability of more than one galaxy.
         """
         shallow = self._shallow(blend, positions)  # (n, width, y, x)
         x = shallow + self.root(shallow)
@@ -168,13 +161,7 @@ class BranchedGenerator(nn.Module):
         return (components.float() + 1) / 2, None, *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return the features that `BlendScore` takes, without deblending.
-
-        Parameters
-        ----------
-        blend, positions, present : torch.Tensor
-            As every generator takes them.
-        """
+        """Return the features that `BlendScore` takes, without deblending."""
         shallow = self._shallow(blend, positions)
         return look_around(blend, shallow, shallow + self.root(shallow))
 
