@@ -22,7 +22,7 @@ from astrodeblend.simulate import (
     image_width,
     read_images,
 )
-from astrodeblend.simulate.sources import blended_images
+from astrodeblend.simulate.pictures import blended_images
 from astrodeblend.texture import occluded
 
 __all__ = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from astrodeblend.score import add_field_calibration, add_scene_calibration
 from astrodeblend.simulate import Morphologies, read_images, share_out
-from astrodeblend.simulate.sources import blended_images
+from astrodeblend.simulate.pictures import blended_images
 from astrodeblend.training import add_blend_score, add_calibration, add_familiarity
 from astrodeblend.weights import load_model
 

@@ -26,7 +26,7 @@ from astrodeblend.simulate import (
     read_images,
     reduce_image,
 )
-from astrodeblend.simulate.sources import blended_images
+from astrodeblend.simulate.pictures import blended_images
 
 SIZE = 424
 
