@@ -12,14 +12,7 @@ from scipy import ndimage
 
 from .sky import sky_of
 
-__all__ = [
-    "Calibration",
-    "Fluxes",
-    "ask_in_turn",
-    "log_peaks",
-    "measure_segment",
-    "pixel_features",
-]
+__all__ = ["Calibration", "Fluxes", "ask_in_turn", "log_peaks", "measure_segment", "pixel_features"]
 
 _HALF = 0.5  # fraction of a galaxy's peak: light at which half of the deviation is coherent
 DARK = 1e-4  # network values: light of the blend below which its fraction is undefined

@@ -220,10 +220,7 @@ class Discriminator(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        layers = [
-            nn.Conv2d(config.bands, config.width, 3, padding=1),
-            nn.LeakyReLU(0.2),
-        ]
+        layers = [nn.Conv2d(config.bands, config.width, 3, padding=1), nn.LeakyReLU(0.2)]
         before = config.width
         for i in range(1, 8):
             after, stride = config.width * 2 ** (i // 2), 1 + i % 2

@@ -11,14 +11,7 @@ from astropy.table import QTable
 from torch.utils.flop_counter import FlopCounterMode
 
 from astrodeblend import __version__
-from astrodeblend.blends import (
-    BRANCHES,
-    PAPER_BLENDS,
-    PUBLISHED,
-    STATISTICS,
-    flux_ratio,
-    overlap,
-)
+from astrodeblend.blends import BRANCHES, PAPER_BLENDS, PUBLISHED, STATISTICS, flux_ratio, overlap
 from astrodeblend.calibration import Calibration
 from astrodeblend.metrics import table_statistics
 from astrodeblend.networks import build

@@ -22,16 +22,7 @@ from astrodeblend.training.field_scores import CLOSE, EDGES
 
 from . import figures
 from .blends import name_apart, platform_of
-from .methods import (
-    Catalogue,
-    Method,
-    Model,
-    OtherLight,
-    Seen,
-    attempt,
-    check_flux,
-    ellipticity_of,
-)
+from .methods import Catalogue, Method, Model, OtherLight, Seen, attempt, check_flux, ellipticity_of
 from .peers import PEERS
 from .report import (
     Measure,

@@ -407,9 +407,7 @@ RECIPES = {
         Recipe(),
         Recipe("sum", "as reiman2019, but light adds", ("sum",)),
         Recipe(
-            "max_sum",
-            "as reiman2019, but diffuse light adds and dense light covers",
-            ("max_sum",),
+            "max_sum", "as reiman2019, but diffuse light adds and dense light covers", ("max_sum",)
         ),
         Recipe(
             "varied",

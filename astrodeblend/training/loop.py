@@ -24,13 +24,7 @@ from ..weights import Card, save_model
 from .checkpoint import Log, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .heads import FEWEST_BLENDS, familiarity_of
-from .losses import (
-    adversarial_loss,
-    discriminator_loss,
-    feature_loss,
-    pixel_loss,
-    std_loss,
-)
+from .losses import adversarial_loss, discriminator_loss, feature_loss, pixel_loss, std_loss
 from .start import check_compiler, check_parent, load_parent, parallel, processes
 from .stream import BlendStream, first_final, stream_of
 
