@@ -140,7 +140,23 @@ def read_card(model):
     model : str or path-like
         As in `find_model`.
     """
-    return _read_card(find_model(model).with_suffix(".json"))
+    path = find_model(model).with_suffix(".json")
+    try:
+        values = json.loads(path.read_text())
+        for name in ("bands", "modes"):
+            values[name] = tuple(values[name])
+        card = Card(**values)
+        _ = card.network["kind"], card.size_rule["petrosian_radii"], card.size_rule["pixels"]
+        Calibration(**card.calibration)
+        if card.scaling not in ("picture", "noise"):
+            raise ValueError(f"scaling is {card.scaling!r}, neither 'picture' nor 'noise'")
+    except (ValueError, KeyError, TypeError) as error:
+        lacking = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"the card {str(path)!r} cannot be read ({lacking}); copy it again from where the "
+            "weights are from"
+        ) from error
+    return card
 
 
 def load_model(model, *, device="cpu"):
@@ -167,8 +183,7 @@ def load_model(model, *, device="cpu"):
     FileNotFoundError
         If the file or its card does not exist.
     """
-    path = find_model(model)
-    card = _read_card(path.with_suffix(".json"))
+    path, card = find_model(model), read_card(model)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
@@ -281,8 +296,7 @@ def write_card(model, card):
     card : Card
         The new card.
     """
-    path = find_model(model).with_suffix(".json")
-    old = _read_card(path)
+    path, old = find_model(model).with_suffix(".json"), read_card(model)
     if (old.network, old.sha256) != (card.network, card.sha256):
         raise ValueError(f"card is not of the weights beside {str(path)!r}: their hashes differ")
     with atomic_path(path, overwrite=True) as temporary:
@@ -298,22 +312,3 @@ def check_model(card, what="blends"):
             f"model {card.name!r} works on {bands} ({kind}); these {what} are colour pictures, "
             "choose a model for R, G, B"
         )
-
-
-def _read_card(path):
-    try:
-        values = json.loads(path.read_text())
-        for name in ("bands", "modes"):
-            values[name] = tuple(values[name])
-        card = Card(**values)
-        _ = card.network["kind"], card.size_rule["petrosian_radii"], card.size_rule["pixels"]
-        Calibration(**card.calibration)
-        if card.scaling not in ("picture", "noise"):
-            raise ValueError(f"scaling is {card.scaling!r}, neither 'picture' nor 'noise'")
-    except (ValueError, KeyError, TypeError) as error:
-        lacking = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"the card {str(path)!r} cannot be read ({lacking}); copy it again from where the "
-            "weights are from"
-        ) from error
-    return card

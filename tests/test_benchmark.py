@@ -30,7 +30,6 @@ from astrodeblend.score import (
     kindest,
     tune,
 )
-from astrodeblend.score.pairs import true_positions
 
 RNG = np.random.default_rng(1)
 QUICK = Photutils(n_sigma=3), SEP(n_sigma=3, n_levels=32)
@@ -209,7 +208,9 @@ class TestChoice:
         y, x = np.indices(light.shape[2:])
         total = light.sum(axis=(2, 3))
         middles = np.stack([(light * x).sum((2, 3)) / total, (light * y).sum((2, 3)) / total], -1)
-        np.testing.assert_allclose(true_positions(blends), middles, atol=1.0)
+        np.testing.assert_allclose(
+            blends.recipe.positions(blends.draw, blends.recipe.crop)[0], middles, atol=1.0
+        )
 
 
 class TestBenchmark:
@@ -224,7 +225,9 @@ class TestBenchmark:
             components = kindest(half.split(blend[k], None), blend[k], isolated[k])
             np.testing.assert_allclose(entry.scores["psnr"][k], psnr(components, isolated[k]))
             np.testing.assert_array_equal(found.measured.pictures["half"][k], components)
-        np.testing.assert_array_equal(half.calls[1 : 1 + 4], true_positions(blends))
+        np.testing.assert_array_equal(
+            half.calls[1 : 1 + 4], blends.recipe.positions(blends.draw, blends.recipe.crop)[0]
+        )
         assert (entry.scores["psnr"].sum(axis=1) >= entry.scores["by_position"].sum(axis=1)).all()
 
     def test_the_table(self, result):

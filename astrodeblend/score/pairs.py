@@ -82,7 +82,8 @@ class Pictures:
 
     def batches(self, *, progress=False):
         """Yield each `Batch`."""
-        start, positions = 0, true_positions(self.blends)
+        recipe, start = self.blends.recipe, 0
+        positions, _ = recipe.positions(self.blends.draw, recipe.crop)
         for blend, isolated in self.blends.batches(_BATCH, progress=progress):
             yield Batch(blend, isolated, positions[start : start + len(blend)])
             start += len(blend)
@@ -145,15 +146,6 @@ class Pictures:
     def card_scores(self, table, meta):
         """Return nothing: scores of `evaluate` go on cards."""
         return {}
-
-
-def true_positions(blends):
-    """Return where the two galaxies of each blend are, (n, 2, 2): x and y in stamp pixels."""
-    recipe, draw = blends.recipe, blends.draw
-    middle = np.array([(recipe.crop - 1) / 2] * 2 + [1])
-    # where a pixel comes from, inverted: where the middle of a galaxy's image goes to
-    moved = [np.linalg.inv(matrix) @ middle for matrix in draw.matrices(recipe.crop)]
-    return (np.stack(moved, axis=1)[..., :2] - recipe.factor // 2) / recipe.factor
 
 
 #: Signal-to-noise ratio in a band above which a source counts, where not all of them do.

@@ -108,23 +108,10 @@ class SurveyBlends:
 
 
 def simulate_blends(
-    survey,
-    number,
-    *,
-    sources=2,
-    magnitudes=None,
-    slope=0.31,
-    contrast=2.0,
-    separations=None,
-    population="mixed",
-    images=None,
-    stars=0.1,
-    bands=None,
-    stamp=64,
-    offset=0.5,
-    rng=None,
+    survey, number, *, sources=2, magnitudes=None, slope=0.31, contrast=2.0, separations=None,
+    population="mixed", images=None, stars=0.1, bands=None, stamp=64, offset=0.5, rng=None,
     progress=False,
-):
+):  # fmt: skip
     """Simulate blends with known truth, as a survey observes them.
 
     Parameters
@@ -195,24 +182,15 @@ def simulate_blends(
     scale = survey.pixel_scale
     most = numbers.max()
     present = np.arange(most) < rng.choice(numbers, number, p=chances)[:, None]
+    brightest = draw_brightest(rng, number, magnitudes, slope)
     magnitude, position = draw_layout(
-        rng,
-        present,
-        draw_brightest(rng, number, magnitudes, slope),
-        magnitudes[1],
-        contrast,
-        [limit / scale for limit in separations],
-        stamp,
-        offset,
-    )
+        rng, present, brightest, magnitudes[1], contrast, [limit / scale for limit in separations],
+        stamp, offset,
+    )  # fmt: skip
     drawn = draw_sources(
-        rng,
-        magnitude.ravel(),
-        reference=reference.wavelength,
-        population=population,
-        images=images,
-        stars=stars,
-    )
+        rng, magnitude.ravel(), reference=reference.wavelength, population=population,
+        images=images, stars=stars,
+    )  # fmt: skip
     fluxes = drawn.fluxes([band.wavelength for band in survey.bands])
     psfs = [_psf(galsim, band) for band in survey.bands]
     shape = (number, most, len(psfs), stamp, stamp)
@@ -275,10 +253,8 @@ def draw_profile(source, flux, images=None):
         return shown + nucleus.shift(x, y)
     if kind != GALAXY:
         return galsim.DeltaFunction(flux=float(flux[0]))
-    (bulge, disk), ratio = (
-        source.radius[0],
-        (1 - source.ellipticity[0]) / (1 + source.ellipticity[0]),
-    )
+    bulge, disk = source.radius[0]
+    ratio = (1 - source.ellipticity[0]) / (1 + source.ellipticity[0])
     shears = [galsim.Shear(q=q, beta=source.angle[0] * galsim.radians) for q in ratio]
     # A shear keeps the area; the given radii are along the major axis.
     parts = []

@@ -287,20 +287,11 @@ class SurveyStream:
         fluxes = sources.fluxes(np.repeat(of["wavelength"], most, axis=0))
         fluxes = fluxes.reshape(n, most, *fluxes.shape[1:]) * present[:, :, None, None]
 
+        seeds = rng.integers(2**62, size=n)
         return SurveyDraw(
-            survey=survey,
-            band=band,
-            scale=scale,
-            fwhm=fwhm,
-            profile=profile,
-            noise=noise,
-            electrons=of["electrons"],
-            present=present,
-            position=position,
-            sources=sources,
-            fluxes=fluxes,
-            noise_seed=rng.integers(2**62, size=n),
-        )
+            survey, band, scale, fwhm, profile, noise, of["electrons"], present, position, sources,
+            fluxes, seeds,
+        )  # fmt: skip
 
     def __getitem__(self, number):
         """Return batch ``number``, as `render` does."""
