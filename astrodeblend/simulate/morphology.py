@@ -281,13 +281,7 @@ def _cut(picture):
     cut_off = (cells >= 254).any(axis=(0, 2, 4))
     flux = linear_light(picture[:, used, used] / np.float32(255)).reshape(cells.shape)
     flux = flux.mean(axis=(2, 4))
-    border = np.ones((blocks, blocks), bool)
-    border[_SKY:-_SKY, _SKY:-_SKY] = False
-    flux -= np.median(flux[:, border], axis=1)[:, None, None]
-    smooth = ndimage.gaussian_filter(flux.mean(axis=0), 1)
-    noise = 1.4826 * np.median(np.abs(smooth[border]))
-    # The floor ends galaxies in pictures without noise, or with a sky clipped at 0.
-    threshold = max(1.5 * noise, 1e-3 * smooth.max())
+    flux, smooth, threshold = _above_sky(flux, _SKY, 1)
     mine, others = _middle_and_others(smooth, threshold)
     # Pixels that a neighbour covers are replaced by those on the opposite side of the galaxy.
     covered = others & mine[::-1, ::-1]
@@ -308,6 +302,17 @@ def _cut(picture):
     if np.hypot(*(np.array(peak) - (WIDTH - 1) / 2)) >= _OFF_CENTRE + 1:
         return None
     return _two_maps(light)
+
+
+def _above_sky(flux, width, sigma):
+    """Return flux above the sky of a border, its smoothed mean, and the threshold of galaxies."""
+    border = np.ones(flux.shape[1:], bool)
+    border[width:-width, width:-width] = False
+    flux = flux - np.median(flux[:, border], axis=1)[:, None, None]
+    smooth = ndimage.gaussian_filter(flux.mean(axis=0), sigma)
+    noise = 1.4826 * np.median(np.abs(smooth[border]))
+    # The floor ends galaxies in pictures without noise, or with a sky clipped at 0.
+    return flux, smooth, max(1.5 * noise, 1e-3 * smooth.max())
 
 
 def _middle_and_others(smooth, threshold):
@@ -385,13 +390,8 @@ def _cut_large(picture):
     side = picture.shape[1] // 2 // SHRINK * SHRINK * 2  # whole blocks on each side of the middle
     start = (picture.shape[1] - side) // 2
     picture = picture[:, start : start + side, start : start + side]
-    border = np.ones(picture.shape[1:], bool)
-    border[_LARGE_SKY:-_LARGE_SKY, _LARGE_SKY:-_LARGE_SKY] = False
-    flux = linear_light(picture / np.float32(255))
-    flux -= np.median(flux[:, border], axis=1)[:, None, None]
-    smooth = ndimage.gaussian_filter(flux.mean(axis=0), SHRINK)
-    noise = 1.4826 * np.median(np.abs(smooth[border]))
-    threshold = max(1.5 * noise, 1e-3 * smooth.max())
+    light = linear_light(picture / np.float32(255))
+    flux, smooth, threshold = _above_sky(light, _LARGE_SKY, SHRINK)
     small = smooth[1::SHRINK, 1::SHRINK]
     mine, others = (
         np.kron(part, np.ones((SHRINK, SHRINK), bool))

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 #: AB magnitude of 1 nJy, the unit of simulated fluxes (Oke & Gunn 1983: 0 mag is 3631 Jy).
@@ -203,8 +203,7 @@ class Survey:
                 f"bands={names!r}: survey {self.name!r} has {', '.join(known)}, not "
                 f"{', '.join(wrong)}"
             )
-        chosen = tuple(known[name] for name in names)
-        return Survey(self.name, self.pixel_scale, chosen, self.description)
+        return replace(self, bands=tuple(known[name] for name in names))
 
     @property
     def reference(self):
@@ -225,9 +224,7 @@ def _make(kind, values, what):
     if not isinstance(values, dict):
         raise TypeError(f"{what} {values!r}: give a mapping of parameters to values")
     known = {field.name for field in fields(kind)}
-    needed = {"name", "psf_fwhm", "depth", "zero_point", "exposure"}
-    if kind is Survey:
-        needed = {"name", "pixel_scale", "bands"}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
     wrong, missing = sorted(values.keys() - known), sorted(needed - values.keys())
     if wrong or missing:
         raise ValueError(
