@@ -23,6 +23,7 @@ from astrodeblend.sky import estimate_sky, sky_of
 
 __all__ = ["describe_sources", "find_sources", "petrosian_radius", "pixels_of", "stamp_widths"]
 
+_SMOOTH = 1.0  # pixels: standard deviation of the smoothing of light that may touch
 _FEWEST = 10  # connected pixels of a source, half of that for a peak in a group
 _CORRELATED = 1.5  # bound on the smoothed noise over smoothed white noise, at least
 _ENLARGED = 1.7, 12.0  # factors of enlargement: less is harmless, more is light of galaxies
@@ -271,19 +272,20 @@ def describe_sources(components, radii, shape):
     Returns
     -------
     `~astropy.table.QTable`
-        Sources with touching footprints have one ``parent``.
+        One ``parent`` for all sources whose light touches, where its smoothed sum over the bands is
+        above its noise.
     """
     sources = QTable({"label": np.arange(1, len(components) + 1)})
     place = np.reshape([c.position for c in components], (-1, 2))
     sources["x_centroid"], sources["y_centroid"] = place.T
-    covered = np.zeros(shape, bool)
-    for component in components:
-        covered[component.box] |= component.footprint
-    groups, number = ndimage.label(covered, np.ones((3, 3)))
-    parent = np.zeros(len(components), int)
-    for k, component in enumerate(components):
-        own = groups[component.box][component.footprint]
-        parent[k] = own[0] if own.size else number + 1 + k
+    light = np.zeros(shape)
+    for c in components:
+        light[c.box] += (c.light / c.sky_noise).sum(axis=0) / np.sqrt(len(c.light))
+    noise = 1 / (2 * np.sqrt(np.pi) * _SMOOTH)
+    groups, number = ndimage.label(ndimage.gaussian_filter(light, _SMOOTH) > noise, np.ones((3, 3)))
+    rows, columns = np.clip(np.floor(place.T[::-1] + 0.5).astype(int), 0, np.transpose([shape]) - 1)
+    parent = groups[rows, columns]
+    parent = np.where(parent > 0, parent, number + sources["label"])
     sources["parent"] = parent
     sources["n_blended"] = np.bincount(parent, minlength=1)[parent]
     sources["neighbor_distance"] = _nearest(place) * u.pix

@@ -56,7 +56,8 @@ class Component:
     hidden : numpy.ndarray of bool, shape (bands, y, x)
         Pixels without data, in which the light is unknown.
     footprint : numpy.ndarray of bool, shape (y, x)
-        Pixels of the source: its connected light above the noise, dilated by two pixels.
+        Pixels of the source: its connected light above the scaling's ``seen`` standard deviations
+        of the smoothed noise, dilated by two pixels.
     flags : Flag
     peak : tuple of float
         Maximum of its smoothed light, (x, y) in pixels of the image.

@@ -1,5 +1,7 @@
 """Sources, Petrosian radii and widths of stamps, against analytic galaxies."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -14,6 +16,7 @@ from scipy.special import gamma, gammainc, gammaincinv
 
 from astrodeblend.detect import (
     _enlargement,
+    describe_sources,
     estimate_sky,
     find_sources,
     petrosian_radius,
@@ -311,6 +314,26 @@ def test_positions_divide_what_they_lie_in():
     alone, _ = find_sources(image, positions=places[1:2])
     assert len(alone) == 1
     assert alone["segment_flux"][0, 0] > 1.5 * sources["segment_flux"][1, 0]
+
+
+def test_sources_of_a_network_are_blended_where_their_light_is_above_the_noise():
+    """Not by wings far below it: Gaussians of sigma 2 meet halfway."""
+
+    def component(peak, x, y):
+        light = peak * np.exp(-((np.arange(80) - x) ** 2 + (np.arange(60)[:, None] - y) ** 2) / 8)
+        box = (slice(0, 60), slice(0, 80))
+        return SimpleNamespace(
+            light=np.stack([light, light]), sky_noise=np.full((2, 1, 1), 2.0), box=box,
+            position=(x, y),
+        )  # fmt: skip
+
+    # the second of each pair is 10 pixels from the first, where each has 0.04 of its peak
+    components = [component(*source) for source in [
+        (100, 12, 20), (100, 22, 20), (2, 50, 20), (2, 60, 20), (0.01, 70, 50),
+    ]]  # fmt: skip
+    sources = describe_sources(components, np.full(5, 3.0), (60, 80))
+    assert sources["n_blended"].tolist() == [2, 2, 1, 1, 1]
+    assert len(set(sources["parent"])) == 4
 
 
 def test_widths_of_stamps_follow_the_rule():
