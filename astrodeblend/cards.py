@@ -133,9 +133,9 @@ def _calibration(calibration):
 
 def _scores(card, model, plain):
     text = _title("Scores", "-")
-    command, of = f"astrodeblend evaluate --model {model} --data FOLDER", "recipe"
+    command, of = f"astrodeblend evaluate --model {model} --images FOLDER", "recipe"
     if card.scaling == "noise":
-        command, of = f"astrodeblend benchmark --model {model} --data FOLDER", "survey"
+        command, of = f"astrodeblend benchmark --model {model} --images FOLDER", "survey"
     if card.network.get("kind") == "field":
         command, of = f"astrodeblend benchmark --model {model}", "fields"
     if not card.scores:
@@ -173,7 +173,7 @@ def _scores(card, model, plain):
                 "galaxies of their own test set."
             )
         options = {
-            of: recipe,
+            of: recipe.removesuffix(" fields"),
             "split": "" if "data" in entry or split == "parametric" else split,
             "seed": entry.get("seed"),
             "dtype": entry.get("arithmetic"),

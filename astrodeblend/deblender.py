@@ -326,7 +326,8 @@ class Deblender:
             As in calling the deblender.
         purity : float, optional
             For models that find sources: expected share of true sources among those found, the
-            mean of their probabilities. A lower value finds more sources.
+            mean of their probabilities. A lower value finds more sources. A source of probability
+            2 ``purity`` - 1 or more is always kept.
         progress : bool, optional
             Show a progress bar.
 

@@ -1,7 +1,7 @@
 """Cut isolated galaxies out of a colour picture, in the format of Galaxy Zoo, to make blends of.
 
     python examples/isolated_galaxies.py hubble hubble-galaxies --plot hubble-galaxies.png
-    astrodeblend evaluate --data hubble-galaxies -n 300
+    astrodeblend evaluate --images hubble-galaxies -n 300
 
 The picture is a JPEG or PNG file, or "hubble", the Hubble Deep Field that comes with scikit-image.
 Each galaxy becomes a picture 424 pixels wide, its middle 240 pixels 5.8 Petrosian radii; other

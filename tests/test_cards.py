@@ -1,5 +1,7 @@
 """Cards as text: what they say is on the page, nothing of it is lost or taken for markup."""
 
+import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from astrodeblend.blends import PUBLISHED
 from astrodeblend.cards import card_text
+from astrodeblend.cli import main
 from astrodeblend.networks import build
 from astrodeblend.weights import list_models, read_card, save_model, write_card
 
@@ -129,15 +132,24 @@ def test_other_recipes_are_not_those_of_the_paper(full_model):
     assert "p1" not in head
     assert psnr[2] == "30.12"
     text = flat(card_text(full_model).replace("\\\n", ""))
-    assert "--data mine --recipe sum --seed 1 --dtype float32 -n 10" in text
-    assert "--data FOLDER --recipe reiman2019 --split val --seed 3 -n 1234" in text
+    assert "--images mine --recipe sum --seed 1 --dtype float32 -n 10" in text
+    assert "--images FOLDER --recipe reiman2019 --split val --seed 3 -n 1234" in text
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_commands_of_a_card_are_commands(name):
+    text = card_text(name).replace("\\\n", "")
+    commands = [shlex.split(line) for line in re.findall("^    astrodeblend (.*)", text, re.M)]
+    assert commands
+    for command, *words in commands:
+        main.commands[command].make_context(command, words)  # raises for what it does not take
 
 
 def test_an_empty_card_says_what_it_can(tiny_model):
     text = card_text(tiny_model)
     assert "has learned nothing" in text
     assert "None are stated." in text
-    assert f"evaluate --model {tiny_model} --data FOLDER --card" in flat(text)
+    assert f"evaluate --model {tiny_model} --images FOLDER --card" in flat(text)
     for absent in ("cost", "licence", "updates", "None\n", "::\n\n\n"):
         assert absent not in text
 
