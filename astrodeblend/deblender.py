@@ -16,7 +16,7 @@ from astrodeblend.inference import find_device
 from astrodeblend.light import LIGHTS
 from astrodeblend.scaling import Flux, Picture
 from astrodeblend.walk import Model, plan
-from astrodeblend.weights import list_models, load_model, read_card
+from astrodeblend.weights import list_models, load_model, one_of_models, read_card
 
 __all__ = ["Deblender"]
 
@@ -103,12 +103,9 @@ class Deblender:
             deblender._models, deblender._how = {}, how
             return deblender
         if name not in list_models():
-            near = _near(name)
-            meant = f"did you mean {near!r}? Choose" if near else "choose"
             raise ValueError(
-                f"name={name!r} is not a model; {meant} one of "
-                f"{', '.join(map(repr, list_models()))}, or load a .safetensors file with "
-                "Deblender.load(path) (--model PATH on the command line)"
+                f"name={name!r} is not a model; {one_of_models(name)}, or load a .safetensors file "
+                "with Deblender.load(path) (--model PATH on the command line)"
             )
         return cls(*load_model(name), **how)
 
@@ -512,11 +509,6 @@ class Deblender:
         return self._model.blend_threshold
 
 
-def _near(name):
-    """Return the model with the nearest name, or None."""
-    return next(iter(get_close_matches(str(name), list_models(), n=1)), None)
-
-
 def _meant(network):
     """Return advice on making a Deblender from a name, a file or nothing."""
     if isinstance(network, torch.nn.Module):
@@ -524,8 +516,8 @@ def _meant(network):
     if str(network).endswith(".safetensors"):
         right = f"Deblender.load({str(network)!r})"
     else:
-        near = _near(network)
-        right = f"Deblender.from_pretrained({'' if near is None else repr(near)})"
+        near = get_close_matches(str(network), list_models(), n=1)
+        right = f"Deblender.from_pretrained({', '.join(map(repr, near))})"
     return f"network={network!r} is no network; you may want {right}"
 
 

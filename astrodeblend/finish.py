@@ -6,7 +6,7 @@ from astrodeblend.score import add_field_calibration, add_scene_calibration
 from astrodeblend.simulate import Morphologies, read_images, share_out
 from astrodeblend.simulate.pictures import blended_images
 from astrodeblend.training import add_blend_score, add_calibration, add_familiarity
-from astrodeblend.weights import load_model
+from astrodeblend.weights import list_models, load_model
 
 __all__ = ["finish"]
 
@@ -43,8 +43,14 @@ def finish(model, images=None, *, progress=True, **parts):
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such model or no such images, or a model for pictures is given no images.
+        If there is no such model or no such images, the model is one of the package, or a model
+        for pictures is given no images.
     """
+    if model in list_models():
+        raise ValueError(
+            f"model={model!r} is a model of the package, which stays as it is; give the "
+            ".safetensors file of your own"
+        )
     network, card = load_model(model)
     if card.scaling == "noise":
         galaxies = None if images is None else Morphologies.read(images)
@@ -59,8 +65,8 @@ def finish(model, images=None, *, progress=True, **parts):
         return _done(fits)
     if images is None:
         raise ValueError(
-            f"images is None: the model {card.name!r} is for pictures; give the folder of galaxies "
-            "that it was trained on"
+            f"images is missing: the model {card.name!r} is for pictures; give the folder of "
+            "galaxies that it was trained on (--images DIR on the command line)"
         )
     learned, others = share_out(images, **parts)
     blended = blended_images(images)

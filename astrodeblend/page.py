@@ -22,6 +22,7 @@ __all__ = ["write_page"]
 #: Largest numbers of sources (those of the highest signal to noise), thumbnails and pictures.
 SOURCES, THUMBNAILS, PICTURES = 5000, 1000, 50
 
+_WRITES = "'astrodeblend deblend IMAGE --scene -o FILE' writes one"
 _SIDE = 48  # pixels along the side of a thumbnail
 _TOTAL = 900  # pixels along the side of a square with the area of all pictures
 _SHOWN = (
@@ -96,9 +97,9 @@ def _content(source):
         except _UNREADABLE as e:
             why = " ".join(str(e).split())
             if not isinstance(e, ValueError) or str(file) not in why:
-                why = f"{str(file)!r} cannot be shown ({why}); if it was cut off, write it again"
+                why = f"{str(file)!r} cannot be shown, it may be cut off ({why})"
             if file == source:
-                raise ValueError(why) from e
+                raise ValueError(f"{why}; {_WRITES}") from e
             bad.append(why)
             continue
         scenes.append(scene)
@@ -109,7 +110,7 @@ def _content(source):
     if not scenes:
         raise ValueError(
             f"{str(source)!r} holds no scene or result ({len(bad)} other FITS files, the first: "
-            f"{bad[0] if bad else 'none'}); 'astrodeblend deblend IMAGE --scene -o FILE' writes one"
+            f"{bad[0] if bad else 'none'}); {_WRITES}"
         )
     rows.sort(key=lambda row: (row["scene"], row["label"]))
     columns = list(dict.fromkeys(column for row in rows for column in row["cells"]))
@@ -163,7 +164,7 @@ def _read(path, name, side, number):
             if kind is None or "IMAGE" not in names:
                 raise ValueError(
                     f"{str(path)!r} is no scene or result: it has no extensions IMAGE and CATALOG "
-                    "or SOURCES; 'astrodeblend deblend IMAGE --scene -o FILE' writes them"
+                    "or SOURCES"
                 )
             table = Table.read(hdus, hdu=kind, unit_parse_strict="silent", mask_invalid=False)
             header = hdus["IMAGE"].header
@@ -183,7 +184,7 @@ def _read(path, name, side, number):
             if len(lights) != len(table):
                 raise ValueError(
                     f"{str(path)!r} has {len(lights)} components for the {len(table)} sources of "
-                    "its catalogue; it was cut off, write it again"
+                    "its catalogue: it was cut off"
                 )
             mask = hdus["IMAGE_MASK"].data if "IMAGE_MASK" in names else None
             cards = [

@@ -85,6 +85,7 @@ def estimate_sky(image):
         raise ValueError(f"image has shape {data.shape}; it has to be (bands, y, x)")
     known = image.meta.get("astrodeblend", {})
     picture = known.get("kind") == "picture"
+    names = [f"band {name}" for name in known.get("bands") or range(len(data))]
     hidden = ~np.isfinite(data) | (False if image.mask is None else image.mask)
     data[hidden] = 0
     told = None if image.uncertainty is None else np.asarray(image.uncertainty.array, float)
@@ -100,41 +101,46 @@ def estimate_sky(image):
         if frame.any():
             words.append(f"a frame of one colour, {frame.sum()} pixels: no data")
     for k, (band, out) in enumerate(zip(data, hidden, strict=True)):
-        for find in () if picture or np.count_nonzero(~out) < _FEWEST else (_fills, _repeated):
-            for value, filled in find(band, ~out):
+        fills = []
+        for find in () if picture else (_fills, _repeated):
+            for value, filled in find(band, ~out) if np.count_nonzero(~out) >= _FEWEST else ():
                 out |= filled
-                words.append(f"band {k}: {filled.sum()} pixels are {value:g}: no data")
+                fills.append(f"{filled.sum()} pixels are {value:g}: no data")
+        words += [f"{names[k]}: {fill}" for fill in fills]
         if (number := np.count_nonzero(~out)) < _FEWEST:
-            text = f"band {k} has {number} pixels with data, too few to measure its sky"
-            raise ValueError(f"image: {text}; leave that band out")
+            text = f"{names[k]} has {number} pixels with data, too few to measure its sky"
+            text += f" ({'; '.join(fills)})" if fills else ""
+            raise ValueError(
+                f"image: {text}; {'leave that band out' if len(data) > 1 else 'give another one'}"
+            )
     valid = ~hidden
     flat = [np.ptp(band[ok]) == 0 for band, ok in zip(data, valid, strict=True)]
     if any(flat) and not (picture or all(flat)):
-        text = f"band {flat.index(True)} has one value in every valid pixel, which are no data"
+        text = f"{names[flat.index(True)]} has one value in every valid pixel, which are no data"
         raise ValueError(f"image: {text}; leave that band out")
     cut = [_cut_off(*one) and (picture or _is_real(*one)) for one in zip(data, valid, strict=True)]
     if any(cut) or (picture and min(data.shape[1:]) < _LARGE_PICTURE):
         found = [sky_of(*one, cut=any(cut)) for one in zip(data, hidden, strict=True)]
         (levels, noises, sources), correlations = zip(*found, strict=True), np.ones(len(data))
         if not picture:
-            text = f"band {cut.index(True)} is cut off at {data[cut.index(True)].min():g}"
+            text = f"{names[cut.index(True)]} is cut off at {data[cut.index(True)].min():g}"
             _warn(words, f"{text}: level and noise come from the pixels above the median")
     else:
-        levels, noises, correlations, sources = _of_flux(data, valid, words)
-    _doubt(data, valid, levels, noises, white, words)
+        levels, noises, correlations, sources = _of_flux(data, valid, names, words)
+    _doubt(data, valid, levels, noises, white, names, words)
     if told is not None:
         valid &= told > 0
         scatter = noises
         noises = [_told(*one) for one in zip(told, valid, valid & ~np.array(sources), strict=True)]
         for k, (one, other) in enumerate(zip(noises, scatter, strict=True)):
             if not 1 / _UNLIKE < (ratio := np.median(one) / other) < _UNLIKE:
-                text = f"band {k}: the uncertainty is {ratio:.3g} times the scatter of the sky"
+                text = f"{names[k]}: the uncertainty is {ratio:.3g} times the scatter of the sky"
                 _warn(words, f"{text}: is it a variance, or a weight, or in another unit?")
     elif not picture:
         for k, (band, ok, noise) in enumerate(zip(data, valid, noises, strict=True)):
             low, high = _range_of_noise(band, ok)
             if high > 3 * low > 0.3 * noise:
-                text = f"band {k}: the noise varies from {low:.3g} to {high:.3g} over the image"
+                text = f"{names[k]}: the noise varies from {low:.3g} to {high:.3g} over the image"
                 _warn(words, f"{text}: give it as uncertainty or weight")
     if picture:
         noises = [np.maximum(noise, _QUANTUM * (1 if white > 1 else 1 / 255)) for noise in noises]
@@ -216,7 +222,7 @@ def _warn(words, text):
     warnings.warn(text, AstropyUserWarning, stacklevel=3)
 
 
-def _doubt(data, valid, levels, noises, white, words):
+def _doubt(data, valid, levels, noises, white, names, words):
     """Warn of an image whose sources are darker than its sky."""
     if white is not None:
         if min(np.median(level) for level in levels) > white / 2:
@@ -225,7 +231,7 @@ def _doubt(data, valid, levels, noises, white, words):
     for k, (band, ok, level, noise) in enumerate(zip(data, valid, levels, noises, strict=True)):
         low, high = np.quantile((band - level)[ok], (0.002, 0.998)) / noise
         if -low > max(8, 3 * high):
-            text = f"band {k}: pixels are up to {-low:.3g} noises below the sky, {high:.3g} above"
+            text = f"{names[k]}: pixels are up to {-low:.3g} noises below the sky, {high:.3g} above"
             _warn(words, f"{text}: a negative, or bad pixels without a mask?")
 
 
@@ -302,7 +308,7 @@ def _filled(band, value, valid):
     return filled
 
 
-def _of_flux(data, valid, words):
+def _of_flux(data, valid, names, words):
     """Return level, noise and correlation of bands, and the mask of sources; append words."""
     steps, quanta = zip(*map(_step_noise, data, valid), strict=True)
     tails = (0.01, 0.99)  # quantiles at which outliers are clipped
@@ -333,10 +339,10 @@ def _of_flux(data, valid, words):
         told = f"{level:.4g}" if np.ndim(level) == 0 else f"{level.min():.4g} to {level.max():.4g}"
         told += ", within 3 errors of 0, so 0" if zero else ""
         told += f"; means scatter {correlation:.3g} times as white noise" if correlation > 1 else ""
-        words.append(f"band {k}: the level is {told}; its error is {error:.2g}")
+        words.append(f"{names[k]}: the level is {told}; its error is {error:.2g}")
         if noise > noiseless and (error > 2 * noise or noise > 5 * _step_noise(data[k], sky)[0]):
-            text = f"band {k}: the sky is uneven by {max(error, noise):.3g}, more than a surface of"
-            _warn(words, f"{text} second order follows, or full of light; subtract it before")
+            text = f"{names[k]}: the sky is uneven by {max(error, noise):.3g}, more than a surface"
+            _warn(words, f"{text} of second order follows, or full of light; subtract it before")
         found.append((0.0 if zero else level, noise, correlation))
     return *zip(*found, strict=True), sources
 

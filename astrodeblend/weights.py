@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "list_models",
     "load_model",
     "load_own",
+    "one_of_models",
     "read_card",
     "save_model",
     "stored_dtype",
@@ -122,14 +124,21 @@ def find_model(model):
         for needed in (path, path.with_suffix(".json")):
             if not needed.is_file():
                 raise FileNotFoundError(
-                    f"model={str(model)!r}: {str(needed)!r} does not exist; a model is a "
-                    ".safetensors file with its card, a .json file of the same name, beside it"
+                    f"model: {str(needed)!r} does not exist; a model is a .safetensors file with "
+                    "its card, a .json file of the same name, beside it"
                 )
         return path
     raise ValueError(
-        f"model={str(model)!r} is not known; choose one of {', '.join(list_models())}, "
-        "or give a path that ends in .safetensors"
+        f"model={str(model)!r} is not known; {one_of_models(model)}, or give a path that ends in "
+        ".safetensors"
     )
+
+
+def one_of_models(name):
+    """Return advice on a name that is not a model's: the nearest name, and all of them."""
+    near = get_close_matches(str(name), list_models(), n=1)
+    names = ", ".join(map(repr, list_models()))
+    return f"did you mean {near[0]!r}? Choose one of {names}" if near else f"choose one of {names}"
 
 
 def read_card(model):

@@ -86,7 +86,9 @@ def test_no_galaxies_to_judge_by(bare, galaxies, tmp_path):
 
 
 def test_refusals(bare, tmp_path):
-    with pytest.raises(ValueError, match=r"images is None: .* is for pictures"):
+    with pytest.raises(ValueError, match=r"images is missing: .* is for pictures"):
         finish(bare)
     with pytest.raises(FileNotFoundError, match="not a folder"):
         finish(bare, tmp_path / "none")
+    with pytest.raises(ValueError, match="'galaxyzoo' is a model of the package"):
+        finish("galaxyzoo", tmp_path)

@@ -389,6 +389,16 @@ def test_a_band_without_valid_pixels_is_refused():
         sky_of_image(data)
 
 
+def test_what_is_taken_for_no_data_is_named():
+    """As of a map of weights, given in place of the image; bands by their names."""
+    weight = np.full((1, 60, 60), 0.44)
+    weight[..., 3:5] = 0
+    known = {"kind": "flux", "bands": ("g", "r")}
+    image = NDData(np.concatenate([noise((1, 60, 60)), weight]), meta={"astrodeblend": known})
+    with pytest.raises(ValueError, match=r"band r has 0 .*\(3480 pixels are 0.44: no data; 120"):
+        estimate_sky(image)
+
+
 def test_wrong_number_of_dimensions_is_refused():
     with pytest.raises(ValueError, match=r"image has shape \(30, 30\)"):
         sky_of_image(np.ones((30, 30)))

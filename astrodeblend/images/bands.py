@@ -138,7 +138,11 @@ def stack(bands, names):
     The headers name the bands; else ``names`` do, if each has a known wavelength and all differ.
     """
     each = [band.meta["astrodeblend"]["read"] for band in bands]
-    said = [f"band {i}: {text}" for i, texts in enumerate(each) for text in texts]
+    own = [_band_name(band.meta["header"]) for band in bands]
+    names = own if all(own) else [name for name in names if name and wavelength_of(name)]
+    names = tuple(names) if len(set(names)) == len(bands) else None
+    called = zip(names or range(len(bands)), each, strict=True)
+    said = [f"band {name}: {text}" for name, texts in called for text in texts]
     mask = deviation = None
     if any(band.mask is not None for band in bands):
         empty = np.zeros(bands[0].data.shape, dtype=bool)
@@ -151,9 +155,6 @@ def stack(bands, names):
     headers = [band.meta["header"] for band in bands]
     images = [{card.image for card in header.cards} for header in headers]
     common = [card for card in headers[0].cards if all(card.image in cards for cards in images)]
-    own = [_band_name(header) for header in headers]
-    names = own if all(own) else [name for name in names if name and wavelength_of(name)]
-    names = tuple(names) if len(set(names)) == len(bands) else None
     known = bands[0].meta["astrodeblend"] | {"ndim": 3, "bands": names, "read": said}
     known["psf"] = np.concatenate([band.meta["astrodeblend"]["psf"] for band in bands])
     meta = {"header": fits.Header(common), "astrodeblend": known}

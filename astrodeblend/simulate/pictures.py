@@ -168,7 +168,8 @@ def read_images(paths, *, width=None, progress=False):
             with Image.open(paths[k]) as image:
                 pixels = np.asarray(image.convert("RGB"))
         except OSError as error:
-            raise ValueError(f"{str(paths[k])!r} cannot be read as an image: {error}") from error
+            text = f"{str(paths[k])!r} cannot be read as an image ({error}); remove it"
+            raise ValueError(text) from error
         start = size // 2 - len(pixels) // 2
         images[k, start : start + len(pixels), start : start + len(pixels)] = pixels
 
@@ -191,7 +192,8 @@ def image_width(path):
         with Image.open(path) as image:
             width, height = image.size
     except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read as an image: {error}") from error
+        text = f"{str(path)!r} cannot be read as an image ({error}); remove it"
+        raise ValueError(text) from error
     if width != height:
         raise ValueError(f"{str(path)!r} is {width} x {height} pixels; galaxy images are square")
     return width
