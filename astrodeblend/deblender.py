@@ -162,8 +162,8 @@ class Deblender:
         """The only model."""
         if self._how is not None:
             raise ValueError(
-                "this Deblender selects the model by the kind of each image; name one: "
-                f"Deblender.from_pretrained(name), name one of {', '.join(list_models())}"
+                "this Deblender selects the model by the kind of each image; here it takes a name: "
+                f"Deblender.from_pretrained(name), one of {', '.join(list_models())}"
             )
         return next(iter(self._models.values()))
 

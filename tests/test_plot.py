@@ -462,6 +462,7 @@ def test_sources_that_are_asked_for():
     np.testing.assert_array_equal(outlines(image)[0].get_offsets(), [PLACES[1], PLACES[3]])
     assert written(image) == ["2", "4"]
     assert len(scene_panels(scene(), sources=[]).axes) == 3
+    assert len(scene_panels(scene(), sources=2).axes) == 4
     with pytest.raises(ValueError, match="sources has 5: the catalogue has labels 1 to 4"):
         scene_panels(scene(), sources=[1, 5])
 

@@ -206,12 +206,14 @@ def train(out, resume, device, **given):
             f"stopped and saved; continue by: astrodeblend train --out {shlex.quote(out)} --resume"
         )
         raise SystemExit(130)  # what shells have for Ctrl-C
+    _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
     learned = read_card(model).training["steps"] * config.batch  # --minutes may end it early
     images = record["images"]
     if config.surveys:  # galaxies that were not learned from, or parametric ones
         others = images.get("validation_images")
         images = {"images": others} if _are_cut_out(others) else {}
     if config.familiarity_blends and learned >= FEWEST_BLENDS:
+        _say("fitting error bars, which takes minutes; after Ctrl-C use 'astrodeblend finish'")
         _finish(model, **images)
     else:
         why = "--familiarity-blends 0"
@@ -221,7 +223,6 @@ def train(out, resume, device, **given):
         if "images" in images:
             words += ["--images", images["images"]]
         _say(f"{why}: no error bars are fitted; fit them by: {shlex.join(words)}")
-    _say(f"wrote {model}; use it by --model {shlex.quote(str(model))}")
 
 
 @options.command(
@@ -240,7 +241,8 @@ def finish(model, images):
 
     For pictures: the distance from the training blends, the blend score, and error bars. For flux:
     error bars. For fields: probabilities of sources, and error bars. MODEL and its card are
-    rewritten with the same weights. Takes some minutes on two cores.
+    rewritten with the same weights. For pictures this takes a quarter of an hour or more on one
+    core.
     """
     if any(_finish(model, images).values()):
         raise SystemExit(1)

@@ -91,7 +91,7 @@ def scene_panels(scene, *, sources=None, bands=None, stretch=None, labels=False,
     ----------
     scene : Scene
         Result of `astrodeblend.Deblender.deblend_scene`.
-    sources : sequence of int, optional
+    sources : int or sequence of int, optional
         Labels of the sources to outline and to draw alone. By default all are outlined, and the
         blended ones, up to the 100 brightest, are drawn alone.
     bands : sequence of str or int, optional
@@ -128,6 +128,7 @@ def scene_panels(scene, *, sources=None, bands=None, stretch=None, labels=False,
             said = f"the brightest {_MOST} of {len(alone)} blended sources"
             alone = np.sort(alone[bright[:_MOST]])
     else:
+        sources = np.ravel(sources).tolist()
         if unknown := set(sources) - set(catalog["label"].tolist()):
             text = f"the catalogue has labels 1 to {len(catalog)}"
             raise ValueError(f"sources has {min(unknown)}: {text}")
