@@ -2,17 +2,15 @@
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from numpy.polynomial.polynomial import polygrid2d, polyvander2d
+from numpy.polynomial.polynomial import polyvander, polyvander2d
 from scipy import fft, ndimage
-from scipy.stats import f, median_abs_deviation, norm
+from scipy.stats import f, norm
 
 __all__ = ["Sky", "estimate_sky", "sky_of"]
 
-mad_std = partial(median_abs_deviation, axis=None, scale="normal")
-
+_MAD = 1 / norm.ppf(0.75)  # standard deviation of a normal law over its median absolute deviation
 _QUANTUM = 1 / np.sqrt(12)  # standard deviation of a rounding error, in steps
 _SAMPLE = 30_000  # pixels used to estimate a scatter
 _WINGS = 0.25  # in units of the noise: error of the level by wings in an image full of galaxies
@@ -229,7 +227,8 @@ def _doubt(data, valid, levels, noises, white, names, words):
             _warn(words, f"the sky is brighter than half of white ({white:g}): a negative?")
         return
     for k, (band, ok, level, noise) in enumerate(zip(data, valid, levels, noises, strict=True)):
-        low, high = np.quantile((band - level)[ok], (0.002, 0.998)) / noise
+        above = (band - level)[ok]
+        low, high = np.quantile(above[:: len(above) // _SAMPLE + 1], (0.002, 0.998)) / noise
         if -low > max(8, 3 * high):
             text = f"{names[k]}: pixels are up to {-low:.3g} noises below the sky, {high:.3g} above"
             _warn(words, f"{text}: a negative, or bad pixels without a mask?")
@@ -243,7 +242,7 @@ def _range_of_noise(band, valid):
     second = (band[4:] - 2 * band[2:-2] + band[:-4]) / np.sqrt(6)
     known = valid[4:] & valid[2:-2] & valid[:-4]
     noises = [
-        _scatter(one[ok])
+        _MAD * np.median(np.abs(one[ok]))
         for rows in zip(np.array_split(second, 4), np.array_split(known, 4), strict=True)
         for one, ok in zip(*(np.array_split(each, 4, axis=1) for each in rows), strict=True)
         if ok.sum() > 500
@@ -275,14 +274,13 @@ def _repeated(band, valid):
     Such a value has most of the pixels in a range of 20 % about it: no count of photons has.
     """
     middle, step = np.median(band[valid]), max(_step_noise(band, valid))
-    values, number = np.unique(
-        band[valid & (np.abs(band - middle) > 10 * step)], return_counts=True
-    )
+    values = band[valid & (np.abs(band - middle) > 8 * step)]
+    values, number = np.unique(values, return_counts=True)
     edges = np.sort(middle + np.multiply.outer((0.8, 1.25), values - middle), axis=0)
     low, high = (np.searchsorted(values, edge) for edge in edges)
     total = np.append(0, np.cumsum(number))
     often = (number >= _REPEATED) & (number > 0.5 * (total[high] - total[low]))
-    for value in values[often]:
+    for value in values[often & (np.abs(values - middle) > 10 * step)]:
         equal = valid & (band == value)
         ring = band[ndimage.binary_dilation(equal, np.ones((3, 3))) & valid & ~equal]
         if len(ring) and abs(np.median(ring) - middle) < 0.25 * abs(value - middle):
@@ -340,7 +338,7 @@ def _of_flux(data, valid, names, words):
         told += ", within 3 errors of 0, so 0" if zero else ""
         told += f"; means scatter {correlation:.3g} times as white noise" if correlation > 1 else ""
         words.append(f"{names[k]}: the level is {told}; its error is {error:.2g}")
-        if noise > noiseless and (error > 2 * noise or noise > 5 * _step_noise(data[k], sky)[0]):
+        if noise > noiseless and (error > 2 * noise or noise > 5 * steps[k]):
             text = f"{names[k]}: the sky is uneven by {max(error, noise):.3g}, more than a surface"
             _warn(words, f"{text} of second order follows, or full of light; subtract it before")
         found.append((0.0 if zero else level, noise, correlation))
@@ -362,11 +360,18 @@ def _sources(light, hidden):
     radius = ndimage.distance_transform_edt(sources)
     labels, number = ndimage.label(sources)
     away, nearest = ndimage.distance_transform_edt(~sources, return_indices=True)
-    radius = ndimage.maximum(radius, labels, np.arange(number + 1))[labels[tuple(nearest)]]
+    largest = np.zeros(number + 1)
+    np.maximum.at(largest, labels, radius)
+    radius = largest[labels[tuple(nearest)]]
     grown = sources | (away < 0.66 * (radius - 20 / times))
     sources = grown if np.mean(grown | hidden) < 1 - 0.15 * visible else sources
     index = [np.arange(side) // times for side in shape]
     return sources[np.ix_(*map(np.minimum, index, np.array(sources.shape) - 1))]
+
+
+def mad_std(values):
+    """Return the standard deviation that the median absolute deviation means for normal values."""
+    return _MAD * np.median(np.abs(values - np.median(values)))
 
 
 def _scatter(values, quantum=0.0):
@@ -396,12 +401,15 @@ def _level(band, sky, noise):
     """Return the level from means in boxes, and their scatter in excess of their errors."""
     shape = band.shape
     size = int(np.ceil(max(np.clip(min(shape) / 8, 4, 64), max(shape) / 20)))
-    y, x = np.nonzero(sky)
-    box = y // size * (shape[1] // size + 1) + x // size
-    number = np.bincount(box)
+    starts = [np.arange(0, side, size) for side in shape]
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    number, y, x, value = (
+        np.add.reduceat(np.add.reduceat(sky * one, starts[0], 0), starts[1], 1).ravel()
+        for one in (1.0, y, x, band)
+    )
     used = number >= min(0.1 * size**2, number.max())
-    y, x, value = (np.bincount(box, one)[used] / number[used] for one in (y, x, band[sky]))
-    error = noise / np.sqrt(number[used])
+    number, y, x, value = number[used], *(one[used] / number[used] for one in (y, x, value))
+    error = noise / np.sqrt(number)
     order = np.add.outer(np.arange(3), np.arange(3)) <= 1 + (min(shape) >= _CURVED)
     terms = polyvander2d(y / shape[0], x / shape[1], (2, 2))[:, order.ravel()]
     surface, kept = np.zeros((3, 3)), np.ones(len(value), bool)
@@ -419,7 +427,8 @@ def _level(band, sky, noise):
     more, free, squares = order.sum() - 1, len(value) - order.sum(), np.sum(off**2)
     needed = more * f.isf(1e-4, more, free) * max(squares / free, 1) if free > 0 else np.inf
     if np.sum(((value - mean) / error) ** 2) - squares > needed:
-        return polygrid2d(*(np.arange(side) / side for side in shape), surface), 0.0
+        along, across = (polyvander(np.arange(side) / side, 2) for side in shape)
+        return along @ surface @ across.T, 0.0
     typical = np.median(error)
     excess = np.sqrt(max(mad_std(value) ** 2 - typical**2, 0)) if len(value) > 8 else 0.0
     if excess > 2 * typical:  # light is left in most boxes
@@ -451,9 +460,9 @@ def _correlation(rest, sky):
     if sky[middle].sum() > 1000:
         rest, sky = rest[middle], sky[middle]
     values = np.where(sky, np.clip(rest, -5, 5), 0)
-    values -= sky * values.sum() / sky.sum()
+    values = (values - sky * (values.sum() / sky.sum())).astype(np.float32)
     shape = [fft.next_fast_len(side + _LAGS, real=True) for side in rest.shape]
-    power = [np.abs(fft.rfft2(one, shape)) ** 2 for one in (values, sky.astype(float))]
+    power = [np.abs(fft.rfft2(one, shape)) ** 2 for one in (values, sky.astype(np.float32))]
     power, pairs = (fft.irfft2(one, shape) for one in power)
     lags = np.arange(-_LAGS, _LAGS + 1)
     alike = (power / np.maximum(pairs, 0.5))[np.ix_(lags, lags)]

@@ -188,6 +188,13 @@ def test_a_value_that_single_pixels_share_is_no_data(value, counts):
     np.testing.assert_allclose(found.level, plain.level, atol=0.05)
 
 
+def test_photons_in_single_pixels_share_no_value():
+    """As many pixels of 9 and 10 as of 11 photons."""
+    data = np.random.default_rng(3).poisson(0.05, (1, 200, 200)).astype(float)
+    data[0, 5::9, 5::9] = 9 + np.arange(22) % 3
+    assert not sky_of_image(data).hidden.any()
+
+
 def test_the_plateau_of_clipped_galaxies_is_data():
     data = np.minimum(9 * galaxies((160, 200), bands=1) + noise((1, 160, 200)), 25)
     assert (data == 25).sum() > 50
