@@ -95,11 +95,11 @@ def find_sources(
     light, nowhere = data - level, sky.hidden.all(axis=0)
     detection = (light / noise).sum(axis=0)
     detection /= np.sqrt(np.maximum((~sky.hidden).sum(axis=0), 1))
-    n_pixels = _FEWEST
-    if smoothing is None:
-        # In flux, correlated noise does not mean that galaxies are enlarged.
-        times = 1.0 if scaling.adds else _enlargement(detection, nowhere)
-        smoothing, n_pixels = 2 * times, round(_FEWEST * times**2)
+    # In flux, or with a given kernel, correlated noise does not mean that galaxies are enlarged.
+    known = scaling.adds or smoothing is not None
+    times = 1.0 if known else _enlargement(detection, nowhere)
+    smoothing = 2 * times if smoothing is None else smoothing
+    n_pixels = round(_FEWEST * times**2)
     kernel = make_2dgaussian_kernel(smoothing, size=2 * int(np.ceil(1.5 * smoothing)) + 1).array
     smooth = detection
     for axis in (0, 1):  # a Gaussian is the product of its sums

@@ -144,11 +144,22 @@ def configuration(**changes):
     return FieldConfig(**{**values, **changes})
 
 
-def test_wrong_choices_are_named():
-    with pytest.raises(ValueError, match=r"decay=0: give a number from 1e-06 to 1"):
-        configuration(decay=0)
-    with pytest.raises(ValueError, match=r"blocks=0: give a number at least 1"):
-        configuration(blocks=0)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decay": 0}, "decay=0: give a number from 1e-06 to 1"),
+        ({"blocks": 0}, "blocks=0: give a whole number at least 1"),
+        ({"sizes": 64}, "sizes=64: give a list"),
+        ({"sizes": ()}, r"sizes=\(\): give a whole number at least 16"),
+        ({"sizes": (64, 8)}, r"sizes=\(64, 8\): give a whole number at least 16"),
+        ({"bands": {2.5: 1}}, "bands={2.5: 1}: give whole numbers from 1 up"),
+        ({"bands": {2: -1}}, "bands={2: -1}: give chances from 0 up"),
+        ({"bfloat16": 1}, "bfloat16=1: give true or false"),
+    ],
+)
+def test_wrong_choices_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        configuration(**change)
 
 
 def test_a_clip_of_zero_is_none(tmp_path):

@@ -4,8 +4,10 @@ import inspect
 import math
 import textwrap
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Real
+from numbers import Integral, Real
+from typing import get_args, get_origin
 
+from ..simulate.populations import get_chances
 from ..simulate.recipes import RECIPES, Recipe
 
 
@@ -31,12 +33,26 @@ def check(configuration):
         allowed = value in among or isinstance(value, each.metadata["kind"])
         if among and not allowed and (value is not None or each.default is not None):
             raise ValueError(f"{name}={value!r}: choose one of {', '.join(among)}")
-        if each.type is bool and not isinstance(value, bool):
+        kind, values = each.type, [value]
+        if get_origin(kind) is tuple:
+            if not isinstance(value, list | tuple):
+                raise ValueError(f"{name}={value!r}: give a list")
+            kind, values = get_args(kind)[0], value
+        if kind == dict[int, float]:
+            get_chances(value, name)
+        if kind in (bool, bool | None) and type(value) not in (kind, *get_args(kind)):
             raise ValueError(f"{name}={value!r}: give true or false")
-        allowed = isinstance(value, Real) and least <= value <= most  # NaN is not
-        if each.type in (int, float) and not allowed:
+        if kind in (int, float) and not (
+            values and all(_fits(v, kind, least, most) for v in values)
+        ):
             limits = f"at least {least}" if most == math.inf else f"from {least} to {most:.4g}"
-            raise ValueError(f"{name}={value!r}: give a number {limits}")
+            whole = "whole " * (kind is int)
+            raise ValueError(f"{name}={value!r}: give a {whole}number {limits}")
+
+
+def _fits(value, kind, least, most):
+    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return number and least <= value <= most  # NaN is not
 
 
 def documented(configuration):
@@ -213,8 +229,8 @@ class FieldConfig:
     surveys: tuple[str, ...] = choice(("lsst", "hsc", "des", "sdss"),
         "Surveys of the training fields, as `astrodeblend.simulate.FieldStream` takes them.")
     sizes: tuple[int, ...] = choice((128, 192, 256),
-        "Widths of blocks, in pixels; one is drawn for each update.")
-    bands: dict = choice(lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05},
+        "Widths of blocks, in pixels; one is drawn for each update.", least=16)
+    bands: dict[int, float] = choice(lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05},
         "Probabilities of numbers of bands.")
     options: dict = choice(lambda: {"wider": [1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.9,
                                     "bright": 0.12, "counted": 0.08, "slope": 0.24},
