@@ -4,6 +4,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial.polynomial import polyvander, polyvander2d
 from scipy import fft, ndimage
 from scipy.stats import f, norm
@@ -19,6 +20,8 @@ _LAGS = 8  # pixels: largest lag of correlated noise
 _LARGE_PICTURE = 512  # pixels a side from which on a picture's sky may be a surface
 _FEWEST = 64  # pixels with data: fewer tell no level and noise of a band
 _REPEATED = 8  # pixels of one exact value far from the sky, from which on it may mean no data
+_SURE = 5.0  # standard deviations by which a pixel is sharper than the sharpest PSF
+_GAPS = 0.1  # share of pixels without data in between others from which on it is reported
 _UNLIKE = 4.0  # factor between a stated noise and the image's scatter that is reported
 _CURVED = 300  # pixels a side from which on that is of second order; else galaxies are fitted
 
@@ -58,7 +61,11 @@ def estimate_sky(image):
     throughout a block; in flux, blocks of one exact value (64 connected pixels, or, if many single
     pixels have that value (counts), squares too large for chance), and an exact value far from the
     sky that single pixels share without light around them; in pictures, a frame of one colour.
-    Blocks of saturated light and of noiseless sky are data.
+    Blocks of saturated light and of noiseless sky are data. So are stars, but not a pixel that
+    falls to its neighbours on both sides more than any PSF does (a cosmic ray, a hot pixel): more
+    than a Gaussian of half of the PSF's full width at half maximum, at most of a pixel.
+
+    A band without data among others has level 0 and noise 1, and is hidden.
 
     The level is a constant, or, if that fits means in boxes much better, a plane (a surface of
     second order from 300 pixels a side). A constant within three errors of 0 is 0 in images with
@@ -76,7 +83,7 @@ def estimate_sky(image):
     Raises
     ------
     ValueError
-        If a band has fewer than 64 pixels with data, or, in flux, one value in all of them.
+        If each band has fewer than 64 pixels with data.
     """
     data, words = np.array(image.data, float), []
     if data.ndim != 3:
@@ -89,7 +96,7 @@ def estimate_sky(image):
     told = None if image.uncertainty is None else np.asarray(image.uncertainty.array, float)
     if told is not None:
         hidden |= ~np.isfinite(told)
-        if not (~hidden & (told > 0)).any(axis=(1, 2)).all():
+        if (~hidden.all(axis=(1, 2)) & ~(~hidden & (told > 0)).any(axis=(1, 2))).any():
             raise ValueError("image: uncertainty of 0 in every valid pixel of a band; omit it")
         hidden |= [_filled(*one) for one in zip(told, [0.0] * len(data), ~hidden, strict=True)]
     white = (known.get("full_scale") or 255) if picture else None
@@ -99,54 +106,95 @@ def estimate_sky(image):
         if frame.any():
             words.append(f"a frame of one colour, {frame.sum()} pixels: no data")
     for k, (band, out) in enumerate(zip(data, hidden, strict=True)):
-        fills = []
         for find in () if picture else (_fills, _repeated):
             for value, filled in find(band, ~out) if np.count_nonzero(~out) >= _FEWEST else ():
                 out |= filled
-                fills.append(f"{filled.sum()} pixels are {value:g}: no data")
-        words += [f"{names[k]}: {fill}" for fill in fills]
-        if (number := np.count_nonzero(~out)) < _FEWEST:
-            text = f"{names[k]} has {number} pixels with data, too few to measure its sky"
-            text += f" ({'; '.join(fills)})" if fills else ""
-            raise ValueError(
-                f"image: {text}; {'leave that band out' if len(data) > 1 else 'give another one'}"
-            )
-    valid = ~hidden
-    flat = [np.ptp(band[ok]) == 0 for band, ok in zip(data, valid, strict=True)]
-    if any(flat) and not (picture or all(flat)):
-        text = f"{names[flat.index(True)]} has one value in every valid pixel, which are no data"
-        raise ValueError(f"image: {text}; leave that band out")
+                words.append(f"{names[k]}: {filled.sum()} pixels are {value:g}: no data")
+    there = _with_data(data, ~hidden, picture, words)
+    for k in np.flatnonzero(~there):
+        hidden[k] = True
+        _warn(words, f"{names[k]} has no data, or one value: it is left out, its fluxes are NaN")
+    names = [names[k] for k in np.flatnonzero(there)]
+    data, valid, told = data[there], ~hidden[there], None if told is None else told[there]
     cut = [_cut_off(*one) and (picture or _is_real(*one)) for one in zip(data, valid, strict=True)]
     if any(cut) or (picture and min(data.shape[1:]) < _LARGE_PICTURE):
-        found = [sky_of(*one, cut=any(cut)) for one in zip(data, hidden, strict=True)]
+        found = [sky_of(*one, cut=any(cut)) for one in zip(data, ~valid, strict=True)]
         (levels, noises, sources), correlations = zip(*found, strict=True), np.ones(len(data))
         if not picture:
-            text = f"{names[cut.index(True)]} is cut off at {data[cut.index(True)].min():g}"
+            first = cut.index(True)
+            text = f"{names[first]} is cut off at {data[first].min():g}"
             _warn(words, f"{text}: level and noise come from the pixels above the median")
     else:
         levels, noises, correlations, sources = _of_flux(data, valid, names, words)
+    if not picture:
+        psf = np.broadcast_to(np.nan if known.get("psf") is None else known["psf"], len(there))
+        type_, sharper = np.asarray(image.data).dtype, {}
+        for name, band, ok, level, noise, width in zip(
+            names, data, valid, levels, noises, psf[there], strict=True
+        ):
+            sharp = _sharper(band - level, ok, noise, width)
+            ok &= ~sharp
+            sharper[name] = np.count_nonzero(sharp)
+            step = np.spacing(np.abs(np.median(level)).astype(type_)) if type_.kind == "f" else 0
+            if step > noise:
+                text = (
+                    f"{name}: {type_} rounds its values to steps of {step:g}, more than the noise"
+                )
+                _warn(words, f"{text}: subtract the level of {np.median(level):g} before")
+        hidden[there] = ~valid
+        if any(sharper.values()):
+            text = ", ".join(f"{number} in {name}" for name, number in sharper.items() if number)
+            text = f"pixels sharper than any PSF (cosmic rays, hot pixels) are no data: {text}"
+            _warn(words, f"{text}; if stars are so sharp, give psf")
+        _report_gaps(names, valid, words)
     _doubt(data, valid, levels, noises, white, names, words)
     if told is not None:
         valid &= told > 0
         scatter = noises
         noises = [_told(*one) for one in zip(told, valid, valid & ~np.array(sources), strict=True)]
-        for k, (one, other) in enumerate(zip(noises, scatter, strict=True)):
+        for name, one, other in zip(names, noises, scatter, strict=True):
             if not 1 / _UNLIKE < (ratio := np.median(one) / other) < _UNLIKE:
-                text = f"{names[k]}: the uncertainty is {ratio:.3g} times the scatter of the sky"
+                text = f"{name}: the uncertainty is {ratio:.3g} times the scatter of the sky"
                 _warn(words, f"{text}: is it a variance, or a weight, or in another unit?")
     elif not picture:
-        for k, (band, ok, noise) in enumerate(zip(data, valid, noises, strict=True)):
+        for name, band, ok, noise in zip(names, data, valid, noises, strict=True):
             low, high = _range_of_noise(band, ok)
             if high > 3 * low > 0.3 * noise:
-                text = f"{names[k]}: the noise varies from {low:.3g} to {high:.3g} over the image"
+                text = f"{name}: the noise varies from {low:.3g} to {high:.3g} over the image"
                 _warn(words, f"{text}: give it as uncertainty or weight")
     if picture:
         noises = [np.maximum(noise, _QUANTUM * (1 if white > 1 else 1 / 255)) for noise in noises]
+    levels, noises = (
+        np.stack(np.broadcast_arrays(*map(np.atleast_2d, one))) for one in (levels, noises)
+    )
     return Sky(
-        *(np.stack(np.broadcast_arrays(*map(np.atleast_2d, one))) for one in (levels, noises)),
-        *(hidden, np.array(correlations), "image" if told is None else "uncertainty"),
+        _of_all(levels, there, 0.0),
+        _of_all(noises, there, np.median(noises)),
+        hidden,
+        _of_all(np.array(correlations), there, 1.0),
+        "image" if told is None else "uncertainty",
         tuple(words),
     )
+
+
+def _with_data(data, valid, picture, words):
+    """Return which bands have data: 64 pixels, and, in flux beside others, more than one value."""
+    number = np.count_nonzero(valid, axis=(1, 2))
+    if number.max() < _FEWEST:
+        text = f"every band has fewer than {_FEWEST} pixels with data, too few to measure its sky"
+        raise ValueError("; ".join([f"image: {text}", *words]))
+    there = number >= _FEWEST
+    varied = there & [
+        ok.any() and np.ptp(band[ok]) > 0 for band, ok in zip(data, valid, strict=True)
+    ]
+    return varied if varied.any() and not picture else there
+
+
+def _of_all(values, there, missing):
+    """Return values of the bands with data as values of all bands."""
+    result = np.full((len(there), *values.shape[1:]), missing, float)
+    result[there] = values
+    return result
 
 
 def sky_of(band, hidden=None, *, cut=False):
@@ -226,12 +274,47 @@ def _doubt(data, valid, levels, noises, white, names, words):
         if min(np.median(level) for level in levels) > white / 2:
             _warn(words, f"the sky is brighter than half of white ({white:g}): a negative?")
         return
-    for k, (band, ok, level, noise) in enumerate(zip(data, valid, levels, noises, strict=True)):
+    for name, band, ok, level, noise in zip(names, data, valid, levels, noises, strict=True):
         above = (band - level)[ok]
         low, high = np.quantile(above[:: len(above) // _SAMPLE + 1], (0.002, 0.998)) / noise
         if -low > max(8, 3 * high):
-            text = f"{names[k]}: pixels are up to {-low:.3g} noises below the sky, {high:.3g} above"
+            text = f"{name}: pixels are up to {-low:.3g} noises below the sky, {high:.3g} above"
             _warn(words, f"{text}: a negative, or bad pixels without a mask?")
+
+
+def _sharper(above, valid, noise, psf):
+    """Return the mask of pixels that are sharper than any PSF, as `estimate_sky` defines it."""
+    fall = 0.5 ** ((2 / np.fmin(psf / 2, 1)) ** 2)  # of a Gaussian, a pixel from its middle
+    light = np.pad(np.where(valid, above, np.nan), 3, constant_values=np.nan)
+    size = np.abs(light)
+    y, x = np.nonzero(fall * size > _SURE * noise / np.sqrt(2))
+    size, sign = size[y, x], np.sign(light[y, x])
+    excess = np.zeros(len(y))  # over the mean of two neighbours, which is uncertain by the noise
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        pair = sign * (light[y + dy, x + dx] + light[y - dy, x - dx]) / 2
+        excess = np.fmax(excess, fall ** (dy**2 + dx**2) * size - np.maximum(pair, 0))
+    sharp = np.zeros(above.shape, bool)
+    some = excess > _SURE * noise / np.sqrt(2)
+    if some.any():
+        y, x, size, excess = y[some] - 3, x[some] - 3, size[some], excess[some]
+        around = np.abs(sliding_window_view(light, (7, 7))[y, x])
+        photons = _step_noise(above, valid)[1] * fall * size  # variance of counts
+        noise = np.hypot(np.maximum(noise, _MAD * np.nanmedian(around, axis=(1, 2))), photons**0.5)
+        some = excess > _SURE * noise / np.sqrt(2)
+        sharp[y[some], x[some]] = True
+    return sharp
+
+
+def _report_gaps(names, valid, words):
+    """Warn of many pixels without data in between others: fluxes lack the light there."""
+    for name, ok in zip(names, valid, strict=True):
+        gaps = (
+            0 if ok.all() else np.count_nonzero(ndimage.binary_closing(ok, np.ones((3, 3))) & ~ok)
+        )
+        if gaps > _GAPS * (gaps + np.count_nonzero(ok)):
+            share = gaps / (gaps + np.count_nonzero(ok))
+            text = f"{name}: {share:.0%} of the pixels in between others have no data"
+            _warn(words, f"{text}: fluxes lack their light; interpolate before")
 
 
 def _range_of_noise(band, valid):
@@ -349,7 +432,9 @@ def _sources(light, hidden):
     """Return the mask of small and large sources in light in units of its noise."""
     shape, times = light.shape, 1 + (min(light.shape) >= 96) + 2 * (min(light.shape) >= 400)
     nodes = np.s_[times // 2 :: times, times // 2 :: times]
-    light, hidden = ndimage.uniform_filter(light, times)[nodes], hidden[nodes]
+    seen = ndimage.uniform_filter(1.0 - hidden, times)[nodes]
+    hidden = seen < 0.5 / times**2
+    light = ndimage.uniform_filter(light, times)[nodes] / np.where(hidden, 1, seen)
     sources, visible = np.zeros_like(hidden), 1 - hidden.mean()
     for sigma, least in ((3, 0.1), (9, 0.3)):  # pixels, much wider than a point source
         out = hidden | sources

@@ -177,6 +177,11 @@ class _Task:
     scaling: object
     detected: bool
 
+    @property
+    def there(self):
+        """1 for each band with data, NaN for one without."""
+        return np.where(self.sky.hidden.all(axis=(1, 2)), np.nan, 1)
+
     def _scene(self, found, sources, light, calibration):
         """Return the scene of the sources' light, with its meta data."""
         model, image, sky = self.model, self.image, self.sky
@@ -194,8 +199,8 @@ class _Task:
             "calibration": calibration.of_fluxes(),
             "light": light,
             "sources": len(sources),
-            "background": np.median(sky.level, axis=(1, 2)).tolist(),
-            "noise": np.median(sky.noise, axis=(1, 2)).tolist(),
+            "background": (self.there * np.median(sky.level, axis=(1, 2))).tolist(),
+            "noise": (self.there * np.median(sky.noise, axis=(1, 2))).tolist(),
             "words": [*image.meta["astrodeblend"].get("read", ()), *sky.words],
         }
         return Scene(image, sky, found, sources, meta)
@@ -285,8 +290,8 @@ class StampTask(_Task):
             "stamp_pixels": stamp.pixels,
             "stamp_box": [[part.start, part.stop] for part in stamp.slices],
             "core": [[part.start, part.stop] for part in stamp.core],
-            "background": stamp.level.ravel().tolist(),
-            "noise": stamp.noise.ravel().tolist(),
+            "background": (self.there * stamp.level.ravel()).tolist(),
+            "noise": (self.there * stamp.noise.ravel()).tolist(),
             "familiarity": answer.familiarity,
             "blend_score": None if np.isnan(answer.blend_score) else answer.blend_score,
         }
@@ -371,8 +376,8 @@ class FieldTask(_Task):
             "stamp_pixels": round(central.width),
             "stamp_box": box,
             "core": box,
-            "background": central.sky.ravel().tolist(),
-            "noise": central.sky_noise.ravel().tolist(),
+            "background": (self.there * central.sky.ravel()).tolist(),
+            "noise": (self.there * central.sky_noise.ravel()).tolist(),
             "familiarity": None,
             "blend_score": None,
         }

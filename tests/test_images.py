@@ -259,8 +259,12 @@ def test_any_real_number(data, bands, masked):
         (np.ones((3, 20, 15)), ValueError, "with at least 16 pixels along x and y"),
         (np.ones((0, 20, 20)), ValueError, r"image has shape \(0, 20, 20\)"),
         (np.ones((0, 0)), ValueError, r"image has shape \(0, 0\)"),
-        (np.full(SHAPE, np.nan), ValueError, "no valid pixel: none is finite"),
-        (np.ma.masked_all(SHAPE), ValueError, "no valid pixel: the mask is true where"),
+        (np.full(SHAPE, np.nan), ValueError, "no valid pixel: each is masked .*, not finite"),
+        (
+            np.ma.masked_all(SHAPE),
+            ValueError,
+            r"no valid pixel: each is masked \(True is no data\)",
+        ),
         (np.ones(SHAPE) * u.mag, ValueError, "image is in mag, but magnitudes do not add"),
         (
             fits.PrimaryHDU(np.ones(SHAPE), fits.Header({"BUNIT": "AB magnitudes"})),
@@ -721,7 +725,7 @@ def test_uncertainties_that_are_refused():
         read_image(flux_of(), weight="no.fits")
     with pytest.raises(ValueError, match="an uncertainty of 0 in every valid pixel of a band"):
         read_image(flux_of(), uncertainty=-1.0)
-    with pytest.raises(ValueError, match="the weight leaves no valid pixel"):
+    with pytest.raises(ValueError, match=r"no valid pixel: .* without uncertainty or weight"):
         read_image(flux_of(), weight=np.zeros(SHAPE))
     each = read_image(flux_of(3, *SHAPE), uncertainty=[1, 2, 3])
     np.testing.assert_array_equal(each.uncertainty.array[:, 0, 0], [1, 2, 3])

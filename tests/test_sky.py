@@ -1,6 +1,7 @@
 """The sky of an image, against fields whose sky is known."""
 
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -161,12 +162,52 @@ def test_wild_pixels_change_nothing(wild, number):
     places = np.random.default_rng(4).integers(0, 160, (2, number))
     plain = sky_of_image(data)
     data[:, *places] = wild
-    found = sky_of_image(data)
+    # so many pixels of one value are no chance; fewer are sharper than a star
+    with nullcontext() if number > 8 else pytest.warns(AstropyUserWarning, match="sharper than"):
+        found = sky_of_image(data)
     np.testing.assert_allclose(found.noise, plain.noise, rtol=0.03)
     np.testing.assert_allclose(found.level, plain.level, atol=0.05)
     expected = np.zeros(data.shape, bool)
-    expected[:, *places] = number > 5  # so many pixels of one value are no chance
+    expected[:, *places] = True
     np.testing.assert_array_equal(found.hidden, expected)
+
+
+def stars(fwhm, shape=(120, 130), seed=2):
+    """Stars on all parts of pixels, of a Moffat profile before the pixels, with photons' noise."""
+    rng = np.random.default_rng(seed)
+    fine = 7
+    image = np.zeros((fine * shape[0], fine * shape[1]))
+    rows, columns = np.indices((25 * fine, 25 * fine)) - 12 * fine
+    alpha = fine * fwhm / 2 / np.sqrt(2 ** (1 / 2.5) - 1)
+    star = (1 + (rows**2 + columns**2) / alpha**2) ** -2.5
+    for flux in 10 ** rng.uniform(2, 5.5, 50):
+        y, x = (rng.integers(0, side - 25 * fine) for side in image.shape)
+        image[y : y + len(star), x : x + len(star)] += flux * star / star.sum()
+    image = image.reshape(shape[0], fine, shape[1], fine).sum(axis=(1, 3))
+    return rng.poisson(image + 30).astype(float)[None]
+
+
+@pytest.mark.parametrize("fwhm", [0.7, 1, 2, 4])
+@pytest.mark.parametrize("top", [np.inf, 3000])
+def test_stars_are_no_cosmic_rays(fwhm, top):
+    found = sky_of_image(np.minimum(stars(fwhm), top))
+    assert not found.hidden[stars(fwhm) < top].any()
+    assert not any("sharper" in text for text in found.words)
+
+
+def test_cosmic_rays_are_no_data():
+    """A hot pixel, a track, and one in the wings of a star."""
+    data = stars(2.0)
+    plain, bad = sky_of_image(data), np.zeros(data.shape, bool)
+    star = np.unravel_index(data.argmax(), data.shape)
+    bad[0, 70, 70] = bad[0, 6, 15:27] = bad[0, star[1] - 4, star[2] + 5] = True
+    data[bad] += 20_000
+    with pytest.warns(AstropyUserWarning, match="sharper than any PSF .* 14 in band 0;"):
+        found = sky_of_image(data)
+    np.testing.assert_array_equal(found.hidden, bad)
+    np.testing.assert_allclose(found.noise, plain.noise, rtol=0.01)
+    sharp = {"astrodeblend": {"kind": "flux", "psf": np.array([0.5])}}
+    assert not sky_of_image(data, meta=sharp).hidden.any()
 
 
 @pytest.mark.parametrize("value", [60000, -9999, 30])
@@ -208,6 +249,11 @@ def uneven():
     return np.where(np.arange(200) < 100, 0, 50) + noise((1, 160, 200))
 
 
+def gaps(data):
+    data[:, ::2, ::2] = np.nan
+    return data
+
+
 def uncertain(times):
     return {"uncertainty": StdDevUncertainty(np.full((1, 160, 200), times))}
 
@@ -225,6 +271,8 @@ def uncertain(times):
         ),
         (lambda: noise((1, 160, 200)), uncertain(0.1), "the uncertainty is 0.1.* or a weight"),
         (lambda: noise((1, 160, 200)) * np.where(np.arange(200) < 70, 1, 4), {}, "noise varies"),
+        (lambda: (noise((1, 160, 200)) + 3e7).astype("f4"), {}, "float32 rounds .* to steps of 2"),
+        (lambda: gaps(noise((1, 160, 200))), {}, "band 0: 25% of the pixels in between others"),
         (lambda: 230 + noise((3, 90, 90)), {"meta": PICTURE}, r"half of white \(255\): a negative"),
     ],
 )
@@ -385,14 +433,28 @@ def test_a_mask_hides():
     assert found.hidden.sum() == 40 * 60 + 1
 
 
-def test_a_band_without_valid_pixels_is_refused():
-    data = np.ones((2, 30, 30))
-    data[1] = np.nan
-    with pytest.raises(ValueError, match="band 1 has 0 pixels with data, too few"):
-        sky_of_image(data)
+@pytest.mark.parametrize("missing", [np.nan, 0.0, 7.5])
+@pytest.mark.parametrize("told", [False, True])
+def test_a_band_without_data_is_left_out(missing, told):
+    data = galaxies((90, 100), bands=3) + 4 + noise((3, 90, 100))
+    known = {"uncertainty": StdDevUncertainty(np.full((3, 90, 100), 1.1))} if told else {}
+    alone = sky_of_image(data[1:], **{k: v[1:] for k, v in known.items()})
+    data[0] = missing
+    with pytest.warns(AstropyUserWarning, match="band 0 has no data, or one value: it is left out"):
+        found = sky_of_image(data, **known)
+    assert found.hidden[0].all()
+    assert not found.hidden[1:].any()
+    np.testing.assert_array_equal(found.level[1:], alone.level)
+    np.testing.assert_array_equal(found.noise[1:], alone.noise)
+    assert found.words[1:] == tuple(
+        re.sub("band (.)", lambda name: f"band {int(name[1]) + 1}", text) for text in alone.words
+    )
+
+
+def test_too_few_pixels_are_refused():
     data = noise((2, 30, 30))
-    data[1] = 0
-    with pytest.raises(ValueError, match="band 1 has one value in every valid pixel"):
+    data[:, 2:] = np.nan
+    with pytest.raises(ValueError, match="every band has fewer than 64 pixels with data"):
         sky_of_image(data)
 
 

@@ -122,10 +122,11 @@ def put_on_grid(band, first, number):
                 "it may be light per pixel or per area; give BUNIT a unit that astropy reads"
             )
         known = meta["astrodeblend"]
+        missing = mask is not None and mask.all()
         resampled = _resample(flux, mask, deviation, known["psf"], band.wcs, first)
         flux, mask, deviation, psf = resampled
         meta = meta | {"astrodeblend": known | {"psf": psf}}
-        if mask.all():
+        if mask.all() and not missing:
             raise ValueError(f"band {number} does not overlap band 0 on the sky; leave it out")
     hidden = False if mask is None else mask
     deviation = None if deviation is None else compact(deviation, hidden)
@@ -203,7 +204,8 @@ def _resample(flux, mask, deviation, psf, wcs, first):
 
     if mask is None:
         mask = np.zeros(flux.shape, dtype=bool)
-    flux = np.where(mask, np.median(flux[~mask]), flux)  # one NaN would spread over the whole image
+    fill = 0 if mask.all() else np.median(flux[~mask])
+    flux = np.where(mask, fill, flux)  # one NaN would spread over the whole image
     area = proj_plane_pixel_area(first.wcs) / proj_plane_pixel_area(wcs)
     finer = area > 2
     flux, footprint = onto_grid(flux, None if finer else "bicubic")

@@ -120,7 +120,11 @@ def read_image(image, *, kind=None, uncertainty=None, weight=None, mask=None, ps
     planes = {"uncertainty": uncertainty, "weight": weight, "mask": mask}
     planes["psf"] = _read_psf(psf)
     planes = {name: plane for name, plane in planes.items() if plane is not None}
-    return with_kind(*_read_bands(image, planes, kind), kind)
+    image, origin = _read_bands(image, planes, kind)
+    if image.mask is not None and image.mask.all():
+        text = "each is masked (True is no data), not finite, or without uncertainty or weight"
+        raise ValueError(f"image has no valid pixel: {text}")
+    return with_kind(image, origin, kind)
 
 
 def _read_bands(image, planes, kind):
@@ -397,10 +401,7 @@ def _conform(image, said, told, planes):
         hidden |= _fitted(parts, "mask", values, data)
     flux = compact(values, hidden)
     mask = hidden | ~np.isfinite(flux)
-    if mask.all():
-        text = "the mask is true where there is no data" if own or given else "none is finite"
-        raise ValueError(f"image has no valid pixel: {text}")
-    largest = float(np.abs(flux[~mask]).max())
+    largest = float(np.abs(flux[~mask]).max(initial=0))
     if largest and not _SCALES[0] <= largest <= _SCALES[1]:
         text = "{:g} to {:g}: give it in another unit".format(*_SCALES)
         raise ValueError(f"image has values of up to {largest:.4g}; that has to be {text}")
@@ -449,8 +450,6 @@ def _deviation(image, values, mask, planes, said):
         text = "an uncertainty of 0, none or far above the others', or no weight"
         said.append(f"{added} pixels have {text}: no data there")
     mask |= none
-    if mask.all():
-        raise ValueError(f"the {name} leaves no valid pixel: it is 0 or not finite in all")
     if any(isinstance(part, RelativeWeight) for part in parts):
         bands = zip(values, deviation, mask, strict=True)
         scale = np.array([noise_per_weight(*band) for band in bands])
