@@ -474,7 +474,7 @@ def _step_noise(band, valid):
     values = band[valid][:: valid.sum() // _SAMPLE + 1]
     away = np.abs(values - np.median(values))
     quantum, other = 0.0, away[away > 0]
-    if 0.9 * len(away) >= len(other) > 0:  # ties make medians unreliable
+    if 0.97 * len(away) >= len(other) > 0:  # ties make medians unreliable
         quantum = np.median(np.diff(np.unique(other[other <= 4 * np.median(other)]), prepend=0))
     both = (band, valid), (band.T, valid.T)
     steps = np.concatenate([(b[2:] - b[:-2])[ok[2:] & ok[:-2]] for b, ok in both])

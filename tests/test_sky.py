@@ -291,7 +291,7 @@ def test_counts(mean):
     np.testing.assert_allclose(found.level, mean, atol=0.15 * np.sqrt(mean))
 
 
-@pytest.mark.parametrize("step", [0.5, 1, 3])
+@pytest.mark.parametrize("step", [0.1, 0.25, 0.5, 1, 3])
 def test_rounded_values(step):
     data = np.round((0.3 + noise((1, 200, 200))) / step) * step
     found = sky_of_image(data)
