@@ -188,7 +188,7 @@ class Flux:
     def saturated(self, header):
         """Return the value from which on pixels are saturated; infinite if not stated."""
         value = header.get("SATURATE")
-        return value if isinstance(value, int | float) else np.inf
+        return value if isinstance(value, int | float) and value > 0 else np.inf
 
     def component(self, stamp, answer, std):
         """Return the light of a network's component; see `Picture.component`."""

@@ -187,6 +187,9 @@ def _with_data(data, valid, picture, words):
     varied = there & [
         ok.any() and np.ptp(band[ok]) > 0 for band, ok in zip(data, valid, strict=True)
     ]
+    if not (varied.any() or picture):
+        text = "image has one value in every pixel with data"
+        _warn(words, f"{text}: it has no sources, and its noise is not known")
     return varied if varied.any() and not picture else there
 
 

@@ -173,6 +173,7 @@ def test_single_band(light):
     ids=["zeros", "constant", "noise"],
 )
 @pytest.mark.parametrize("unit", [None, u.nJy])
+@pytest.mark.filterwarnings("ignore:image has one value in every pixel")
 def test_no_sources_is_an_empty_table(data, unit, scene):
     sources, segmentation = find_sources(flux(data, unit=unit))
     assert len(sources) == 0

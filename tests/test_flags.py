@@ -135,8 +135,9 @@ def test_a_saturated_pixel_is_one_at_the_limit(kind):
         each[46, 48, 1] = 255
         assert made(kind=kind)(each, PLACE).flags & Flag.SATURATED
         return
-    for more, flagged in ((-1, True), (1, False)):
-        header = fits.Header({"SATURATE": float(each.data.max()) + more})
+    top = float(each.data.max())
+    for limit, flagged in ((top - 1, True), (top + 1, False), (0, False), (-1.0, False)):
+        header = fits.Header({"SATURATE": limit})
         found = made()(image(header=header), PLACE).flags
         assert bool(found & Flag.SATURATED) == flagged
 

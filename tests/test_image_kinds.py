@@ -153,6 +153,9 @@ def test_the_kind_survives_the_disk(tmp_path):
         known = read_image(path).meta["astrodeblend"]
         assert (known["kind"], known["full_scale"]) == ("picture", white)
         assert "FULLSCAL" not in read_image(path).meta["header"]
+    for white in (0, -1.0):
+        hdu = fits.PrimaryHDU(FLOAT.astype("f4"), fits.Header({"FULLSCAL": white}))
+        assert read_image(hdu).meta["astrodeblend"]["kind"] == "flux"
     write_fits(image_to_hdus(read_image(FLOAT * u.nJy), "CENTRAL"), path, overwrite=True)
     assert read_image(path).meta["astrodeblend"]["kind"] == "flux"
 

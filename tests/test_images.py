@@ -643,6 +643,21 @@ def test_a_broken_wcs_is_left_aside(cards):
     assert image.wcs is None
 
 
+def test_numbers_of_a_wcs_stored_as_text():
+    """Astropy takes them for 0, and sources would be elsewhere on the sky."""
+    header = tan_wcs().to_header()
+    there = read_image(fits.ImageHDU(flux_of(), header)).wcs.pixel_to_world(3, 4)
+    for key in ("CRVAL1", "CDELT2", "CRPIX1"):
+        header[key] = str(header[key])
+    for key in ("CTYPE1", "CTYPE2"):
+        header[key] = header[key].lower()
+    found = read_image(fits.ImageHDU(flux_of(), header)).wcs.pixel_to_world(3, 4)
+    assert found.separation(there).arcsec < 1e-6
+    header["CRVAL1"] = "10h00m24s"
+    with pytest.warns(AstropyUserWarning, match="CRVAL1 = '10h00m24s' is no number: the WCS is"):
+        assert read_image(fits.ImageHDU(flux_of(), header)).wcs is None
+
+
 def test_a_wcs_that_is_not_the_sky():
     header = fits.Header({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR", "CRPIX1": 4.0})
     assert read_image(fits.ImageHDU(flux_of(), header)).wcs is None

@@ -451,6 +451,11 @@ def test_a_band_without_data_is_left_out(missing, told):
     )
 
 
+def test_one_value_is_told():
+    with pytest.warns(AstropyUserWarning, match="one value in every pixel .* no sources"):
+        assert not sky_of_image(np.full((2, 30, 30), 7.0)).hidden.any()
+
+
 def test_too_few_pixels_are_refused():
     data = noise((2, 30, 30))
     data[:, 2:] = np.nan

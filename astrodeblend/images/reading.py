@@ -310,7 +310,7 @@ def _read_hdu(hdu, hdulist=None, chosen=False):
             leave_aside(said, f"BUNIT {text!r} is no unit that astropy knows: it is kept as text")
     if unit is not None or not text:
         header.remove("BUNIT", ignore_missing=True)
-    if isinstance(white := hdu.header.get("FULLSCAL"), int | float):
+    if isinstance(white := hdu.header.get("FULLSCAL"), int | float) and white > 0:
         told = "picture", white, f"its header says FULLSCAL = {white:g}"
     elif unit is None and data.dtype != np.uint8:
         told = "flux", None, "FITS values of more than 8 bits"
@@ -440,8 +440,8 @@ def _deviation(image, values, mask, planes, said):
     deviation = _fitted(arrays, name, values, image.data)
     valid, none = ~mask, ~(deviation > 0)
     if (~(valid & ~none).any(axis=(1, 2)) & valid.any(axis=(1, 2))).any():
-        text = "give the noise of its pixels, or leave the uncertainty out"
-        raise ValueError(f"image has an uncertainty of 0 in every valid pixel of a band; {text}")
+        text = "of a band, or below; give the noise of its pixels, or leave the uncertainty out"
+        raise ValueError(f"image has an uncertainty of 0 in every valid pixel {text}")
     none |= ~np.isfinite(deviation)
     for empty, band in zip(none, deviation, strict=True):
         if not empty.all():

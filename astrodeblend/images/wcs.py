@@ -18,12 +18,23 @@ _FRAMES = {
     **dict.fromkeys(("ICRF", "ICRF2", "ICRF3"), ("ICRS", np.nan)),
     "FK4-NO-E": ("FK4-NO-E", 1950.0),
 }
+# Keywords of a WCS whose values are numbers.
+_NUMBER = re.compile(r"(CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC|PV)\d_\d+|(LON|LAT)POLE")
 
 
 def read_wcs(header, hdulist=None, said=None):
     """Return the celestial WCS of x and y, with distortions; None if it is not celestial."""
     if header.get("NAXIS", 2) < 2:
         return None  # no image: the reader raises on it later
+    header = header.copy()
+    for key, value in header.items():
+        if isinstance(value, str) and _NUMBER.fullmatch(key):  # astropy would take it for 0
+            try:
+                header[key] = float(value)
+            except ValueError:
+                return leave_aside(said, f"{key} = {value!r} is no number: the WCS is ignored")
+        elif isinstance(value, str) and re.fullmatch(r"CTYPE\d", key):
+            header[key] = value.upper()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
