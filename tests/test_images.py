@@ -27,7 +27,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from astrodeblend.images import image_to_hdus, read_image, to_original_shape, write_fits
+from astrodeblend.images import (
+    image_to_hdus,
+    pixel_position,
+    read_image,
+    to_original_shape,
+    write_fits,
+)
 
 SHAPE = (24, 20)
 UNIT = u.MJy / u.sr
@@ -896,6 +902,12 @@ def test_names_and_headers_of_bands(tmp_path):
 
 
 # Writing.
+
+
+def test_a_position_may_have_the_unit_pix():
+    assert pixel_position(read_image(flux_of()), [3, 4] * u.pix) == (3, 4)
+    with pytest.raises(TypeError, match=r"deg>; it has to be two numbers"):
+        pixel_position(read_image(flux_of()), [3, 4] * u.deg)
 
 
 def test_a_2d_image_comes_back_2d():

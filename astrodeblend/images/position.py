@@ -1,6 +1,7 @@
 """Positions in images: in pixels, or on the sky."""
 
 import numpy as np
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 
 __all__ = ["pixel_position"]
@@ -46,6 +47,8 @@ def pixel_position(image, position=None):
         if not np.isfinite(position).all():
             raise ValueError(f"position is {shown}, outside the image: its WCS ends before")
         shown += " (pixel {:.6g}, {:.6g})".format(*position)
+    if isinstance(position, u.Quantity) and position.unit == u.pix:
+        position = position.value
     try:
         x, y = (float(value) for value in position)
     except (TypeError, ValueError) as error:
