@@ -20,8 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "peers": ["PEERS", "SEP", "SURVEY_PEERS", "Photutils", "Scarlet2"],
         "real": ["real_files", "score_real_blends"],
         "report": ["Report"],
-        "scene_set": ["SceneSet", "draw_scenes"],
-        "scenes": ["match_sources", "score_scenes"],
+        "scenes": ["SceneSet", "draw_scenes", "match_sources", "score_scenes"],
     },
 )
 __all__ += ["FILES"]

@@ -16,8 +16,7 @@ from astrodeblend.simulate import SCENE_MODES, SURVEYS, FieldStream, simulate_fi
 from astrodeblend.training.field_scores import calibrate
 from astrodeblend.weights import check_model, load_model, save_model, stored_dtype, write_card
 
-from .scene_set import draw_scenes
-from .scenes import measure_truth, pixel_errors
+from .scenes import draw_scenes, measure_truth, pixel_errors
 
 __all__ = ["add_field_calibration", "add_scene_calibration"]
 

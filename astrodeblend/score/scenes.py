@@ -1,7 +1,8 @@
-"""Score whole scenes with known truth, beside photutils in the same run."""
+"""Whole scenes with known truth: drawn, so that anyone can repeat them, and scored."""
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from astropy.nddata import NDData
@@ -16,6 +17,7 @@ from astrodeblend import __version__
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import find_sources
 from astrodeblend.light import LIGHTS
+from astrodeblend.simulate import SCENE_MODES, find_images, read_images, simulate_scene
 from astrodeblend.weights import check_model, read_card
 
 from . import figures
@@ -34,7 +36,6 @@ from .report import (
     table_lines,
     within,
 )
-from .scene_set import MOST
 
 METHODS = (*LIGHTS, "photutils")
 #: Quantities that galaxies are binned by: what they are, and the edges of the bins.
@@ -56,11 +57,95 @@ A source whose brightest pixel is within 3.33 pixels is the galaxy; it is pure i
 near to what photutils detects in an isolated image. Of detected positions, galaxies that all three
 found are compared. ±: by bootstrap over scenes.
 """.splitlines()
+_FEWEST, _MOST = 2, 8  # galaxies in a scene
 # Threshold of a true footprint above the sky, in the sky's standard deviations. With 3, fluxes of
 # galaxies alone are off by about as much: photutils' by -4 %, ours by 3 %.
 _THRESHOLD = 3.0
 _SMOOTH = 1.0  # pixels: standard deviation of the Gaussian that peaks are smoothed by
 _RADIUS = 10 / 3  # pixels: largest distance of a source that is the galaxy; these are 4.7 apart
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSet:
+    """A list of scenes; iterating simulates them, one at a time."""
+
+    folder: Path  # folder of the pictures
+    paths: tuple[Path, ...]  # pictures to draw from
+    split: str | None  # part of the folder they are; None: all
+    mode: str  # blending mode, "max" or "sum"
+    seed: int  # seed of the random numbers
+    members: tuple[np.ndarray, ...]  # indices of ``paths``, for every scene
+
+    def __len__(self):
+        return len(self.members)
+
+    def __iter__(self):
+        for k, members in enumerate(self.members):
+            images = [read_images([self.paths[j]])[0] for j in members]
+            yield simulate_scene(images, mode=self.mode, rng=_rng(self.seed, k, "perturbation"))
+
+    def names(self, scene):
+        """Return the files of a scene's galaxies, relative to the folder."""
+        return [self.paths[k].relative_to(self.folder).as_posix() for k in self.members[scene]]
+
+    @property
+    def meta(self):
+        """The entries ``recipe``, ``split`` and ``seed`` of tables of these scenes."""
+        return {"recipe": self.mode, "split": self.split or "all", "seed": self.seed}
+
+    def __str__(self):
+        used = np.concatenate(self.members)
+        part = "all images" if self.split is None else f"split {self.split!r}"
+        return (
+            f"{len(self)} scenes with {len(used)} galaxies from {len(np.unique(used))} pictures; "
+            f"{part} of {self.folder}, recipe {self.mode}, seed {self.seed}"
+        )
+
+
+def draw_scenes(folder, *, split=None, mode="max", number=200, seed=1):
+    """Draw galaxies for scenes of two to eight that overlap.
+
+    All numbers from two to eight are equally likely, as far as there are galaxies. If
+    ``splits.csv`` has a column ``isolated``, the galaxies are those with 1 in it.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Pictures of isolated galaxies, as `astrodeblend.simulate.find_images` takes them.
+    split : str, optional
+        Part of the pictures, by the table ``splits.csv`` in the folder. Default: all.
+    mode : {'max', 'sum'}, optional
+        Blending mode.
+    number : int, optional
+        Number of scenes.
+    seed : int, optional
+        Seed of the random numbers; the same seed and images give the same scenes.
+
+    Returns
+    -------
+    SceneSet
+    """
+    folder = Path(folder)
+    if mode not in SCENE_MODES:
+        raise ValueError(f"mode={mode!r} is not known; choose {' or '.join(SCENE_MODES)}")
+    if number < 1:
+        raise ValueError(f"number={number}: give at least 1 scene")
+    paths = find_images(folder, split=split, isolated=True)
+    if len(paths) < _FEWEST:
+        raise ValueError(
+            f"{str(folder)!r} holds {len(paths)} isolated galaxies; a scene takes at least "
+            f"{_FEWEST}"
+        )
+    members = []
+    for k in range(number):
+        rng = _rng(seed, k, "galaxies")
+        count = rng.integers(_FEWEST, min(_MOST, len(paths)) + 1)
+        members.append(rng.choice(len(paths), count, replace=False))
+    return SceneSet(folder, tuple(paths), split, mode, seed, tuple(members))
+
+
+def _rng(seed, scene, what):
+    return np.random.default_rng([seed, scene, ("galaxies", "perturbation").index(what)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +290,7 @@ def _comparisons(sources):
             column = np.arange(len(place)) - np.searchsorted(place, place)
             for method, of_method in zip(METHODS, errors, strict=True):
                 values = of_method[chosen, band]
-                by_scene = np.full((len(scene), MOST), np.nan)
+                by_scene = np.full((len(scene), _MOST), np.nan)
                 by_scene[place, column] = values
                 row[f"median_{method}"] = median(values)
                 row[f"median_{method}_error"] = standard_error(by_scene, np.nanmedian)
