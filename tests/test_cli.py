@@ -30,7 +30,7 @@ from astrodeblend import Deblender
 from astrodeblend.cli import main
 from astrodeblend.cli.deblending import _parse_position
 from astrodeblend.cli.options import outputs
-from astrodeblend.training.checkpoint import read_state
+from astrodeblend.training.run import read_state
 from astrodeblend.weights import list_models
 
 

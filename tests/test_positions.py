@@ -8,7 +8,7 @@ from astrodeblend import Deblender
 from astrodeblend.networks import build
 from astrodeblend.networks.blocks import crop, draw_marks, pad
 from astrodeblend.networks.heads import symmetric_std
-from astrodeblend.training.start import load_parent
+from astrodeblend.training.run import load_parent
 from astrodeblend.training.stream import BlendStream, FluxStream
 from astrodeblend.weights import Card, load_model, save_model
 

@@ -37,7 +37,7 @@ from astrodeblend.training.losses import (
     pixel_loss,
     std_loss,
 )
-from astrodeblend.training.start import load_parent
+from astrodeblend.training.run import load_parent
 from astrodeblend.weights import load_model, read_card, save_model, write_card
 
 TINY = {"kind": "unet", "widths": (8, 16), "blocks": (1, 1), "attention": 0}

@@ -156,9 +156,8 @@ def train(out, resume, device, **given):
     from astrodeblend.files import atomic_path
     from astrodeblend.networks import build
     from astrodeblend.training import train as train_model
-    from astrodeblend.training.checkpoint import read_state
     from astrodeblend.training.heads import FEWEST_BLENDS
-    from astrodeblend.training.start import check_compiler, load_parent
+    from astrodeblend.training.run import check_compiler, load_parent, read_state
     from astrodeblend.weights import Card, read_card
 
     if started:  # --steps may have been raised since the start

@@ -20,11 +20,10 @@ from torch.utils.data import DataLoader
 from ..networks import build
 from ..simulate import FieldStream
 from ..weights import Card, save_model
-from .checkpoint import load_checkpoint, save_checkpoint
 from .field_losses import field_losses
 from .field_scores import calibrate, score_fields, table
 from .loop import _interruptible, _plain, _update_average
-from .start import load_parent
+from .run import load_checkpoint, load_parent, save_checkpoint
 
 __all__ = ["train_fields"]
 

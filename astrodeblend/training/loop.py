@@ -21,11 +21,19 @@ from ..networks.heads import FALSE_ALARMS
 from ..simulate.recipes import get_recipe
 from ..simulate.survey_batches import STAMP
 from ..weights import Card, save_model
-from .checkpoint import Log, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .heads import FEWEST_BLENDS, familiarity_of
 from .losses import adversarial_loss, discriminator_loss, feature_loss, pixel_loss, std_loss
-from .start import check_compiler, check_parent, load_parent, parallel, processes
+from .run import (
+    Log,
+    check_compiler,
+    check_parent,
+    load_checkpoint,
+    load_parent,
+    parallel,
+    processes,
+    save_checkpoint,
+)
 from .stream import BlendStream, first_final, stream_of
 
 #: Fields of the configuration that may change when a run is resumed.
