@@ -96,7 +96,7 @@ class TestHelp:
         }  # fmt: skip
 
     def test_every_field_is_an_option_of_train(self):
-        from astrodeblend.networks.registry import _KINDS
+        from astrodeblend.networks import _KINDS
         from astrodeblend.training import TrainingConfig
 
         options = {option.name: option for option in main.commands["train"].params}

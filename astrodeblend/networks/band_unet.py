@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from .blocks import Attention, ResidualBlock, crop, draw_marks, for_each, pad
-from .registry import register
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class BandUNetConfig:
             )
 
 
-@register("band_unet", BandUNetConfig)
 class BandUNet(nn.Module):
     """Branched generator for linear flux in any number of bands, in any order.
 

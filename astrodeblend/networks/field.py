@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from .band_unet import BandUNet, BandUNetConfig
 from .blocks import LocalAttention, cut, for_each, gather_rows, sample, window_grid, window_pixels
 from .centres import UNCALIBRATED
-from .registry import register
 
 __all__ = ["FieldNet", "FieldNetConfig", "Pixels", "Seen", "Sources"]
 
@@ -133,7 +132,6 @@ def _exactly(method):
     return exact
 
 
-@register("field", FieldNetConfig)
 class FieldNet(BandUNet):
     """Finds sources in linear flux and splits the light among any number of them.
 

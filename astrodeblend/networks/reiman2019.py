@@ -31,7 +31,6 @@ from torch import nn
 
 from .blocks import draw_marks
 from .heads import look_around, pool
-from .registry import register
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,6 @@ class _ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-@register("reiman2019", BranchedGeneratorConfig)
 class BranchedGenerator(nn.Module):
     """The paper's branched residual generator, derived from SRGAN (Ledig et al. 2017).
 

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from .blocks import Attention, ResidualBlock, crop, draw_marks, pad
 from .heads import look_around, pool
-from .registry import register
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ class UNetConfig:
             )
 
 
-@register("unet", UNetConfig)
 class UNet(nn.Module):
     """Branched U-shaped generator: each component is a fraction of the blend.
 
