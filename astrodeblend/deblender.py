@@ -323,8 +323,8 @@ class Deblender:
             As in calling the deblender.
         purity : float, optional
             For models that find sources: expected share of true sources among those found, the
-            mean of their probabilities. A lower value finds more sources. A source of probability
-            2 ``purity`` - 1 or more is always kept.
+            mean of their probabilities, with fewer than five sources as if there were five with
+            the rest certain. A lower value finds more sources.
         progress : bool, optional
             Show a progress bar.
 

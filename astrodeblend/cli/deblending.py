@@ -76,7 +76,7 @@ from . import options
     default=0.95,
     show_default=True,
     help="In a scene of flux, the expected share of true sources among those found. A lower value "
-    "finds more sources. A source of probability 2 X - 1 or more is always kept.",
+    "finds more sources.",
 )
 @options.plot("the image, the components and the residual")
 @click.option("--catalog", metavar="FILE", help="Also write the table to this .ecsv file.")

@@ -8,6 +8,8 @@ __all__ = ["UNCALIBRATED", "centre_probability", "find_centres", "least_probabil
 #: Calibration with which the odds of a source are the sum of the heat map around it.
 UNCALIBRATED = (1.0, 0.0, 0.0)
 
+_FEW = 5  # sources: fewer tell no share of false ones
+
 
 def find_centres(heat, offset, log_size, calibration=UNCALIBRATED, *, least=0.05):
     """Return sources: the local maxima of the heat map.
@@ -66,9 +68,9 @@ def centre_probability(heat, calibration=UNCALIBRATED):
 def least_probability(probability, purity):
     """Return the probability from which on sources make a sample of the given purity.
 
-    The sample's purity is its mean probability. Sources more probable than 2 ``purity`` - 1 are
-    kept even if the mean falls below: with few sources the mean is no good guide, and for
-    probabilities that are spread evenly this is the threshold.
+    The expected number of false sources, the sum of 1 - ``probability``, is at most 1 - ``purity``
+    times the number of sources; with fewer than five, times five: of a single source no share of
+    false ones can be expected.
 
     Parameters
     ----------
@@ -84,6 +86,6 @@ def least_probability(probability, purity):
     if not 0 < purity < 1:
         raise ValueError(f"purity={purity!r}: give a share between 0 and 1, such as 0.98")
     surest = probability.double().sort(descending=True).values
-    share = surest.cumsum(dim=0) / torch.arange(1, len(surest) + 1, device=surest.device)
-    number = int((share >= purity).sum())
-    return min([2 * purity - 1, *surest[max(number - 1, 0) : number].tolist()])
+    counted = torch.arange(1, len(surest) + 1, device=surest.device).clamp(min=_FEW)
+    number = int(((1 - surest).cumsum(dim=0) <= (1 - purity) * counted).sum())
+    return float(surest[number - 1]) if number else 1.0
