@@ -98,6 +98,11 @@ class BandUNet(nn.Module):
         """Take blends apart, as `astrodeblend.networks` states.
 
         The blend is sky-subtracted flux in units of each band's sky noise.
+
+        Parameters
+        ----------
+        blend, positions, present : torch.Tensor
+            As every generator takes them.
         """
         n, bands = blend.shape[:2]
         compressed = torch.asinh(blend.flatten(0, 1))[:, None]

@@ -150,6 +150,13 @@ class BranchedGenerator(nn.Module):
 
         Blends and components are in [0, 1]; of the positions only the first is used. This network
         does not estimate its errors: the standard deviation is None.
+
+        Parameters
+        ----------
+        blend, positions, present : torch.Tensor
+            As every generator takes them.
+        with_features, with_blend_score : bool, optional
+            Also return features, and the probability of more than one galaxy.
         """
         shallow = self._shallow(blend, positions)  # (n, width, y, x)
         x = shallow + self.root(shallow)
@@ -159,7 +166,13 @@ class BranchedGenerator(nn.Module):
         return (components.float() + 1) / 2, None, *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return the features that `BlendScore` takes, without deblending."""
+        """Return the features that `BlendScore` takes, without deblending.
+
+        Parameters
+        ----------
+        blend, positions, present : torch.Tensor
+            As every generator takes them.
+        """
         shallow = self._shallow(blend, positions)
         return look_around(blend, shallow, shallow + self.root(shallow))
 

@@ -97,6 +97,13 @@ class UNet(nn.Module):
         """Take blends apart, as `astrodeblend.networks` states.
 
         The blend is not negative.
+
+        Parameters
+        ----------
+        blend, positions, present : torch.Tensor
+            As every generator takes them.
+        with_features, with_blend_score : bool, optional
+            Also return features, and the probability of more than one galaxy.
         """
         height, width = blend.shape[-2:]
         seen, skips, x, scale = self._encode(blend, positions, present)
@@ -112,7 +119,13 @@ class UNet(nn.Module):
         return blend[:, None] * fraction, scale[:, None] * log_std.exp(), *more
 
     def blend_features(self, blend, positions=None, present=None):
-        """Return the features that `BlendScore` takes, at half the cost of deblending."""
+        """Return the features that `BlendScore` takes, at half the cost of deblending.
+
+        Parameters
+        ----------
+        blend, positions, present : torch.Tensor
+            As every generator takes them.
+        """
         return _around(*self._encode(blend, positions, present)[:-1])
 
     def _encode(self, blend, positions, present):

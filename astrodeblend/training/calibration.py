@@ -206,8 +206,8 @@ def add_calibration(
 
     Parameters
     ----------
-    model, seed, device, progress
-        As in `astrodeblend.training.add_familiarity`.
+    model : str or path-like
+        A ``.safetensors`` file with its card beside it.
     images : numpy.ndarray, astrodeblend.simulate.Morphologies or None
         A few hundred galaxies it was not trained on, (n, bands, y, x), for blends of the recipes
         ``reiman2019`` (three in five, for which the coverage is nominal), ``rerendered`` and
@@ -218,6 +218,12 @@ def add_calibration(
         the first. Default: those of its training.
     blends : int, optional
         Number of blends, at least 20.
+    seed : int, optional
+        Seed of the random numbers.
+    device : str or torch.device, optional
+        Device of the network.
+    progress : bool, optional
+        Show a progress bar.
 
     Returns
     -------

@@ -81,13 +81,19 @@ def add_blend_score(model, images, *, stamps=12288, seed=1, device="cpu", progre
 
     Parameters
     ----------
-    model, seed, device, progress
-        As in `add_familiarity`.
+    model : str or path-like
+        A ``.safetensors`` file with its card beside it.
     images : numpy.ndarray
         Isolated galaxies, (n, bands, y, x), like those of its training. Pictures with other
         galaxies would bias the score low.
     stamps : int, optional
         Number of stamps for the fit, at least 200; half of them of two galaxies.
+    seed : int, optional
+        Seed of the random numbers.
+    device : str or torch.device, optional
+        Device of the network.
+    progress : bool, optional
+        Show a progress bar.
 
     Returns
     -------
@@ -96,9 +102,11 @@ def add_blend_score(model, images, *, stamps=12288, seed=1, device="cpu", progre
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        As by `add_familiarity`; ValueError also if the network is not one for pictures, or the
-        images have other bands.
+    FileNotFoundError
+        If the file or its card does not exist.
+    ValueError
+        If ``model`` is a name, the file is corrupt, the network is not one for pictures, there are
+        too few stamps or images, or they have other bands.
     """
     path, network, card = load_own(model, device=device)
     if not hasattr(network, "blend_features"):
