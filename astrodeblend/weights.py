@@ -135,7 +135,17 @@ def find_model(model):
 
 
 def one_of_models(name):
-    """Return advice on a name that is not a model's: the nearest name, and all of them."""
+    """Return advice on a name that is not a model's: the nearest name, and all of them.
+
+    Parameters
+    ----------
+    name : str
+        What was given as a name.
+
+    Returns
+    -------
+    str
+    """
     near = get_close_matches(str(name), list_models(), n=1)
     names = ", ".join(map(repr, list_models()))
     return f"did you mean {near[0]!r}? Choose one of {names}" if near else f"choose one of {names}"

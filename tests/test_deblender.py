@@ -192,7 +192,7 @@ def test_the_right_model_is_taken_by_default():
     deblender = Deblender.from_pretrained(device="cpu")
     said = "<Deblender 'galaxyzoo' for a colour picture or 'survey' for linear flux, on cpu>"
     assert repr(deblender) == said
-    with pytest.raises(ValueError, match="selects the model by the kind of each image; here it takes a name"):
+    with pytest.raises(ValueError, match="by the kind of each image; here it takes a name"):
         _ = deblender.card
     results = deblender.deblend_stamps([picture(), NDData(flux(), unit="nJy")])
     assert [result.meta["model"] for result in results] == ["galaxyzoo", "survey"]

@@ -89,7 +89,8 @@ def test_a_single_position_has_all_others_beside_it(inference):
     image, *_ = sources(width=120, number=12)
     found = take_apart(inference, image, UNKNOWN, purity=0.5)
     one = take_apart(inference, image, UNKNOWN, positions=found.positions[2:3], purity=0.5)
-    assert len(one.positions) == len(found.positions)
+    # what is given counts as certain, so that others may be less so
+    assert len(found.positions) <= len(one.positions) <= len(found.positions) + 2
     np.testing.assert_allclose(whole(one)[0], whole(found)[2], rtol=0.05, atol=0.05)
     two = take_apart(inference, image, UNKNOWN, positions=found.positions[:2])
     assert len(two.positions) == 2

@@ -116,7 +116,20 @@ class Photutils(_Segments):
     }
 
     def segments(self, light, threshold):
-        """Return the segments of an image, 0 outside."""
+        """Return the segments of an image.
+
+        Parameters
+        ----------
+        light : numpy.ndarray
+            Shape (y, x).
+        threshold : float
+            Light from which on a pixel is a source's.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (y, x): the number of a pixel's segment, 0 outside.
+        """
         if self.smoothing:
             light = ndimage.gaussian_filter(light, self.smoothing / _FWHM)
         with warnings.catch_warnings():
@@ -210,7 +223,20 @@ class SEP(_Segments):
     }
 
     def segments(self, light, threshold):
-        """Return the segments of an image, 0 outside."""
+        """Return the segments of an image.
+
+        Parameters
+        ----------
+        light : numpy.ndarray
+            Shape (y, x).
+        threshold : float
+            Light from which on a pixel is a source's.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (y, x): the number of a pixel's segment, 0 outside.
+        """
         import sep
 
         return sep.extract(
