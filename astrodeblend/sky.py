@@ -65,7 +65,7 @@ def estimate_sky(image):
     falls to its neighbours on both sides more than any PSF does (a cosmic ray, a hot pixel): more
     than a Gaussian of half of the PSF's full width at half maximum, at most of a pixel.
 
-    A band without data among others has level 0 and noise 1, and is hidden.
+    A band without data among others is hidden; its level is 0, its noise the others' median.
 
     The level is a constant, or, if that fits means in boxes much better, a plane (a surface of
     second order from 300 pixels a side). A constant within three errors of 0 is 0 in images with
@@ -137,9 +137,7 @@ def estimate_sky(image):
             sharper[name] = np.count_nonzero(sharp)
             step = np.spacing(np.abs(np.median(level)).astype(type_)) if type_.kind == "f" else 0
             if step > noise:
-                text = (
-                    f"{name}: {type_} rounds its values to steps of {step:g}, more than the noise"
-                )
+                text = f"{name}: {type_} rounds values to steps of {step:g}, more than the noise"
                 _warn(words, f"{text}: subtract the level of {np.median(level):g} before")
         hidden[there] = ~valid
         if any(sharper.values()):
@@ -311,11 +309,11 @@ def _sharper(above, valid, noise, psf):
 def _report_gaps(names, valid, words):
     """Warn of many pixels without data in between others: fluxes lack the light there."""
     for name, ok in zip(names, valid, strict=True):
-        gaps = (
-            0 if ok.all() else np.count_nonzero(ndimage.binary_closing(ok, np.ones((3, 3))) & ~ok)
-        )
-        if gaps > _GAPS * (gaps + np.count_nonzero(ok)):
-            share = gaps / (gaps + np.count_nonzero(ok))
+        if ok.all():
+            continue
+        closed = ok | ndimage.binary_closing(ok, np.ones((3, 3)))
+        share = 1 - np.count_nonzero(ok) / np.count_nonzero(closed)
+        if share > _GAPS:
             text = f"{name}: {share:.0%} of the pixels in between others have no data"
             _warn(words, f"{text}: fluxes lack their light; interpolate before")
 

@@ -54,7 +54,7 @@ class _Segments(Package):
         threshold = self.n_sigma * noise.min() / np.sqrt(len(blend))
         if conditions is None:
             threshold = max(threshold, self.n_sigma * mad_std(_edge(light)))
-        segments, level = self.segments(light, threshold), level[:, None, None]
+        segments, level = self._segments(light, threshold), level[:, None, None]
         labels = np.unique(segments[segments > 0])
         own = segments == labels[:, None, None, None]
         light = np.where(own, blend - level, 0).astype(np.float32)
@@ -115,21 +115,8 @@ class Photutils(_Segments):
         "sky": ("blend", "border"),
     }
 
-    def segments(self, light, threshold):
-        """Return the segments of an image.
-
-        Parameters
-        ----------
-        light : numpy.ndarray
-            Shape (y, x).
-        threshold : float
-            Light from which on a pixel is a source's.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (y, x): the number of a pixel's segment, 0 outside.
-        """
+    def _segments(self, light, threshold):
+        """Return the segments of an image, shape (y, x), 0 outside."""
         if self.smoothing:
             light = ndimage.gaussian_filter(light, self.smoothing / _FWHM)
         with warnings.catch_warnings():
@@ -222,21 +209,8 @@ class SEP(_Segments):
         "sky": ("blend", "border"),
     }
 
-    def segments(self, light, threshold):
-        """Return the segments of an image.
-
-        Parameters
-        ----------
-        light : numpy.ndarray
-            Shape (y, x).
-        threshold : float
-            Light from which on a pixel is a source's.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (y, x): the number of a pixel's segment, 0 outside.
-        """
+    def _segments(self, light, threshold):
+        """Return the segments of an image, shape (y, x), 0 outside."""
         import sep
 
         return sep.extract(

@@ -77,9 +77,9 @@ def _maps(rng):
     old = disk * (1 + rng.uniform(0, 0.5) * (np.exp(contrast * (wave - 1)) - 1))
     if rng.random() < 0.35:
         length, turn = rng.uniform(0.4, 1.2), rng.uniform(0, np.pi)
-        bar = ((r * np.cos(theta - turn) / length) ** 4
-               + (r * np.sin(theta - turn) / (length * rng.uniform(0.2, 0.4))) ** 2)  # fmt: skip
-        old += rng.uniform(0.1, 0.5) * disk.sum() * (bar := np.exp(-bar)) / bar.sum()
+        u, v = r * np.cos(theta - turn) / length, r * np.sin(theta - turn) / length
+        bar = np.exp(-(u**4) - (v / rng.uniform(0.2, 0.4)) ** 2)
+        old += rng.uniform(0.1, 0.5) * disk.sum() * bar / bar.sum()
     size, index = scale * rng.uniform(0.05, 0.4), rng.uniform(1, 4)
     from_middle = np.hypot(along, across / max(q, 0.7)) / size
     bulge = np.exp(-(2 * index - 1 / 3) * (from_middle**2 + 0.01) ** (0.5 / index))
