@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch.nn import functional as F
 
 from astrodeblend.networks import (
@@ -100,13 +101,16 @@ def take_apart(
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
         # A source is as sure as on the scale that shows it best.
         found = np.concatenate([rows[len(given) :], small])
-        for x, y, chance, _, times in found:
-            apart = np.hypot(rows[:, 0] - x, rows[:, 1] - y)
+        tree = KDTree(rows[:, :2])
+        for (*at, chance, _, times), near in zip(
+            found, tree.query_ball_point(found[:, :2], _COARSER[0]), strict=True
+        ):
+            near = np.array(sorted(k for k in near if k >= len(given)), int)
+            apart, scales = np.hypot(*(rows[near, :2] - at).T), rows[near, 4]
             for scale in {1, *_COARSER} - {times}:
-                near = (rows[:, 4] == scale) & (apart <= max(times, scale))
-                near[: len(given)] = False
-                if near.any():
-                    surest = np.argmax(np.where(near, rows[:, 2], -1))
+                of = near[(scales == scale) & (apart <= max(times, scale))]
+                if len(of):
+                    surest = of[np.argmax(rows[of, 2])]
                     rows[surest, 2] = max(rows[surest, 2], chance)
         certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
         least = least_probability(torch.from_numpy(certain), purity)

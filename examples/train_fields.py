@@ -95,7 +95,10 @@ def main():
     run.add_argument("--minutes", type=float, default=float("inf"))
     choices = {field.name: field for field in fields(FieldConfig)}
     for name, field in choices.items():
-        if field.type in (int, float):
+        if field.type is bool:
+            run.add_argument(f"--{name.replace('_', '-')}", action="store_true",
+                             help=field.metadata["help"])  # fmt: skip
+        elif field.type in (int, float):
             run.add_argument(
                 f"--{name.replace('_', '-')}", type=field.type, default=field.default,
                 help=field.metadata["help"],

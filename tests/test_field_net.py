@@ -107,6 +107,24 @@ def test_a_source_far_away_changes_nothing(small):
 
 
 @torch.no_grad()
+def test_neighbours_are_told_of_each_other(small):
+    """Beyond the reach of their sizes nothing changes, within it the queries do."""
+    blend, at, size = fields(height=64, width=200, sources=2)
+    seen, present = small.look(blend), torch.ones(1, 2, dtype=torch.bool)
+    size = torch.full_like(size, 3.0)
+
+    def query(away):
+        at[0] = torch.tensor([[40.0, 30.0], [40.0 + away, 30.0]])
+        sources = small.sources(seen, at, present, size)
+        return small._met(small.pixels(seen), sources).query[0]
+
+    alone = query(100)
+    assert (query(18.1) == alone).all()  # three times the sum of their sizes
+    assert (query(17) - alone).abs().max() > 1e-6
+    assert (query(4) - alone).abs().max() > 1e-2
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("dx", "dy"), [(8, 0), (0, 8), (24, 16)])
 def test_shifts_by_the_coarsest_grid(small, dx, dy):
     blend, at, size = fields(height=200, width=200, sources=8)
@@ -243,12 +261,13 @@ def test_centres_are_found_where_the_heat_is_highest():
     heat[0, 0, 10, 20], heat[0, 0, 10, 21], heat[0, 0, 30, 0] = 2.0, 1.0, 3.0
     offset[0, :, 10, 20] = torch.tensor([0.3, -0.2])
     (at, chance, size), (none, *_) = find_centres(heat, offset, log_size)
-    number = torch.tensor([2.0, 3.0]).sigmoid() + torch.tensor([1.0, -9.0]).sigmoid()
-    same(at, torch.tensor([[20.3, 9.8], [0.0, 30.0]]))
-    same(chance, number / (1 + number), 1e-3)  # of all nine pixels
+    same(at, torch.tensor([[0.0, 30.0], [20.3, 9.8]]))
+    same(chance, torch.tensor([3.0, 2.0]).sigmoid())
     same(size, torch.tensor([2.5, 2.5]))
     assert len(none) == 0
-    assert len(find_centres(heat, offset, log_size, least=0.5)[0][0]) == 1
+    assert len(find_centres(heat, offset, log_size, least=0.9)[0][0]) == 1
+    chance = find_centres(heat, offset, log_size, torch.tensor([2.0, -1.0]))[0][1]
+    same(chance, torch.tensor([5.0, 3.0]).sigmoid())
 
 
 def test_a_sample_is_as_pure_as_was_asked_for():

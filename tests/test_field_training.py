@@ -133,7 +133,7 @@ def test_how_large_errors_are_changes_no_light(fields):
     losses = field_losses(network, fields, 5, autocast=nullcontext)
     losses["flux_std"].backward()
     learning = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
-    assert learning == {"flux_query", "flux_sums", "log_flux_std"}
+    assert learning == {"flux_query", "flux_sums", "flux_told", "log_flux_std"}
 
 
 def configuration(**changes):
@@ -224,7 +224,7 @@ def test_a_detector_that_knows_is_complete_and_pure(fields):
     class Told(torch.nn.Module):
         def __init__(self, false):
             super().__init__()
-            self.false, self.calibration = false, torch.tensor([9.0, 0.0, 9.0])
+            self.false, self.calibration = false, torch.tensor([9.0, 9.0])
 
         def find(self, blend, psf=None):
             n, _, y, x = blend.shape

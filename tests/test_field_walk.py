@@ -11,7 +11,7 @@ from astropy.nddata import NDData, StdDevUncertainty
 from astrodeblend import Deblender, Flag, field_inference
 from astrodeblend.field_inference import overlap, take_apart
 from astrodeblend.inference import Inference
-from astrodeblend.networks import build, centre_probability
+from astrodeblend.networks import build
 from astrodeblend.score import add_field_calibration
 from astrodeblend.simulate import simulate_fields
 from astrodeblend.weights import load_model, read_card, save_model
@@ -29,10 +29,7 @@ def inference():
             parameter.add_(0.1 * torch.randn(parameter.shape))
         network.centres[-2].weight[-4:], network.centres[-2].bias[-4:] = 0, 1
         heat = network.find(torch.from_numpy(sources()[0])[None].float())[0]
-        number = centre_probability(heat).logit()
-        network.calibration.copy_(
-            torch.tensor([5.0, 0.0, -5 * number.quantile(0.95)]) / number.std()
-        )
+        network.calibration.copy_(torch.tensor([3.0, -3.0 * heat.quantile(0.99)]) / heat.std())
     card = SimpleNamespace(bands=(), scaling="noise")
     return Inference(network, card, device="cpu", dtype="float32", batch_size="auto")
 

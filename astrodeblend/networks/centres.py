@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 __all__ = ["UNCALIBRATED", "centre_probability", "find_centres", "least_probability"]
 
-#: Calibration with which the odds of a source are the sum of the heat map around it.
-UNCALIBRATED = (1.0, 0.0, 0.0)
+#: Calibration with which the heat map is the logit of the probability.
+UNCALIBRATED = (1.0, 0.0)
 
 _FEW = 5  # sources: fewer tell no share of false ones
 
@@ -43,26 +43,23 @@ def find_centres(heat, offset, log_size, calibration=UNCALIBRATED, *, least=0.05
 
 
 def centre_probability(heat, calibration=UNCALIBRATED):
-    """Return the probability of a source in the 3x3 pixels around each.
-
-    It goes by the sum of what the heat map says there: the middle of a broad galaxy may be in any
-    of several pixels, each of which has a part of the probability.
+    """Return the probability that a maximum of the heat map is a source.
 
     Parameters
     ----------
     heat : torch.Tensor
-        Shape (n, 1, y, x), as `FieldNet.find` returns it.
+        Logits, as `FieldNet.find` returns them.
     calibration : torch.Tensor, optional
-        The network's: the logit is a times the logarithm of that sum, plus b times the sum, plus c.
+        The network's: the logit is a times the heat, plus b (Platt 1999, "Probabilistic outputs for
+        support vector machines").
 
     Returns
     -------
     torch.Tensor
         As ``heat``.
     """
-    number = 9 * F.avg_pool2d(heat.sigmoid(), 3, stride=1, padding=1)
-    a, b, c = calibration
-    return (a * number.clamp(min=1e-9).log() + b * number + c).sigmoid()
+    a, b = calibration
+    return (a * heat + b).sigmoid()
 
 
 def least_probability(probability, purity):

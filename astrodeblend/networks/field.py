@@ -1,7 +1,7 @@
 """The network for fields: it finds sources and splits light among any number of them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 
 import torch
@@ -20,7 +20,7 @@ WINDOWS = (32, 64, 128, 256, 512, 1024)
 _PLANES = 4  # flux; no data there; width of the PSF; whether it is stated
 _FINE = 2  # pixels of the image along each side of one of the finest level
 _FEATURES = 16  # of each pixel of a band
-_KEY, _STD_KEY, _HIDDEN, _FLUX_HIDDEN = 16, 4, 16, 64
+_KEY, _STD_KEY, _HIDDEN, _FLUX_HIDDEN, _TOLD = 16, 4, 16, 64, 64
 _LIMIT = 20.0  # largest absolute value of a logit
 _SLOPE = 1.678  # half-light radius of an exponential disk in scale lengths
 _SOURCE_LIMIT = (
@@ -28,6 +28,8 @@ _SOURCE_LIMIT = (
 )
 _FAINTEST = 0.1  # in units of the sky noise: light at which a window ends
 _ELEMENTS = 2**21  # pixels of windows computed at a time
+_REACH = 3.0  # sums of two half-light radii: distance from which on sources know nothing of another
+_PAIRS = 2**14  # neighbours computed at a time
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ class FieldNet(BandUNet):
     Each source has a weight in every pixel of a window around it, from its query, its size and the
     pixel's key. A softmax over all sources that reach the pixel, and the light of no source, splits
     the pixel's light. Untrained, sources are exponential disks with the peak of the image there.
+    Before that, each source is told of its neighbours: where they are, how large and bright, and
+    which weight they have in its own middle. Without it two sources too close for two peaks would
+    be one to the network, and the other would have no light.
 
     NaN in a blend marks missing data.
 
@@ -153,7 +158,7 @@ class FieldNet(BandUNet):
     Attributes
     ----------
     calibration : torch.Tensor
-        Shape (3,), as `centre_probability` takes it.
+        Shape (2,), as `centre_probability` takes it.
     """
 
     mixed_precision = True  # layers that need single precision compute in it in any context
@@ -185,10 +190,19 @@ class FieldNet(BandUNet):
         self.log_flux_std = nn.Linear(_FLUX_HIDDEN, 1)
         self.shape = _mlp(shared[0] + 1, 2 * _HIDDEN + 1)
         self.place = nn.Linear(4, _HIDDEN)
+        self.neighbour = nn.Sequential(
+            nn.Linear(7, _TOLD), nn.ReLU(), nn.Linear(_TOLD, _TOLD), nn.ReLU()
+        )
+        self.requery = _mlp(_TOLD + _KEY, 1 + _KEY)
+        self.reshape = nn.Linear(_TOLD, 2 * _HIDDEN + 1)
+        self.flux_told = nn.Linear(_TOLD, _FLUX_HIDDEN, bias=False)
         self.register_buffer("calibration", torch.tensor(UNCALIBRATED))
         with torch.no_grad():
             for layer in (self.light, self.nobody, self.centres[-2], self.log_flux_std):
                 layer.weight.zero_()
+            for part in (self.reshape, self.flux_told):
+                part.weight.zero_()
+            self.reshape.bias.zero_()
             self.log_flux_std.bias.zero_()
             self.light.bias.copy_(torch.tensor([0.0, -3.0]))
             self.nobody.bias.fill_(math.log(_FAINTEST))
@@ -334,8 +348,17 @@ class FieldNet(BandUNet):
         if sizes is None:
             sizes = self._sizes(seen, positions)
         pixels, at, size = self.pixels(seen), positions.float(), sizes.float()
+        if present is None:
+            present = torch.ones_like(size, dtype=torch.bool)
         own, shared, peak = self._there(seen, positions)
         shape, query, std_query, _ = self._questions(own, shared, size)
+        rows = _rows_at(torch.arange(at.shape[0], device=at.device)[:, None], at, pixels.key.shape)
+        known = at, size, peak, shape, query, gather_rows(pixels.key.flatten(0, 3), rows).float()
+        told = self._told(*([part.unsqueeze(dim) for part in known] for dim in (2, 1)))
+        every = torch.arange(at.shape[1], device=at.device)
+        met = present[:, None] & (every[:, None] != every)
+        told = (told * met[..., None, None]).sum(dim=2)
+        peak, shape, query = self._changed(peak, shape, query, told)
         y, x = torch.meshgrid(
             *(torch.arange(side, device=peak.device) for side in (height, width)), indexing="ij"
         )
@@ -345,8 +368,7 @@ class FieldNet(BandUNet):
         side = side.clamp(max=torch.sym_max(height, width))
         first = _corner(at, side, height, width)[:, :, None]
         inside = ((grid >= first) & (grid < first + side[..., None, None])).all(dim=3)
-        if present is not None:
-            inside = inside & present[..., None]
+        inside = inside & present[..., None]
         away = (grid - at[:, :, None]) / size[..., None, None]
         mine = self._mine(away, shape[:, :, None])[:, :, None] + peak.log()[..., None]
         match = torch.einsum("nbpk,nsbk->nsbp", pixels.key.flatten(2, 3), query)
@@ -453,6 +475,7 @@ class FieldNet(BandUNet):
             As `windows` does.
         """
         bands, height, width = pixels.total.shape[1:]
+        sources = self._met(pixels, sources)
         at, size, peak = sources.at, sources.size, sources.peak
         keys, std_keys = (each.flatten(0, 3) for each in (pixels.key, pixels.std_key))
         claimed = pixels.nobody.exp().flatten()
@@ -490,6 +513,54 @@ class FieldNet(BandUNet):
             windows.append((sources.source[of], corner, (*parts, flux_std)))
         return windows
 
+    def _met(self, pixels, sources):
+        """Return sources told of their neighbours."""
+        rows = _rows_at(sources.image, sources.at, pixels.key.shape)
+        known = (
+            sources.at, sources.size, sources.peak, sources.shape, sources.query,
+            gather_rows(pixels.key.flatten(0, 3), rows).float(),
+        )  # fmt: skip
+        told = sources.peak.new_zeros(*sources.peak.shape, _TOLD)
+        for pairs in _neighbours(sources).split(_PAIRS):
+            one, other = ([part[k] for part in known] for k in pairs.unbind(dim=1))
+            told = told.index_add(0, pairs[:, 0], self._told(one, other))
+        peak, shape, query = self._changed(sources.peak, sources.shape, sources.query, told)
+        flux_query = sources.flux_query + self.flux_told(told.detach())
+        return replace(sources, peak=peak, shape=shape, query=query, flux_query=flux_query)
+
+    def _told(self, one, other):
+        """Return what sources are told of others, (..., bands, features).
+
+        Both are lists: position, size, peak, shape, query, and key of the pixel at the position.
+        """
+
+        def claim(of, by):
+            (at, *_, key), (centre, size, peak, shape, query, _) = of, by
+            mine = self._mine((at - centre) / size[..., None], shape)[..., None] + peak.log()
+            return _bounded(mine + (key * query).sum(dim=-1) / math.sqrt(_KEY))
+
+        (at, size, peak, *_), (its_at, its_size, its_peak, *_) = one, other
+        apart = its_at - at
+        reach = _REACH * (size + its_size)
+        near = (1 - apart.square().sum(dim=-1) / reach.square()).clamp(min=0).square()
+        apart = apart / size[..., None]
+        both = [
+            *apart.unbind(dim=-1), apart.square().sum(dim=-1).add(1e-2).sqrt(),
+            (its_size / size).log(),
+        ]  # fmt: skip
+        each = [
+            (its_peak / peak).log(),
+            claim(one, other) - claim(one, one), claim(other, one) - claim(other, other),
+        ]  # fmt: skip
+        known = torch.stack([*(b[..., None].expand_as(each[0]) for b in both), *each], dim=-1)
+        return near[..., None, None] * self.neighbour(known.asinh())
+
+    def _changed(self, peak, shape, query, told):
+        """Return peaks, shapes and queries of sources that were told things."""
+        change = self.requery(torch.cat([told, query], dim=-1))
+        peak = peak * change[..., 0].clamp(-6, 3).exp()
+        return peak, shape + self.reshape(told.mean(dim=-2)), query + change[..., 1:]
+
     def _mine(self, away, shape):
         """Return the logarithm of what sources claim at places (..., 2), in half-light radii."""
         r = (away.square().sum(dim=-1) + 1e-2).sqrt()
@@ -507,6 +578,28 @@ class FieldNet(BandUNet):
         hidden = (sources.flux_query[of] + self.flux_sums(sums)).relu()
         log_ratio = self.log_flux_std(hidden)[..., 0].clamp(-4, 6)
         return log_ratio.exp() * _SOURCE_LIMIT * sources.size[of, None]
+
+
+def _rows_at(image, at, shape):
+    """Return the rows (..., bands) of pixels (n, bands, y, x, k) at positions (..., 2)."""
+    bands, height, width = shape[1:4]
+    x, y = (at + 0.5).floor().long().unbind(dim=-1)
+    pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    plane = image[..., None] * bands + torch.arange(bands, device=at.device)
+    return plane * (height * width) + pixel[..., None]
+
+
+def _neighbours(sources):
+    """Return the pairs (p, 2) of sources of an image that are told of one another."""
+    rows = []
+    at, size, image = sources.at, sources.size, sources.image
+    for some in torch.arange(len(at), device=at.device).split(1024):
+        reach = _REACH * (size[some, None] + size)
+        pairs = (torch.cdist(at[some], at) < reach) & (image[some, None] == image)
+        one, other = pairs.nonzero(as_tuple=True)
+        rows.append(torch.stack([some[one], other], dim=1))
+    pairs = torch.cat(rows) if rows else at.new_zeros(0, 2, dtype=torch.long)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _which_window(size, peak):

@@ -27,6 +27,7 @@ _NEAR = 8.0  # pixels to the nearest neighbour of a blended source
 _MATCH = 2.0  # pixels at most from where a source is
 _PARTS = ("noise", "coherent")  # of a flux's error: of the image, and by deblending
 _BATCH = 4  # blocks
+_RESIDUAL = 0.1  # units of the sky noise: sky that is left when it is subtracted
 _THIN = 7  # so many pixels are as good as one: neighbours go wrong together
 
 
@@ -154,7 +155,8 @@ def add_field_calibration(
     network, card = load_model(model)
     if not hasattr(network, "find"):
         raise ValueError(f"model={str(model)!r} finds no sources; give a model for fields")
-    stream = FieldStream(surveys, *images, batch=_BATCH, seed=seed, size=192, psf=None)
+    of = {"batch": _BATCH, "seed": seed, "size": 192, "psf": None, "residual": _RESIDUAL}
+    stream = FieldStream(surveys, *images, **of)
     batches = (stream[k] for k in range(-(-blocks // _BATCH)))
     calibrate(network, tqdm(batches, "probabilities", disable=not progress), nullcontext)
     deblender = Deblender(network, replace(card, calibration={}), dtype="float32")

@@ -108,6 +108,11 @@ class FieldStream:
         Slope of log10 of the number counts per magnitude.
     close : float, optional
         Least share of sources with a neighbour within two FWHM of the PSF.
+    alike : float, optional
+        Share of these neighbours whose magnitude differs by less than 2 from that of the source.
+    growth : float, optional
+        Largest factor of the radii of galaxies: half of the fields have one of 1 to this, as if
+        they were nearer. The density is divided by its square, and neighbours are further away.
     psf : (float, float), optional
         Range of FWHM of the PSF in pixels, for half of the fields; the others have the survey's.
         None: all have the survey's.
@@ -128,8 +133,8 @@ class FieldStream:
     def __init__(
         self, surveys, images=None, large_images=None, *, batch, seed, size=256, bands=None,
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
-        psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04, gaps=0.2, edges=0.1,
-        correlated=0.5, counted=0.0, residual=0.5, device="cpu",
+        alike=0.0, growth=1.0, psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04,
+        gaps=0.2, edges=0.1, correlated=0.5, counted=0.0, residual=0.5, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:
@@ -143,14 +148,18 @@ class FieldStream:
             if not least <= low <= high < math.inf:
                 raise ValueError(f"{name}={(low, high)!r}: give two numbers, the lower one first")
         shares = {
-            "close": close, "stars": stars, "large": large, "bright": bright, "gaps": gaps,
-            "edges": edges, "correlated": correlated, "counted": counted, "residual": residual,
+            "close": close, "alike": alike, "stars": stars, "large": large, "bright": bright,
+            "gaps": gaps, "edges": edges, "correlated": correlated, "counted": counted,
+            "residual": residual,
         }  # fmt: skip
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share!r}: give a number from 0 to 1")
         self.seed, self.magnitudes, self.slope, self.psf = seed, magnitudes, slope, psf
         self.shares = shares
+        if not 1 <= growth < math.inf:
+            raise ValueError(f"growth={growth!r}: give a number from 1 on")
+        self.growth = growth
         if not len(wider) or min(wider) < 1:
             raise ValueError(f"wider={wider!r}: give numbers from 1 on")
         surveys = [get_survey(survey) for survey in surveys]
@@ -194,15 +203,21 @@ class FieldStream:
         references = [survey.reference for survey in surveys]
         depth = np.array([band.point_depth for band in references])
         noise = np.array([r.sky_noise(s) for r, s in zip(references, scale, strict=True)])
-        number_of, present, position = self._layout(
-            rng, scale**2 / self.wider[seen.survey], fwhm.mean(axis=1)
+        kinds = np.random.default_rng([self.seed, number, 5])
+        growth = self.growth ** np.where(kinds.random(n) < 0.5, kinds.random(n), 0)
+        number_of, present, position, pair, host = self._layout(
+            rng, scale**2 / self.wider[seen.survey] / growth**2, fwhm.mean(axis=1), kinds, growth
         )
         most = present.shape[1]
         wavelength = np.array([band.wavelength for band in references])
         magnitude = draw_brightest(rng, n * most, self.magnitudes, self.slope)
-        magnitude = magnitude.reshape(n, most) + depth[:, None]
-        kinds = {"reference": np.repeat(wavelength, most), "stars": shares["stars"]}
-        sources = draw_sources(rng, magnitude.ravel(), images=self.images[0], **kinds)
+        magnitude = magnitude.reshape(n, most)
+        alike = pair & (kinds.random((n, most)) < shares["alike"])
+        like = np.take_along_axis(magnitude, host, axis=1) + kinds.uniform(-2, 2, (n, most))
+        magnitude = np.where(alike, like.clip(*self.magnitudes), magnitude) + depth[:, None]
+        of = {"reference": np.repeat(wavelength, most), "stars": shares["stars"]}
+        sources = draw_sources(rng, magnitude.ravel(), images=self.images[0], **of)
+        sources.radius[:] *= np.repeat(growth, most)[:, None]
 
         large, star = rng.random((2, n)) < [[shares["large"]], [shares["bright"]]]
         large_at, star_at = number_of, number_of + large
@@ -226,6 +241,9 @@ class FieldStream:
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
                 if nuclei.random() < 1 / 3:  # an elliptical galaxy
                     one.share[:] = 1, 0, 0
+                elif kinds.random() < 0.2:  # a disk seen edge-on
+                    one.share[:, :2] = 0, one.share[:, :2].sum()
+                    one.ellipticity[:, 1] = kinds.uniform(0.6, 0.8)
             part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
             if nuclei.random() < 0.75 and one.share[0, 0] < 1:
                 # pictures lack bright nuclei: those that saturate are left out
@@ -278,8 +296,11 @@ class FieldStream:
             stated=stated,
         )  # fmt: skip
 
-    def _layout(self, rng, area, fwhm):
-        """Draw number and positions of sources; two places of each field are filled later."""
+    def _layout(self, rng, area, fwhm, more, growth):
+        """Draw number and positions of sources; two places of each field are filled later.
+
+        Return numbers (n,), which exist, positions, which are put near a host, and their hosts.
+        """
         n, (ny, nx) = len(area), self.size
         density = rng.uniform(*self.density, n) * area / 60**2  # per pixel
         number = rng.poisson(density * (ny + 2 * _MARGIN) * (nx + 2 * _MARGIN))
@@ -297,10 +318,12 @@ class FieldStream:
         pair = (index >= first[:, None]) & (index < number[:, None])
         host = (rng.random((n, most)) * first[:, None]).astype(int)
         away = fwhm[:, None] * rng.uniform(0.4, 2, (n, most))
+        away *= growth[:, None] ** more.random((n, most))
         angle = rng.uniform(0, 2 * np.pi, (n, most))
         near = np.take_along_axis(position, host[..., None], axis=1)
         near = near + away[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        return number, index < number[:, None], np.where(pair[..., None], near, position)
+        position = np.where(pair[..., None], near, position)
+        return number, index < number[:, None], position, pair, host
 
     def _strips(self, rng, n, bands):
         shares, (ny, nx) = self.shares, self.size

@@ -232,8 +232,9 @@ class FieldConfig:
         "Widths of blocks, in pixels; one is drawn for each update.", least=16)
     bands: dict[int, float] = choice(lambda: {1: 0.2, 2: 0.1, 3: 0.25, 4: 0.1, 5: 0.3, 6: 0.05},
         "Probabilities of numbers of bands.")
-    options: dict = choice(lambda: {"wider": [1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.9,
-                                    "bright": 0.12, "counted": 0.08, "slope": 0.24},
+    options: dict = choice(lambda: {"wider": [1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.6,
+                                    "bright": 0.12, "counted": 0.08, "slope": 0.24, "alike": 0.7,
+                                    "growth": 4.0, "close": 0.5, "residual": 0.1},
         "Further parameters of `astrodeblend.simulate.FieldStream`.")
     batch: int = choice(0,
         "Number of blocks of the largest size per update; smaller blocks in proportion to their "
@@ -248,6 +249,12 @@ class FieldConfig:
         "Decay per update of the running average of the weights, which is saved; 0 for no "
         "average.", **_BELOW_ONE)
     clip: float = choice(1.0, "Largest norm of the gradient; 0 for no limit.")
+    asked: int = choice(2,
+        "Sets of positions among which the light of a block is split in an update; to see a block "
+        "costs more than to split it.", least=1)
+    split_only: bool = choice(False,
+        "Train the layers that split the light, and hold those that see and find: updates take a "
+        "third of the time.")
     seed: int = choice(1, "Seed of all random numbers.")
     bfloat16: bool | None = choice(None,
         "Whether the arithmetic of the network is bfloat16. None: where the processor multiplies "

@@ -1,12 +1,12 @@
 """Losses of networks for fields, and the positions that these are given in training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 
 from ..networks import find_centres
-from ..networks.blocks import draw_spots
+from ..networks.blocks import draw_spots, sample
 from .losses import std_loss
 
 __all__ = ["FAINT", "Question", "ask", "field_losses", "interval_loss", "match", "shown", "snr"]
@@ -15,13 +15,14 @@ __all__ = ["FAINT", "Question", "ask", "field_losses", "interval_loss", "match",
 FAINT = 3.0
 
 _SCATTER = 0.3  # pixels: standard deviation of positions along each axis
-_DROPPED, _DOUBLED = 0.07, 0.05  # probability to omit a source, or add a false one beside it
+_DROPPED, _DOUBLED = 0.07, 0.02  # probability to omit a source, or add a false one beside it
 _GUESS = 0.2  # standard deviation of ln size
 _FOUND = 0.5  # share of fields whose positions are those that the network finds
-_SURE = 0.3  # smallest probability of a source found there
+_SURE = 0.5  # smallest probability of a source found there
+_READ = 0.5  # share of the other fields in which the network tells the sizes
 _GAIN = 4.0  # noise variances: tolerance of the squared error of a source's light
 _DENSE = 4.0  # weight of the squared error, in noise variances, of all light in a pixel
-_SMALL, _MANY = 2.0, 20.0  # half-light radius in pixels of weight 1; largest weight
+_SMALL, _MANY = 2.0, 10.0  # half-light radius in pixels of weight 1; largest weight
 _WIDE = 8.0  # a source's half-light radius over the reach of pixels that learn offset and size
 _WITHIN = 0.683  # share of fluxes within their errors
 _NOTHING = 6.0  # units of the sky noise: noise limit of false sources
@@ -39,8 +40,8 @@ class Question:
         Shapes (n, s, 2), (n, s) and (n, s).
     truth : torch.Tensor
         Shape (n, s): index of the source in the field; -1 for a false source.
-    found : torch.Tensor
-        Shape (n,): whether the network's own detections replace them.
+    found, read : torch.Tensor
+        Shape (n,): whether the network's own detections replace them, or the sizes alone.
     """
 
     positions: torch.Tensor
@@ -48,6 +49,7 @@ class Question:
     present: torch.Tensor
     truth: torch.Tensor
     found: torch.Tensor
+    read: torch.Tensor
 
 
 def snr(fields):
@@ -97,6 +99,7 @@ def ask(fields, seed):
         torch.cat([kept, doubled], dim=1),
         torch.cat([which, torch.full_like(which, -1)], dim=1),
         rand(n) < _FOUND,
+        rand(n) < _READ,
     )
 
 
@@ -130,7 +133,9 @@ def match(fields, field, positions):
 
 
 def _with_found(question, fields, maps, calibration):
-    """Replace the positions in some of the fields by the network's own detections."""
+    """Replace positions, or sizes, in some of the fields by those that the network finds."""
+    sizes = sample(maps[2].detach(), question.positions)[..., 0].exp()
+    question = replace(question, sizes=torch.where(question.read[:, None], sizes, question.sizes))
     some = question.found.nonzero()[:, 0].tolist()
     if not some:
         return question
@@ -145,10 +150,10 @@ def _with_found(question, fields, maps, calibration):
         present[k] = torch.arange(most, device=at.device) < len(at)
         positions[k, : len(at)], sizes[k, : len(at)] = at, size.to(sizes.dtype)
         truth[k, : len(at)] = match(fields, k, at)
-    return Question(positions, sizes, present, truth, question.found)
+    return replace(question, positions=positions, sizes=sizes, present=present, truth=truth)
 
 
-def field_losses(network, fields, seed, *, autocast):
+def field_losses(network, fields, seed, *, autocast, asked=1):
     """Return the losses of a network on fields, by name; each is a number.
 
     Parameters
@@ -161,20 +166,25 @@ def field_losses(network, fields, seed, *, autocast):
         Seed of the errors of positions.
     autocast : callable
         Returns the context in which the network runs.
+    asked : int, optional
+        Sets of positions among which the light is split.
 
     Returns
     -------
     dict of str to torch.Tensor
     """
-    question = ask(fields, seed)
     blend, psf = shown(fields)
     with autocast():
         seen = network.look(blend, psf)
     maps = network.heat(seen)
     losses = _finding_losses(maps, fields) | {"total": _total_loss(seen.total, fields)}
-    question = _with_found(question, fields, maps, network.calibration)
-    windows = network.windows(seen, question.positions, question.present, question.sizes)
-    return losses | _splitting_losses(windows, fields, question)
+    for k in range(asked):
+        question = ask(fields, asked * seed + k)
+        question = _with_found(question, fields, maps, network.calibration)
+        windows = network.windows(seen, question.positions, question.present, question.sizes)
+        for name, loss in _splitting_losses(windows, fields, question).items():
+            losses[name] = losses.get(name, 0) + loss / asked
+    return losses
 
 
 def _finding_losses(maps, fields):

@@ -13,7 +13,7 @@ __all__ = ["calibrate", "score_fields", "table"]
 #: Edges of bins of signal to noise.
 EDGES = (5, 10, 20, 100, np.inf)
 #: Uncalibrated probability above which detections enter the calibration.
-_DOUBTFUL = 0.15
+_DOUBTFUL = 0.03
 #: Pixels: largest distance of the neighbour in close pairs.
 CLOSE = 8.0
 
@@ -41,7 +41,7 @@ def _detections(network, fields, autocast, least=0.02):
 
 
 def calibrate(network, batches, autocast):
-    """Calibrate the probabilities of the heat map, by logistic regression.
+    """Calibrate the probabilities of the heat map, by logistic regression of detections.
 
     Parameters
     ----------
@@ -52,22 +52,21 @@ def calibrate(network, batches, autocast):
     autocast : callable
         As in `field_losses`.
     """
-    uncalibrated = torch.tensor(UNCALIBRATED)
-    network.calibration.copy_(uncalibrated)
-    odds, true = [], []
+    fit = torch.tensor(UNCALIBRATED)
+    network.calibration.copy_(fit)
+    heat, true = [], []
     for fields in batches:
         for _, chance, _, _, right, counts in _detections(network, fields, autocast, _DOUBTFUL):
-            odds.append(chance[counts].logit(eps=1e-6).exp().double().cpu())
+            heat.append(chance[counts].double().logit().cpu())
             true.append(right[counts].double().cpu())
-    odds, true = torch.cat(odds), torch.cat(true)
+    heat, true = torch.cat(heat), torch.cat(true)
     if true.sum() < 20 or (1 - true).sum() < 20:
         return  # too few for a fit
-    design = torch.stack([odds.log(), odds, torch.ones_like(odds)], dim=1)
-    fit = uncalibrated.double()
+    design, fit = torch.stack([heat, torch.ones_like(heat)], dim=1), fit.double()
     for _ in range(50):  # Newton's method
         chance = (design @ fit).sigmoid()
         weight = chance * (1 - chance)
-        hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(3)
+        hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(2)
         fit = fit + torch.linalg.solve(hessian, design.T @ (true - chance)).clamp(-1, 1)
     network.calibration.copy_(fit)
 

@@ -31,6 +31,10 @@ _WEIGHTS = {
     "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2, "std": 0.1,
     "flux_std": 0.1,
 }  # fmt: skip
+_SPLITTING = (
+    "key", "nobody", "query", "shape", "place", "neighbour", "requery", "reshape", "std_query",
+    "log_std", "flux_query", "flux_sums", "flux_told", "log_flux_std",
+)  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
 _CHECKPOINT = 120.0  # seconds between checkpoints
@@ -87,6 +91,8 @@ def train_fields(
     network = build(**config.network)
     parent = None if start is None or resume else load_parent(start, network, weights=True)
     network = network.to(device, memory_format=torch.channels_last)
+    for name, layer in network.named_children():
+        layer.requires_grad_(not config.split_only or name in _SPLITTING)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -166,11 +172,13 @@ def train_fields(
                 group["lr"] = config.learning_rate * rate
             try:
                 losses = field_losses(
-                    network, fields, config.seed * 1_000_003 + step, autocast=autocast
-                )
+                    network, fields, config.seed * 1_000_003 + step, autocast=autocast,
+                    asked=config.asked,
+                )  # fmt: skip
                 total = sum(_WEIGHTS[name] * value for name, value in losses.items())
                 optimizer.zero_grad(set_to_none=True)
-                total.backward()
+                if total.requires_grad:  # or there is nothing to split
+                    total.backward()
             except torch.OutOfMemoryError:  # one crowded batch does not end the run
                 log(f"out of memory at step {step}: batch skipped")
                 optimizer.zero_grad(set_to_none=True)
