@@ -5,10 +5,9 @@ and with the unit, mask, standard deviation and celestial WCS that the input has
 package takes images in this form only.
 """
 
-from .bands import channels_of, wavelength_of
-from .position import pixel_position
+from .bands import channels_of, is_surface_brightness, wavelength_of
 from .reading import read_image
-from .units import is_surface_brightness
+from .wcs import pixel_position
 from .writing import image_to_hdus, to_original_shape, write_fits
 
 __all__ = [

@@ -9,10 +9,7 @@ from astropy.io import fits
 from astropy.wcs.utils import proj_plane_pixel_area, proj_plane_pixel_scales
 
 from .errors import leave_aside
-from .planes import changed, compact
-from .units import is_surface_brightness
-
-__all__ = ["channels_of", "put_on_grid", "stack", "wavelength_of"]
+from .form import changed, compact
 
 # Effective wavelengths in nm, rounded: they only order bands. A lower-case v is violet.
 _WAVELENGTHS = {
@@ -104,6 +101,29 @@ def channels_of(image, bands):
     called = names or [f"band {k}" for k in range(count)]
     said = ["+".join(called[k] for k in reversed(group)) for group in groups]
     return groups, None if said == list("RGB") else said
+
+
+def is_surface_brightness(image):
+    """Return whether the values do not depend on the area of a pixel.
+
+    True for pictures, values per solid angle or beam, and temperatures.
+
+    Parameters
+    ----------
+    image : `~astropy.nddata.NDData`
+        As `astrodeblend.images.read_image` gives it.
+
+    Returns
+    -------
+    bool
+    """
+    if image.meta.get("astrodeblend", {}).get("full_scale") is not None:
+        return True
+    if not isinstance(image.unit, u.UnitBase):
+        return False
+    base = image.unit.decompose()
+    powers = dict(zip(base.bases, base.powers, strict=True))
+    return powers.get(u.rad, 0) < 0 or powers.get(u.beam, 0) < 0 or powers.get(u.K, 0) > 0
 
 
 def put_on_grid(band, first, number):

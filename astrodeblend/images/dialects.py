@@ -1,23 +1,16 @@
-"""FITS conventions: which HDU is the image, its noise or its mask; which cards are kept."""
+"""FITS conventions: which HDU is the image, its noise or its mask; spellings of units; cards."""
 
 import re
+import warnings
 from contextlib import suppress
 
 import numpy as np
+from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
 
 from .errors import leave_aside
-from .planes import RelativeWeight, is_plain_mask
-
-__all__ = [
-    "choose_hdu",
-    "companions",
-    "observation_cards",
-    "read_data",
-    "read_plane",
-    "valid_cards",
-]
+from .form import RelativeWeight, is_plain_mask
 
 # EXTNAMEs of CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, ESO, SWarp and others. Of
 # several uncertainties the first in this order is used.
@@ -43,6 +36,16 @@ _SCIENCE = {"SCI", "SCIENCE", "IMAGE"}
 # Bit planes (LSST, HSC) of pixels with bad or no data; detected, bright or saturated is neither.
 _BAD_PLANES = ("MP_BAD", "MP_NO_DATA", "MP_CR", "MP_UNMASKEDNAN")
 
+# Read in any case: units that astropy reads in one case only, or as another unit (siemens, ampere).
+_NAMES = """Jy uJy nJy sr beam adu ct count electron photon DN K nmgy nanomaggy maggy erg s m cm Hz
+    W mag Angstrom pix pixel arcsec"""
+_WORDS = {name.lower(): name for name in _NAMES.split()} | {
+    **{"jansky": "Jy", "microjy": "uJy", "nanojy": "nJy", "maggies": "maggy"},
+    **{"nanomaggies": "nmgy", "sec": "s", "second": "s", "sterad": "sr", "steradian": "sr"},
+    **{"a": "Angstrom", "ang": "Angstrom", "kelvin": "K", "dns": "DN"},
+    **{"e": "electron", "cts": "ct", "cps": "ct/s"},
+}
+_WORDS |= {f"{word}s": name for word, name in _WORDS.items() if len(word) > 2}
 
 # Cards of storage and pixel grid, which the output states anew. No card of the input's WCS may
 # stay, nor of older forms (IRAF's WAT, the plate solution of the Digitized Sky Survey): wcslib
@@ -236,3 +239,31 @@ def observation_cards(meta):
                     meta[key] = value
     cards = valid_cards(meta).cards
     return fits.Header([card for card in cards if not _LAYOUT_CARD.fullmatch(card.keyword)])
+
+
+def parse_unit(text):
+    """Return the unit that a text means, in any case, singular or plural, or None.
+
+    MJY is read as mega per steradian only: elsewhere it may mean milli, and None is returned.
+    """
+    text = re.sub(r"\bm(?i:jy)\b", "mJy", text)
+    text = re.sub(r"\bM(?i:jy)\b(?=.*(?i:sr))", "MJy", text)
+    text = re.sub(r"\b[eE]-(?!\d)", "electron", text)
+    word = r"(?!(?<=[\d.])[eE][-+]?\d)[A-Za-z]+"  # not the exponent of a number
+    text = re.sub(word, lambda word: _WORDS.get(word[0].lower(), word[0]), text)
+    with warnings.catch_warnings(), suppress(ValueError, TypeError):
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        return u.Unit(text)
+    return None
+
+
+def is_logarithmic(unit):
+    """Return whether a unit is logarithmic (magnitudes, dex): such values do not add.
+
+    It may be a text that is no unit, such as "AB magnitudes".
+    """
+    if isinstance(unit, str):
+        return re.search(r"\bmag|magnitude|luptitude|\blog|\bdex\b", unit.lower()) is not None
+    if unit is None or isinstance(unit, u.LogUnit):
+        return unit is not None
+    return any(isinstance(base, type(u.dex)) for base in unit.decompose().bases)

@@ -4,8 +4,6 @@ import warnings
 
 from astropy.utils.exceptions import AstropyUserWarning
 
-__all__ = ["leave_aside", "restated"]
-
 # Exceptions made from one sentence; others, such as UnicodeDecodeError, are subclasses of these.
 _KINDS = (FileNotFoundError, IsADirectoryError, PermissionError, OSError, TypeError, ValueError)
 

@@ -14,8 +14,6 @@ from astropy.wcs.utils import proj_plane_pixel_area
 
 from .errors import leave_aside
 
-__all__ = ["PSF_INPUTS", "pixel_width", "psf_in_pixels", "psf_widths"]
-
 _LEAST, _MOST = 0.5, 50.0  # pixels, FWHM; a width outside is a mistake, or in another unit
 PSF_INPUTS = (
     "give the full width at half maximum, in pixels or as an angle, an image of the PSF, the path "

@@ -15,22 +15,33 @@ from astropy.nddata import NDData, NDUncertainty, StdDevUncertainty
 from PIL import Image, ImageOps
 
 from .bands import put_on_grid, stack
-from .dialects import choose_hdu, companions, observation_cards, read_data, read_plane, valid_cards
+from .dialects import (
+    choose_hdu,
+    companions,
+    is_logarithmic,
+    observation_cards,
+    parse_unit,
+    read_data,
+    read_plane,
+    valid_cards,
+)
 from .errors import leave_aside, restated
-from .kind import KINDS, Origin, kind_by_type, kind_in_common, transparent, with_kind
-from .planes import (
+from .form import (
+    KINDS,
+    Origin,
     RelativeWeight,
     changed,
     compact,
     is_plain_mask,
+    kind_by_type,
+    kind_in_common,
     noise_per_weight,
     standard_deviation,
+    transparent,
+    with_kind,
 )
 from .psf import PSF_INPUTS, psf_in_pixels, psf_widths
-from .units import is_logarithmic, parse_unit
 from .wcs import celestial_wcs, read_wcs
-
-__all__ = ["read_image"]
 
 SMALLEST = 16  # pixels along x and y: the least that the networks take
 

@@ -10,10 +10,8 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from astrodeblend.files import atomic_path
 
-from .planes import changed, compact, standard_deviation
+from .form import changed, compact, standard_deviation
 from .wcs import wcs_to_cards
-
-__all__ = ["image_to_hdus", "to_original_shape", "write_fits"]
 
 
 def to_original_shape(image):

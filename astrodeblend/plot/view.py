@@ -16,8 +16,6 @@ from PIL import Image
 from astrodeblend.images import channels_of
 from astrodeblend.scaling import scaling_of
 
-__all__ = ["View", "in_colour", "png_address", "residual_of", "shrunk", "thumbnails"]
-
 #: Standard deviations of the noise at the ends of the residual's colours: blue, white, red.
 SIGMA = 5.0
 RESIDUAL = colormaps["RdBu_r"].with_extremes(bad="0.6")  # grey without data
