@@ -10,10 +10,9 @@ from functools import partial
 
 import click
 
-from .blends import simulate
 from .deblending import deblend, demo, export, models, report
 from .options import examples
-from .score import benchmark, evaluate
+from .score import benchmark, evaluate, simulate
 from .training import finish, train
 
 __all__ = ["main"]
