@@ -57,38 +57,20 @@ _MANY = 40
 class BlendSet:
     """Blends that anyone can make again: which galaxies, and how they were perturbed.
 
-    Made by `draw_blends` or `read_blends`; indexed by a slice or an array, it is a part of
-    the same blends.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-        Where the images are.
-    paths : tuple of pathlib.Path
-        The images that are used.
-    alone : tuple of bool
-        Whether each shows one galaxy alone: all but those with 0 in the column ``isolated`` of
-        the folder's ``splits.csv``.
-    width : int
-        Width in pixels of the grid that all images are put on.
-    split : str or None
-        Which part of the folder they are.
-    recipe : Recipe
-        What the blends are.
-    seed : int
-        Where the randomness started from.
-    draw : Draw
-        The random part; ``central`` and ``companion`` are indices of ``paths``.
+    Made by `draw_blends` or `read_blends`; indexed by a slice or an array, it is a part of the same
+    blends.
     """
 
-    folder: Path
-    paths: tuple[Path, ...]
+    folder: Path  # of the images
+    paths: tuple[Path, ...]  # the images that are used
+    # whether each shows one galaxy alone: all but those with 0 in the column ``isolated`` of the
+    # folder's ``splits.csv``
     alone: tuple[bool, ...]
-    width: int
-    split: str | None
+    width: int  # in pixels of the grid that all images are put on
+    split: str | None  # which part of the folder they are
     recipe: Recipe
     seed: int
-    draw: Draw
+    draw: Draw  # the random part; ``central`` and ``companion`` are indices of ``paths``
 
     def __len__(self):
         return len(self.draw)
@@ -145,19 +127,10 @@ class BlendSet:
         )
 
     def batches(self, size=64, *, progress=False):
-        """Make the blends, some at a time; only their images are in memory.
+        """Yield ``size`` blends at a time: only their images are in memory.
 
-        Parameters
-        ----------
-        size : int, optional
-            How many at a time.
-        progress : bool, optional
-            Show a progress bar.
-
-        Yields
-        ------
-        blend, isolated : numpy.ndarray
-            Shapes (n, bands, s, s) and (n, 2, bands, s, s), float32 from 0 to 1, central first.
+        They are blends and the truth, (n, bands, s, s) and (n, 2, bands, s, s), float32 from 0 to
+        1, the central galaxy first.
         """
         with tqdm(total=len(self), unit="blend", desc="blends", disable=not progress) as bar:
             for start in range(0, len(self), size):
@@ -171,14 +144,10 @@ class BlendSet:
                 bar.update(len(draw))
 
     def to_table(self):
-        """List the blends, with all it takes to make them again from the same folder.
+        """Return a table of the blends: all that `read_blends` takes to make them again.
 
-        Returns
-        -------
-        `~astropy.table.QTable`
-            One row per blend: files of ``central`` and ``companion`` relative to the folder,
-            blending ``mode``, and the perturbation as `astrodeblend.simulate.Draw` has it.
-            `read_blends` reads it from a file.
+        It has a row per blend: files of ``central`` and ``companion`` relative to the folder,
+        blending ``mode``, and the perturbation as `astrodeblend.simulate.Draw` has it.
         """
         names = np.array([path.relative_to(self.folder).as_posix() for path in self.paths])
         definition = json.loads(json.dumps(asdict(self.recipe)))  # lists for tuples
@@ -195,24 +164,10 @@ class BlendSet:
         return table
 
     def write(self, path, *, overwrite=False, progress=False):
-        """Make the blends and write them to a FITS file, which appears whole or not at all.
+        """Write the blends to a FITS file, which appears whole or not at all; return the arrays.
 
-        Its extensions are BLEND (n, bands, y, x), ISOLATED (n, 2, bands, y, x; the truth,
-        central first), both from 0 to 1, and the table DRAW (see `to_table`).
-
-        Parameters
-        ----------
-        path : str or path-like
-            Where to.
-        overwrite : bool, optional
-            Replace a file that is there already.
-        progress : bool, optional
-            Show progress bars.
-
-        Returns
-        -------
-        blend, isolated : numpy.ndarray
-            What was written.
+        Its extensions are BLEND (n, bands, y, x), ISOLATED (n, 2, bands, y, x; the truth, central
+        first), both from 0 to 1, and the table DRAW (see `to_table`).
         """
         blend, isolated = (
             np.concatenate(parts) for parts in zip(*self.batches(progress=progress), strict=True)
@@ -391,9 +346,9 @@ def overlap(isolated, *, fraction=0.1):
 def write_survey_blends(blends, path, *, overwrite=False):
     """Write blends of a survey to a FITS file, which appears whole or not at all.
 
-    Its extensions are BLEND (n, bands, y, x), ISOLATED (n, sources, bands, y, x; the truth,
-    without noise) and VARIANCE (n, bands, y, x), in nJy, NOISE (n, bands), the standard deviation
-    of the sky, and the table TRUTH: a row per source, with the columns of
+    Its extensions are BLEND (n, bands, y, x), ISOLATED (n, sources, bands, y, x; the truth, without
+    noise) and VARIANCE (n, bands, y, x), in nJy, NOISE (n, bands), the standard deviation of the
+    sky, and the table TRUTH: a row per source, with the columns of
     `astrodeblend.simulate.SurveyBlends.truth`.
 
     Parameters

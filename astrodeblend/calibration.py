@@ -28,58 +28,38 @@ class Calibration:
     """Factors for a model's standard deviations, from its card.
 
     The defaults leave deviations unchanged, as for independent Gaussian errors.
-
-    Parameters
-    ----------
-    log_ratio, fraction : tuple of float
-        Nodes, ascending: the logarithm of a pixel's deviation over its light in the blend, and
-        the component's fraction of that light. Neither depends on the scale of the blend.
-    log_factor : tuple of tuple of float
-        Logarithm of the factor at each node of ``log_ratio`` and ``fraction``; bilinear between
-        them, constant beyond.
-    log_peak, log_peak_factor : tuple of float
-        Nodes, ascending: the logarithm of a component's peak in a band, in units of the noise;
-        and the logarithm of a second factor there, linear between them, for the errors of bright
-        galaxies. Empty if there is none.
-    coherent, independent, level : float
-        Factors of the three parts of a flux's error, which add in quadrature: the sum of the
-        correlated deviations of its pixels (`coherent_std`); the quadratic sum of deviations over
-        the stamp's pixels; and the sky noise times the area, for the error of the sky level.
-    noise : float
-        Factor of the image's noise in a flux; below 1, as a network suppresses noise.
-    kron : float
-        Factor for fluxes in the Kron aperture, which is larger than a segment.
-    interval_95 : dict of float
-        Half width, in standard deviations, of the interval with 95.4 % of the truths, for a
-        ``pixel`` and for a ``flux``.
-    fit : dict
-        The data of the fit.
-    in_noise : bool
-        Whether values are in units of the sky noise: then ``log_ratio`` is the logarithm of the
-        deviation itself.
-    in_scenes : dict
-        The fields of the calibration of scenes, whose components are deblended one by one and
-        agree with the image in their sum. In linear flux their errors are smaller than those of one
-        stamp, among many galaxies of a picture larger. Empty if they are equal.
-    apportioned : dict
-        The fields that differ for fluxes of apportioned light, of ``coherent``, ``independent``,
-        ``level``, ``noise``, ``kron`` and ``interval_95``.
     """
 
+    # Nodes, ascending: the logarithm of a pixel's deviation over its light in the blend, and the
+    # component's fraction of that light. Neither depends on the scale of the blend.
     log_ratio: tuple[float, ...] = (0.0,)
     fraction: tuple[float, ...] = (0.0,)
+    # Logarithm of the factor at each node of both; bilinear between them, constant beyond.
     log_factor: tuple[tuple[float, ...], ...] = ((0.0,),)
+    # Nodes, ascending, or none: the logarithm of a component's peak in a band, in units of the
+    # noise; and the logarithm of a second factor there, linear between them, for the errors of
+    # bright galaxies.
     log_peak: tuple[float, ...] = ()
     log_peak_factor: tuple[float, ...] = ()
+    # Factors of the three parts of a flux's error, which add in quadrature: the sum of the
+    # correlated deviations of its pixels (`coherent_std`); the quadratic sum of deviations over the
+    # stamp's pixels; and the sky noise times the area, for the error of the sky level.
     coherent: float = 0.0
     independent: float = 1.0
     level: float = 0.0
-    noise: float = 1.0
-    kron: float = 1.0
+    noise: float = 1.0  # factor of the image's noise in a flux; below 1, as networks suppress it
+    kron: float = 1.0  # factor of fluxes in the Kron aperture, which is larger than a segment
+    # Half width, in standard deviations, of the interval with 95.4 % of the truths.
     interval_95: dict[str, float] = field(default_factory=lambda: {"pixel": 2.0, "flux": 2.0})
-    fit: dict = field(default_factory=dict)
+    fit: dict = field(default_factory=dict)  # the data of the fit
+    # Whether values are in units of the sky noise: then ``log_ratio`` is the logarithm of the
+    # deviation itself.
     in_noise: bool = False
+    # The fields of the calibration of scenes, whose components are deblended one by one and agree
+    # with the image in their sum. In linear flux their errors are smaller than those of one stamp,
+    # among many galaxies of a picture larger. Empty if they are equal.
     in_scenes: dict = field(default_factory=dict)
+    # The fields that differ for fluxes of apportioned light, of those of `of_fluxes`.
     apportioned: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -109,28 +89,14 @@ class Calibration:
         return {name: getattr(self, name) for name in names}
 
     def of_light(self, light):
-        """Return the calibration of fluxes of one kind of light.
-
-        Parameters
-        ----------
-        light : {'apportioned', 'network'}
-            As in `astrodeblend.Scene.with_light`.
-        """
+        """Return the calibration of fluxes of one kind of light, apportioned or network."""
         return replace(self, **self.apportioned) if light == "apportioned" else self
 
     def std(self, std, components, blend):
-        """Return calibrated standard deviations of pixels.
+        """Return calibrated standard deviations of pixels, in the shape of ``std``.
 
-        Parameters
-        ----------
-        std, components, blend : numpy.ndarray
-            The network's standard deviations and components, and the blend, in the network's
-            units; shapes (..., y, x) that broadcast to that of ``std``.
-
-        Returns
-        -------
-        numpy.ndarray
-            The shape of ``std``.
+        ``std``, ``components`` and ``blend`` are in the network's units; their shapes (..., y, x)
+        broadcast to that of ``std``.
         """
         if len(self.log_ratio) == len(self.fraction) == 1:
             return std * std.dtype.type(np.exp(self.log_factor[0][0]))
@@ -149,19 +115,8 @@ class Calibration:
         """Return the correlated part of the deviations, which adds linearly in a flux.
 
         In the bright parts of a galaxy the errors of pixels have one sign, since light was assigned
-        to or taken from another galaxy; in its faint parts they are noise.
-
-        Parameters
-        ----------
-        light, std : numpy.ndarray, shape (..., y, x)
-            A component's sky-subtracted light, and its standard deviation.
-        footprint : numpy.ndarray of bool
-            Pixels of the galaxy, in which its peak is taken; the shape broadcasts to ``light``.
-
-        Returns
-        -------
-        numpy.ndarray
-            The shape of ``light``, to be summed over the pixels of a flux.
+        to or taken from another galaxy; in its faint parts they are noise. ``light`` and ``std``
+        are those of a component, (..., y, x); its peak is taken in the ``footprint``.
         """
         light = np.maximum(light, 0)
         peak = np.max(np.where(footprint, light, 0), axis=(-2, -1), keepdims=True)
@@ -171,12 +126,7 @@ class Calibration:
     def flux_std(self, light, std, footprint, noise):
         """Return the standard deviation by deblending of the flux in a footprint, shape (...).
 
-        Parameters
-        ----------
-        light, std, footprint : numpy.ndarray
-            As in `coherent_std`.
-        noise : numpy.ndarray, shape (...)
-            Sky noise of a pixel.
+        ``light``, ``std`` and ``footprint`` are as in `coherent_std`, ``noise`` (...) is the sky's.
         """
         inside = np.broadcast_to(footprint, np.shape(light))
         sums = [
@@ -187,21 +137,11 @@ class Calibration:
         return self.combined(*sums, area, noise)
 
     def combined(self, coherent, variance, area, noise, *, scale=1.0):
-        """Return the quadratic sum of the parts of a flux's error.
+        """Return the standard deviation by deblending of a flux, the quadratic sum of its parts.
 
-        Parameters
-        ----------
-        coherent, variance, area : numpy.ndarray
-            Sums over the pixels of a flux of `coherent_std`, of squared deviations, and of 1.
-        noise : numpy.ndarray
-            Sky noise of a pixel.
-        scale : float, optional
-            Width of a pixel of the network's stamp in these pixels, within which errors are equal.
-
-        Returns
-        -------
-        numpy.ndarray
-            The standard deviation by deblending of the flux.
+        ``coherent``, ``variance`` and ``area`` are sums over its pixels of `coherent_std`, of
+        squared deviations, and of 1; ``noise`` is the sky's; ``scale`` is the width of a pixel of
+        the network's stamp in these pixels, within which errors are equal.
         """
         independent = (self.independent * scale) ** 2 * variance
         return np.sqrt(coherent**2 + independent + (self.level * noise * area) ** 2)
@@ -210,18 +150,8 @@ class Calibration:
 def pixel_features(std, components, blend, *, in_noise=False):
     """Return the two quantities on which the factor of a pixel depends.
 
-    Parameters
-    ----------
-    std, components, blend : numpy.ndarray
-        As in `Calibration.std`.
-    in_noise : bool, optional
-        As in `Calibration`.
-
-    Returns
-    -------
-    log_ratio, fraction : numpy.ndarray
-        Logarithm of the deviation over the light of the blend (or of the deviation itself), and
-        the component's fraction of that light.
+    They are the logarithm of the deviation over the light of the blend (of the deviation itself if
+    ``in_noise``), and the component's fraction of that light.
     """
     light = np.maximum(blend, DARK)
     ratio = np.maximum(std, np.finfo(np.float32).tiny) / (1 if in_noise else light)
@@ -229,33 +159,19 @@ def pixel_features(std, components, blend, *, in_noise=False):
 
 
 def log_peaks(components):
-    """Return ln(peak) of each component in each band, shape (..., 1, 1).
-
-    Parameters
-    ----------
-    components : numpy.ndarray
-        Shape (..., y, x).
-    """
+    """Return ln(peak) of each component (..., y, x) in each band, shape (..., 1, 1)."""
     return np.log(np.maximum(np.max(components, axis=(-2, -1), keepdims=True), DARK))
 
 
 def ask_in_turn(answer, blend, positions):
     """Deblend every source of blends in turn, each in the middle of a stamp, as in scenes.
 
-    Parameters
-    ----------
-    answer : callable
-        Takes stamps (n, bands, y, x) and positions (n, sources, 2); returns components and their
-        standard deviations, (n, 2, bands, y, x) each, those of the first position first.
-    blend : numpy.ndarray, shape (n, bands, y, x)
-        As ``answer`` takes it; stamps are 0 beyond it.
-    positions : numpy.ndarray, shape (n, sources, 2)
-        Positions of the sources, x and y in pixels; NaN for none.
+    ``answer`` takes stamps (n, bands, y, x) and positions (n, sources, 2), the one that is asked
+    for first; it returns components and their standard deviations, (n, 2, bands, y, x) each.
 
-    Returns
-    -------
-    components, std : numpy.ndarray, shape (n, sources, bands, y, x)
-        The component in the middle of each source's stamp, shifted back to its position.
+    Of a ``blend`` (n, bands, y, x), 0 beyond it, and ``positions`` (n, sources, 2), NaN for none,
+    return the component in the middle of each source's stamp, shifted back to its position, and its
+    standard deviation, both (n, sources, bands, y, x).
     """
     sources = positions.shape[1]
     middle = (np.array(blend.shape[:-3:-1]) - 1) / 2
@@ -283,22 +199,12 @@ def recentred(stamps, shifts):
 
 @dataclass(frozen=True, eq=False)
 class Fluxes:
-    """A component and its truth in a segment; made by `measure_segment`.
+    """A component and its truth in a segment; made by `measure_segment`."""
 
-    Attributes
-    ----------
-    light, true_light : numpy.ndarray, shape (bands, y, x)
-        The component and the image of the galaxy alone, each sky-subtracted.
-    noise : numpy.ndarray, shape (bands,)
-        Sky noise of the component.
-    segment : numpy.ndarray of bool, shape (y, x)
-        Pixels in which fluxes are measured.
-    """
-
-    light: np.ndarray
-    true_light: np.ndarray
-    noise: np.ndarray
-    segment: np.ndarray
+    light: np.ndarray  # (bands, y, x): the component's, above its sky
+    true_light: np.ndarray  # that of the galaxy alone, likewise
+    noise: np.ndarray  # (bands,): sky noise of the component
+    segment: np.ndarray  # (y, x): pixels in which fluxes are measured
 
     @property
     def error(self):
@@ -306,32 +212,16 @@ class Fluxes:
         return (self.light - self.true_light)[:, self.segment].sum(axis=1)
 
     def grown(self, part):
-        """Return the fluxes in a segment that is larger by a fraction of its radius.
-
-        Parameters
-        ----------
-        part : float
-            Fraction of the radius of a circle with the segment's area.
-        """
+        """Return the fluxes in a segment that is larger by a fraction of its radius."""
         steps = 1 + int(part * np.sqrt(np.count_nonzero(self.segment) / np.pi))
         return replace(self, segment=ndimage.binary_dilation(self.segment, iterations=steps))
 
 
 def measure_segment(component, isolated, *, noise=None):
-    """Measure a component and its truth in the segment detected in the component.
+    """Return the `Fluxes` of a component and its truth, (bands, y, x) each, or None.
 
-    Parameters
-    ----------
-    component, isolated : numpy.ndarray, shape (bands, y, x)
-        The component, and the image of the galaxy alone.
-    noise : float, optional
-        Noise of the sky, if both are sky-subtracted and noiseless. By default sky level and noise
-        are estimated.
-
-    Returns
-    -------
-    Fluxes or None
-        Those in the brightest segment; None if nothing is detected.
+    They are measured in the brightest segment that is detected in the component. ``noise`` is that
+    of the sky if both are sky-subtracted and noiseless; else sky level and noise are estimated.
     """
     sky = noise is None
     if sky:

@@ -13,21 +13,10 @@ __all__ = ["atomic_path", "atomic_paths", "plain"]
 def atomic_path(path, *, overwrite=False):
     """Yield a temporary path to write to, and move the file to ``path`` afterwards.
 
-    The temporary file is in the same folder, so that the move is atomic: a reader sees the old
-    file or the new one, never a part. After an error the temporary file is removed, and a file at
-    ``path`` is unchanged.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file to write. Its folder has to exist.
-    overwrite : bool, optional
-        Replace a file that exists. By default that raises.
-
-    Yields
-    ------
-    pathlib.Path
-        The temporary path, with the suffix of ``path``.
+    The temporary file is in the same folder, with the same suffix, so that the move is atomic: a
+    reader sees the old file or the new one, never a part. After an error the temporary file is
+    removed, and a file at ``path`` is unchanged. Without ``overwrite`` a file that exists is
+    refused.
     """
     path = Path(path)
     folder = path.parent
@@ -61,21 +50,9 @@ def atomic_path(path, *, overwrite=False):
 
 @contextmanager
 def atomic_paths(folder, names, *, overwrite=False):
-    """Yield temporary paths for the files of a folder; after an error none is left.
+    """Yield temporary paths for the files ``names`` of a folder; after an error none is left.
 
-    Parameters
-    ----------
-    folder : str or path-like
-        The folder; made if its parent exists, and removed after an error if it was made.
-    names : sequence of str
-        Names of the files.
-    overwrite : bool, optional
-        Replace files that exist. By default that raises.
-
-    Yields
-    ------
-    list of pathlib.Path
-        The temporary paths.
+    The folder is made if its parent exists, and removed after an error if it was made.
     """
     folder = Path(folder)
     made = not folder.exists()

@@ -17,30 +17,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Inference:
-    """A network that runs on arrays.
+    """A network with two slots that runs on arrays.
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        With the signature of `astrodeblend.networks`, and two slots.
-    card : astrodeblend.weights.Card
-        Its card.
-    device, dtype, batch_size
-        As in `astrodeblend.Deblender`.
-
-    Attributes
-    ----------
-    network : torch.nn.Module
-        The network on its device, without gradients.
-    device : torch.device
-        Device of the network.
-    dtype : torch.dtype
-        Arithmetic of the network.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device, ``dtype`` or ``batch_size``.
+    ``network`` is the network on its device, without gradients; ``device``, ``dtype`` and
+    ``batch_size`` are as in `astrodeblend.Deblender`. ValueError if one of them is not there.
     """
 
     def __init__(self, network, card, *, device, dtype, batch_size):

@@ -33,55 +33,25 @@ _FLOOR = 0.5  # standard deviations of the noise: fainter components gain less o
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """The light of one source.
+    """The light of one source in a part of an image."""
 
-    Attributes
-    ----------
-    box : tuple of slice
-        The part (y, x) of the image that holds it.
-    position : tuple of float
-        Position of the source in the image, (x, y) in pixels.
-    width : float
-        Width of its stamp in pixels of the image.
-    scale : float
-        Width of a pixel of the stamp in pixels of the image.
-    light : numpy.ndarray, shape (bands, y, x)
-        Sky-subtracted light.
-    sky : numpy.ndarray, shape (bands, 1, 1)
-        Sky level of the component.
-    deblending, noise : numpy.ndarray, shape (bands, y, x)
-        Standard deviation of the light by deblending, and by the noise of the image.
-    sky_noise : numpy.ndarray, shape (bands, 1, 1)
-        Standard deviation of the sky's noise.
-    hidden : numpy.ndarray of bool, shape (bands, y, x)
-        Pixels without data, in which the light is unknown.
-    footprint : numpy.ndarray of bool, shape (y, x)
-        Pixels of the source: its connected light above the scaling's ``seen`` standard deviations
-        of the smoothed noise, dilated by two pixels.
-    flags : Flag
-    peak : tuple of float
-        Maximum of its smoothed light, (x, y) in pixels of the image.
-    blend_score : float
-        Probability that the stamp shows more than one galaxy; NaN if unknown.
-    flux_std : numpy.ndarray, shape (bands,), or None
-        Standard deviation of the flux by deblending; None if it is derived from the pixels'.
-    """
-
-    box: tuple[slice, slice]
-    position: tuple[float, float]
-    width: float
-    scale: float
-    light: np.ndarray
-    sky: np.ndarray
-    deblending: np.ndarray
-    noise: np.ndarray
-    sky_noise: np.ndarray
-    hidden: np.ndarray
+    box: tuple[slice, slice]  # its part (y, x) of the image
+    position: tuple[float, float]  # of the source in the image, (x, y) in pixels
+    width: float  # of its stamp, in pixels of the image
+    scale: float  # width of a pixel of the stamp, in pixels of the image
+    light: np.ndarray  # (bands, y, x), sky-subtracted
+    sky: np.ndarray  # (bands, 1, 1): the component's sky level
+    deblending: np.ndarray  # (bands, y, x): deviation of the light by deblending
+    noise: np.ndarray  # (bands, y, x): deviation by the noise of the image
+    sky_noise: np.ndarray  # (bands, 1, 1): standard deviation of the sky's noise
+    hidden: np.ndarray  # (bands, y, x): no data, the light is unknown
+    # (y, x): its connected light above the scaling's ``seen`` standard deviations of the smoothed
+    # noise, dilated by two pixels
     footprint: np.ndarray
     flags: Flag
-    peak: tuple[float, float]
-    blend_score: float = np.nan
-    flux_std: np.ndarray | None = None
+    peak: tuple[float, float]  # maximum of its smoothed light, (x, y) in pixels of the image
+    blend_score: float = np.nan  # probability that the stamp shows more than one galaxy
+    flux_std: np.ndarray | None = None  # (bands,), by deblending; None: that of the pixels
 
     @property
     def seen(self):
@@ -91,40 +61,19 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """The light of an image by source.
+    """The light of an image by source."""
 
-    Attributes
-    ----------
-    components : list of Component
-        The component of each source, with the network's light.
-    rest : Component or None
-        All other light in the stamp of a single source.
-    unclaimed : numpy.ndarray, shape (bands, y, x)
-        The network's light that belongs to no source.
-    scaling : Picture or Flux
-    """
-
-    components: list
-    rest: Component | None
-    unclaimed: np.ndarray
-    scaling: object
+    components: list  # the `Component` of each source, with the network's light
+    rest: Component | None  # all other light in the stamp of a single source
+    unclaimed: np.ndarray  # (bands, y, x): the network's light that belongs to no source
+    scaling: object  # Picture or Flux
 
     def apportioned(self, above, stated):
         """Return components with the image's light in place of the network's.
 
         Every pixel is apportioned in proportion to the network's light of each source and of no
-        source (Bosch et al. 2018, PASJ 70, S5, section 4.9.8).
-
-        Parameters
-        ----------
-        above : numpy.ndarray, shape (bands, y, x)
-            The sky-subtracted image; 0 in pixels without data.
-        stated : numpy.ndarray
-            Standard deviation of the image's noise; its shape broadcasts to the image's.
-
-        Returns
-        -------
-        list of Component
+        source (Bosch et al. 2018, PASJ 70, S5, section 4.9.8). ``above`` is the sky-subtracted
+        image (bands, y, x), 0 without data; ``stated`` the standard deviation of its noise.
         """
         scaling = self.scaling
         claims = [scaling.claims(c.seen, above[:, *c.box]) for c in self.components]
@@ -149,27 +98,10 @@ class Light:
 def of_stamps(image, sky, scaling, stamps, answers, *, complete):
     """Return the components of sources on the image's pixels, from the network's of stamps.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
-    sky : `astrodeblend.sky.Sky`
-        The image's sky.
-    scaling : Picture or Flux
-    stamps : list of `astrodeblend.stamps.Stamp`
-        The stamp of each source, centred on it.
-    answers : list of Answer
-        The network's outputs for them.
-    complete : bool
-        Whether the image has no other sources, so that all light belongs to these.
-
-    Returns
-    -------
-    components : list of Component
-    rest : Component or None
-        All other light in the stamp of a single source.
-    unclaimed : numpy.ndarray, shape (bands, y, x)
-        The network's light that belongs to no source.
+    ``stamps`` and ``answers`` are in the order of the sources, each centred on its own;
+    ``complete`` says that the image has no other sources, so that all light belongs to these.
+    Returned are the components, all other light in the stamp of a single source or None, and the
+    network's light that belongs to no source, (bands, y, x).
     """
     shape = image.data.shape
     own, rest, seen, times = [], None, np.zeros(shape), np.zeros(shape[1:])
@@ -194,21 +126,9 @@ def of_stamps(image, sky, scaling, stamps, answers, *, complete):
 
 
 def combine(image, sky, scaling, own, rest, unclaimed):
-    """Make the sum of components agree with the image (in flux), and find footprints.
+    """Return the `Light` of what `of_stamps` returns, with footprints.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-    sky : `astrodeblend.sky.Sky`
-    scaling : Picture or Flux
-    own : list of Component
-    rest : Component or None
-    unclaimed : numpy.ndarray, shape (bands, y, x)
-        As `of_stamps` returns them.
-
-    Returns
-    -------
-    Light
+    In flux, the sum of components is made to agree with the image.
     """
     above = np.where(sky.hidden, 0, image.data - sky.level)
     if scaling.adds:
@@ -239,18 +159,7 @@ def _component(stamp, answer, k):
 
 
 def outlined(rest, scaling):
-    """Return the rest of a stamp with the footprint of its brightest source.
-
-    Parameters
-    ----------
-    rest : Component
-    scaling : Picture or Flux
-
-    Returns
-    -------
-    Component
-        The rest, with the position of its peak.
-    """
+    """Return the rest of a stamp with position and footprint of its brightest source."""
     smooth = _smoothed(rest.seen, rest.sky_noise)
     rest = _outlined(replace(rest, position=_peak(smooth, rest.box)), scaling)
     return rest if rest.seen.any() else replace(rest, flags=rest.flags | Flag.EMPTY)
@@ -351,27 +260,13 @@ def _sum(components, shape):
 
 
 def regained(light, total, noise, *, valid=True):
-    """Return the factor by which the sum of components agrees with the light of an image.
+    """Return the factor, not negative, by which a sum of components agrees with an image.
 
     The smoothed residual is distributed in proportion to the components, twice, similar to the
     iterations of Richardson (1972, JOSA 62, 55) and Lucy (1974, AJ 79, 745). The shares of the
-    components in a pixel do not change.
-
-    Parameters
-    ----------
-    light : numpy.ndarray, shape (..., y, x)
-        The sky-subtracted image.
-    total : numpy.ndarray, shape (..., y, x)
-        The sum of the components.
-    noise : float or numpy.ndarray
-        Standard deviation of the sky; its shape broadcasts to that of ``light``.
-    valid : bool or numpy.ndarray of bool, optional
-        Pixels of the image with data; the shape broadcasts to that of ``light``.
-
-    Returns
-    -------
-    numpy.ndarray, shape (..., y, x)
-        The factor, not negative.
+    components in a pixel do not change. ``light`` is the sky-subtracted image and ``total`` the
+    sum, both (..., y, x); the sky's ``noise`` and ``valid``, where there are data, broadcast to
+    them.
     """
     known = np.broadcast_to(np.asarray(valid, np.float32), light.shape)
     sigma = (light.ndim - 2) * (0.0,) + (_WIDTH, _WIDTH)  # images of a stack are separate

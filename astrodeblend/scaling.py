@@ -18,17 +18,7 @@ _WHOLE = 0.75  # share of a square picture from which on a stamp takes all of it
 
 
 def scaling_of(image):
-    """Return the scaling for the kind of an image.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` returns it.
-
-    Returns
-    -------
-    Picture or Flux
-    """
+    """Return the scaling, `Picture` or `Flux`, for the kind of an image."""
     known = image.meta.get("astrodeblend", {})
     return Picture(known["full_scale"]) if known.get("kind") == "picture" else Flux()
 
@@ -38,14 +28,9 @@ class Picture:
     """Scaling of colour pictures to values from 0 (black) to 1 (white).
 
     The light of a component is its fraction of the network's output times the image.
-
-    Parameters
-    ----------
-    full_scale : float
-        Value of white in the image.
     """
 
-    full_scale: float
+    full_scale: float  # value of white in the image
 
     kind = "picture"
     #: Name on a card.
@@ -60,17 +45,9 @@ class Picture:
     division = {"contrast": 0.005, "n_levels": 32}  # noqa: RUF012
 
     def linear(self, data, level, noise):
-        """Return a picture as linear light, for sizes and detection.
+        """Return values of a picture, level and noise of its sky as linear light.
 
-        Parameters
-        ----------
-        data, level, noise : numpy.ndarray
-            Values of the image, level and noise of its sky.
-
-        Returns
-        -------
-        data, level, noise : numpy.ndarray
-            In units of one step of an 8-bit picture near black.
+        It is for sizes and detection, in units of one step of an 8-bit picture near black.
         """
         brightest, steps = _PICTURE_STRETCH / self.full_scale, 255 / _PICTURE_STRETCH
         light, sky = (np.sinh(brightest * values) * steps for values in (data, level))
@@ -102,25 +79,15 @@ class Picture:
         return self.full_scale
 
     def component(self, stamp, answer, std):
-        """Return the light of a network's component on the image's pixels.
+        """Return the light of a network's component on the image's pixels at ``stamp.slices``.
 
-        Parameters
-        ----------
-        stamp : `astrodeblend.stamps.Stamp`
-        answer, std : numpy.ndarray, shape (bands, pixels, pixels)
-            The component and its standard deviation, in network values.
+        ``answer`` and ``std`` are the component and its standard deviation, (bands, pixels, pixels)
+        in network values. Returned are the light above the sky (bands, y, x), the sky level of the
+        component (bands, 1, 1), and the light's standard deviations by deblending and by noise.
 
-        Returns
-        -------
-        light : numpy.ndarray, shape (bands, y, x)
-            Sky-subtracted, in the part of the image at ``stamp.slices``.
-        sky : numpy.ndarray, shape (bands, 1, 1)
-            Sky level of the component. It is below the blend's if isolated galaxies are blended by
-            maximum, which takes the brighter noise.
-        deblending, noise : numpy.ndarray, shape (bands, y, x)
-            Standard deviation by deblending, and by the noise of the image as far as it is not
-            included in the former: the true image of a galaxy alone has noise on the stamp's
-            pixels.
+        The sky level is below the blend's if isolated galaxies are blended by maximum, which takes
+        the brighter noise. The noise is that of the image as far as it is not included in the
+        deviation by deblending: the true image of a galaxy alone has noise on the stamp's pixels.
         """
         dark = stamp.blend <= _DARK
         fraction = np.clip(np.where(dark, 1, answer / np.where(dark, 1, stamp.blend)), 0, 1)

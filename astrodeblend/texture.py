@@ -48,34 +48,23 @@ def frequencies():
 def power_spectrum(image, footprint):
     r"""Return the azimuthally averaged power spectrum of the light in a footprint.
 
-    With w a weight that rises smoothly from the edge of the footprint,
-    :math:`\sin^2(\pi d / 16)` at :math:`d < 8` pixels from the nearest pixel outside of footprint
-    or image and 1 further in, smoothed by a Gaussian of 1.5 pixels (so that it reaches a little
-    outside), and :math:`\bar I` the mean of the light with that weight:
+    With w a weight that rises smoothly from the edge of the footprint, :math:`\sin^2(\pi d / 16)`
+    at :math:`d < 8` pixels from the nearest pixel outside of footprint or image and 1 further in,
+    smoothed by a Gaussian of 1.5 pixels (so that it reaches a little outside), and :math:`\bar I`
+    the mean of the light with that weight:
 
     .. math::
 
         P(k) = \frac{|\mathrm{DFT}[w (I - \bar I)](k)|^2}{\sum w^2}
 
-    averaged over bands and over all frequencies :math:`k = (k_x, k_y)` whose length is in the
-    bin, bins half open, :math:`k = 0` and lengths above 0.5 cycles per pixel left out. This is
-    the modified periodogram (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70), so white
-    noise of variance :math:`s^2` gives :math:`s^2` in every bin. The resolution is one over the
-    footprint's width; the subtraction of the mean lowers the power at frequencies below that.
+    averaged over bands and over all frequencies :math:`k = (k_x, k_y)` whose length is in the bin,
+    bins half open, :math:`k = 0` and lengths above 0.5 cycles per pixel left out. This is the
+    modified periodogram (Welch 1967, IEEE Trans. Audio Electroacoust. 15, 70), so white noise of
+    variance :math:`s^2` gives :math:`s^2` in every bin. The resolution is one over the footprint's
+    width; the subtraction of the mean lowers the power at frequencies below that.
 
-    Parameters
-    ----------
-    image : array_like
-        Shape (..., bands, y, x).
-    footprint : array_like of bool
-        Shape (..., y, x), or one that broadcasts to it; such as `astrodeblend.metrics.isophote`
-        of the truth.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (..., 10), in the bins of `frequencies`; NaN for an empty footprint, and in a bin
-        without frequencies (in images of fewer than 20 pixels).
+    The shape is (..., 10), in the bins of `frequencies`; NaN for an empty footprint, and in a bin
+    without frequencies (in images of fewer than 20 pixels).
     """
     image = _images(image, "image")
     footprint = _fitting(footprint, image.shape[:-3] + image.shape[-2:], "footprint")
@@ -107,17 +96,8 @@ def occluded(isolated, *, fraction=0.1):
     Brightness is summed over bands. In mode ``max`` the blend has no light of this galaxy there; in
     mode ``sum`` less than half of the blend's light is its own.
 
-    Parameters
-    ----------
-    isolated : array_like
-        Both galaxies alone, shape (..., 2, bands, y, x).
-    fraction : float, optional
-        Threshold of footprints, as in `astrodeblend.metrics.isophote`.
-
-    Returns
-    -------
-    numpy.ndarray of bool
-        Shape (..., 2, y, x).
+    ``isolated`` are both galaxies alone, (..., 2, bands, y, x), ``fraction`` is the threshold of
+    `astrodeblend.metrics.isophote`; the shape is (..., 2, y, x).
     """
     isolated = _images(isolated, "isolated")
     if isolated.ndim < 4 or isolated.shape[-4] != 2:
@@ -131,21 +111,10 @@ def roughness(image, where):
 
     The mean over bands and pixels of :math:`\frac{9}{8} (I - \langle I \rangle)^2`, with
     :math:`\langle I \rangle` the mean of the 3x3 pixels around each, over the pixels for which all
-    nine are selected. White noise of variance :math:`s^2` gives :math:`s^2`, light with a constant
-    gradient 0. Unlike a power spectrum it also applies to small scattered regions. An output is
-    blurred if its roughness is below that of the truth.
-
-    Parameters
-    ----------
-    image : array_like
-        Shape (..., bands, y, x).
-    where : array_like of bool
-        The pixels, shape (..., y, x), or one that broadcasts to it; such as `occluded`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (...); NaN where no 3x3 pixels are selected.
+    nine are selected; NaN if there are none. White noise of variance :math:`s^2` gives :math:`s^2`,
+    light with a constant gradient 0. Unlike a power spectrum it also applies to small scattered
+    regions, such as those `occluded`. An output is blurred if its roughness is below that of the
+    truth.
     """
     image = _images(image, "image").astype(np.float64)
     fine = image - ndimage.uniform_filter(image, 3, axes=(-2, -1))
@@ -158,44 +127,21 @@ class Texture:
     """Texture of components and of their truth, made by `Texture.of`.
 
     An index selects components, as in an array of shape (...).
-
-    Attributes
-    ----------
-    power, true_power : numpy.ndarray
-        `power_spectrum` in the footprint of the truth, shape (..., 10).
-    pixels : numpy.ndarray of int
-        Number of `occluded` pixels, shape (...).
-    squared_error : numpy.ndarray
-        Mean squared error over bands and occluded pixels, shape (...).
-    inner_pixels : numpy.ndarray of int
-        Number of these that enter `roughness`, shape (...).
-    rough, true_rough : numpy.ndarray
-        `roughness` on the occluded pixels, shape (...).
     """
 
-    power: np.ndarray
-    true_power: np.ndarray
-    pixels: np.ndarray
-    squared_error: np.ndarray
-    inner_pixels: np.ndarray
-    rough: np.ndarray
-    true_rough: np.ndarray
+    power: np.ndarray  # (..., 10): `power_spectrum` in the footprint of the truth
+    true_power: np.ndarray  # the truth's
+    pixels: np.ndarray  # (...): number of `occluded` pixels
+    squared_error: np.ndarray  # (...): mean over bands and occluded pixels
+    inner_pixels: np.ndarray  # (...): number of these that enter `roughness`
+    rough: np.ndarray  # (...): `roughness` on the occluded pixels
+    true_rough: np.ndarray  # the truth's
 
     @classmethod
     def of(cls, components, isolated):
-        """Measure components.
+        """Measure components of blends, (..., 2, bands, y, x) from 0 to 1.
 
-        Parameters
-        ----------
-        components : array_like
-            Components of blends, shape (..., 2, bands, y, x), from 0 to 1.
-        isolated : array_like
-            The truth, of the same shape.
-
-        Returns
-        -------
-        Texture
-            Of shape (..., 2).
+        The truth ``isolated`` has the same shape, the texture the shape (..., 2).
         """
         components, isolated = _pair(components, isolated)
         hidden = occluded(isolated)
@@ -212,13 +158,7 @@ class Texture:
 
     @classmethod
     def join(cls, parts):
-        """Concatenate batches along their first axis.
-
-        Parameters
-        ----------
-        parts : list of Texture
-            At least one.
-        """
+        """Concatenate batches along their first axis."""
         return cls(
             *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
         )

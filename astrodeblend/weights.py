@@ -135,17 +135,7 @@ def find_model(model):
 
 
 def one_of_models(name):
-    """Return advice on a name that is not a model's: the nearest name, and all of them.
-
-    Parameters
-    ----------
-    name : str
-        What was given as a name.
-
-    Returns
-    -------
-    str
-    """
+    """Return advice on a name that is not a model's: the nearest name, and all of them."""
     near = get_close_matches(str(name), list_models(), n=1)
     names = ", ".join(map(repr, list_models()))
     return f"did you mean {near[0]!r}? Choose one of {names}" if near else f"choose one of {names}"
@@ -225,19 +215,7 @@ def load_model(model, *, device="cpu"):
 def load_own(model, *, device="cpu"):
     """Load a model whose files may be replaced: one of yours, not one of the package.
 
-    Parameters
-    ----------
-    model : str or path-like
-        A ``.safetensors`` file with its card beside it.
-    device : str or torch.device, optional
-        Device of the network.
-
-    Returns
-    -------
-    path : pathlib.Path
-        The file.
-    network, card
-        As `load_model` returns them.
+    Return the path of its ``.safetensors`` file, and network and card as `load_model` does.
     """
     path = Path(model)
     if path.suffix != ".safetensors":
@@ -295,25 +273,14 @@ def save_model(path, network, card, *, dtype=torch.float16, overwrite=False):
 
 
 def stored_dtype(path):
-    """Return the type of the largest tensor in a ``.safetensors`` file, a `torch.dtype`.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-    """
+    """Return the type of the largest tensor in a ``.safetensors`` file, a `torch.dtype`."""
     return max(load_tensors(Path(path).read_bytes()).values(), key=torch.Tensor.numel).dtype
 
 
 def write_card(model, card):
-    """Replace the card of a model by one with the same network and sha256.
+    """Replace the card of a model, as `find_model` takes it.
 
-    Parameters
-    ----------
-    model : str or path-like
-        As in `find_model`.
-    card : Card
-        The new card.
+    The new card has to have the same network and sha256.
     """
     path, old = find_model(model).with_suffix(".json"), read_card(model)
     if (old.network, old.sha256) != (card.network, card.sha256):

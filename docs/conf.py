@@ -86,9 +86,16 @@ numpydoc_validation_overrides = {"PR01": [r"Attributes\n\s*-{10}"]}
 numpydoc_validation_exclude = {
     *(r"\.Moments\b", r"\.Flag\b", r"\.Found\b", r"\.Conditions\b"),  # tuples and an enum
     r"\.(Catalogue|FieldTruth|Seen)\b",  # tuples
-    r"score\.(Entry|Examples|FieldEntry|SceneSet|Truth)\b",  # what a report is made of
-    r"score\.(Photutils|SEP|Scarlet2|Model)\.(split|find|components|catalogue)",  # as on Method
-    r"\.(field_inference|flags|inference|scaling|sky|stamps|walk)\.",  # for those who read the code
+    r"score\.(Coverage|Entry|Examples|FieldEntry|SceneSet|Truth)\b",  # what a report is made of
+    r"score\.(Photutils|SEP|Scarlet2)\b",  # settings beside their values, methods as on Method
+    r"score\.Model\.(components|catalogue|find)\b",
+    # for those who read the code, on the page on internals
+    r"\.(calibration|cards|detect|field_inference|flags|inference|light|measure|scaling|sky)\.",
+    r"\.(stamps|texture|walk)\.|\.blends\.BlendSet",
+    r"\.images\.(?!read_image)",
+    r"\.plot\.(in_colour|source_regions)",
+    r"\.score\.(by_position|kindest|match_sources|real_files|summary_of)",
+    r"\.weights\.(load_own|one_of_models|stored_dtype|write_card)",
 }
 
 

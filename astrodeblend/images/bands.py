@@ -35,15 +35,6 @@ def wavelength_of(name):
     """Return the approximate wavelength of a band in nm, or None for an unknown name.
 
     Known names are such as ``r``, ``HSC-R2``, ``sdss_g``, ``i.MP9702``, ``Ks``, ``VIS``, ``f444w``.
-
-    Parameters
-    ----------
-    name : str
-        The name of the band.
-
-    Returns
-    -------
-    float or None
     """
     found = set()
     for word in re.split("[^A-Za-z0-9]+", name):
@@ -61,13 +52,7 @@ def channels_of(image, bands):
     """Return the bands of each colour channel, red first (one channel is grey), and their names.
 
     The names are None for the three channels of a colour picture and for one band without a name.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `read_image` returns it.
-    bands : str, int, sequence of these, or None
-        Which bands to show, by number or name; None: all.
+    ``bands`` are those to show, by number or name; None: all.
     """
     known, count = image.meta.get("astrodeblend", {}), image.data[..., 0, 0].size
     names = known.get("bands")
@@ -104,18 +89,9 @@ def channels_of(image, bands):
 
 
 def is_surface_brightness(image):
-    """Return whether the values do not depend on the area of a pixel.
+    """Return whether the values of an image do not depend on the area of a pixel.
 
     True for pictures, values per solid angle or beam, and temperatures.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` gives it.
-
-    Returns
-    -------
-    bool
     """
     if image.meta.get("astrodeblend", {}).get("full_scale") is not None:
         return True

@@ -152,26 +152,10 @@ def _sip_to_tpv(wcs):
 
 
 def pixel_position(image, position=None):
-    """Return a position in pixels; refuse one outside the image.
+    """Return a position in an image in pixels, (x, y); refuse one outside.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
-    position : tuple of float or `~astropy.coordinates.SkyCoord`, optional
-        One position: (x, y) in pixels, the first pixel's centre being (0, 0), or a place on
-        the sky. By default the middle of the image.
-
-    Returns
-    -------
-    x, y : float
-
-    Raises
-    ------
-    ValueError
-        If ``position`` is not inside the image, or on the sky while the image has no WCS.
-    TypeError
-        If ``position`` is neither two numbers nor a `~astropy.coordinates.SkyCoord`.
+    It is given in pixels, the first pixel's centre being (0, 0), or as a
+    `~astropy.coordinates.SkyCoord`; by default it is the middle of the image.
     """
     ny, nx = image.data.shape[-2:]
     if position is None:

@@ -15,17 +15,7 @@ from .wcs import wcs_to_cards
 
 
 def to_original_shape(image):
-    """Return an image that was read as 2-D in 2-D, sharing its arrays; any other one as it is.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `read_image` returns it, or derived from that.
-
-    Returns
-    -------
-    image : `~astropy.nddata.NDData`
-    """
+    """Return an image that was read as 2-D in 2-D, sharing its arrays; any other one as it is."""
     if np.shape(image.data)[:-2] != (1,) or image.meta.get("astrodeblend", {}).get("ndim") != 2:
         return image
     uncertainty = image.uncertainty
@@ -38,23 +28,12 @@ def to_original_shape(image):
 def image_to_hdus(image, name):
     """Turn an image into the HDUs from which `~astropy.nddata.CCDData` reads it back.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Of shape (bands, y, x) or (y, x); what `read_image` read as 2-D becomes 2-D again.
-    name : str
-        The name of the first HDU.
+    What `read_image` read as 2-D becomes 2-D again. The HDUs are the data, in float32 if that holds
+    them, under ``name``; the mask under ``name_MASK`` and the standard deviation under
+    ``name_UNCERT``, where the image has them; and the tables of its distortion.
+    ``CCDData.read(path, hdu=name, hdu_mask=f"{name}_MASK", hdu_uncertainty=f"{name}_UNCERT")``
+    opens them.
 
-    Returns
-    -------
-    hdus : list of `~astropy.io.fits.ImageHDU`
-        The data, in float32 if that holds them, under ``name``; the mask under ``name_MASK`` and
-        the standard deviation under ``name_UNCERT``, where the image has them; and the tables of
-        its distortion. ``CCDData.read(path, hdu=name, hdu_mask=f"{name}_MASK",
-        hdu_uncertainty=f"{name}_UNCERT")`` opens them.
-
-    Notes
-    -----
     The card FULLSCAL marks a picture and holds the value of white; `read_image` reads it. BUNIT is
     ``1`` without a unit, since CCDData demands one; a BUNIT that astropy cannot parse is written
     unchanged. A cube's SIP distortion, which takes two axes only, is written as TPV.
@@ -96,27 +75,12 @@ def _planes(image):
 def write_fits(hdus, path, *, cutouts=(), name="CUTOUT", overwrite=False):
     """Write HDUs to a FITS file; after an error no file is left.
 
-    Parameters
-    ----------
-    hdus : `~astropy.io.fits.HDUList` or sequence of HDUs
-        What to write; an empty primary HDU is added in front if there is none.
-    path : str or path-like
-        The file; a name that ends in ``.gz`` is compressed.
-    cutouts : sequence of `~astropy.nddata.NDData`, optional
-        Parts of one image, written after ``hdus`` as `image_to_hdus` does, with EXTVER from 1.
-        ``meta["box"]`` is the part's place in the image, ((y, y), (x, x)); LTV1 and LTV2 state it
-        in the file, so that physical coordinates in DS9 are those of the image.
-    name : str, optional
-        The name of their HDUs.
-    overwrite : bool, optional
-        Replace a file that exists. By default that raises.
+    An empty primary HDU is added in front if there is none; a file that ends in ``.gz`` is
+    compressed; without ``overwrite`` a file that exists is refused.
 
-    Raises
-    ------
-    FileExistsError
-        If ``path`` exists and ``overwrite`` is false.
-    FileNotFoundError, PermissionError
-        If the folder of ``path`` does not exist or is read-only.
+    ``cutouts`` are parts of one image, written after ``hdus`` as `image_to_hdus` does, under
+    ``name`` with EXTVER from 1. ``meta["box"]`` is the part's place in the image, ((y, y), (x, x));
+    LTV1 and LTV2 state it in the file, so that physical coordinates in DS9 are those of the image.
     """
     hdus = list(hdus)
     if not hdus or not isinstance(hdus[0], fits.PrimaryHDU):

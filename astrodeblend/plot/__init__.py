@@ -267,24 +267,10 @@ def _label_sky(axes, wcs):
 
 
 def source_regions(catalog, wcs=None):
-    """Return the sources of a catalogue as regions: ellipses of 3 semi-axes.
+    """Return the sources of a catalogue as ``regions.Regions``: ellipses of 3 semi-axes.
 
-    Parameters
-    ----------
-    catalog : `~astropy.table.QTable`
-        As `astrodeblend.measure.measure` returns it.
-    wcs : `~astropy.wcs.WCS`, optional
-        WCS of the image, for regions in sky coordinates.
-
-    Returns
-    -------
-    ``regions.Regions``
-        Cyan for blended sources, white for isolated ones, with the label as text.
-
-    Raises
-    ------
-    ImportError
-        If the package regions is missing.
+    They are cyan for blended sources, white for isolated ones, with the label as text, and in sky
+    coordinates if the WCS of the image is given. It takes the package regions.
     """
     try:
         import regions

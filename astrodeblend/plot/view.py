@@ -30,16 +30,9 @@ STROKE = (withStroke(linewidth=1.5, foreground="black"),)
 class View:
     """Draws an image or a part of it: bands as colours, stretched light, residual over the noise.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` returns it.
-    sky : `~astrodeblend.sky.Sky`
-        Its sky.
-    bands, stretch : optional
-        As in `scene_panels`.
-    box : pair of pairs of int, optional
-        First and last row, and column, of the part; the last ones are excluded.
+    ``sky`` is the image's `astrodeblend.sky.Sky`; ``bands`` and ``stretch`` are as in
+    `scene_panels`; ``box`` has the first and the last row and column of the part, the last ones
+    excluded.
     """
 
     def __init__(self, image, sky, bands=None, stretch=None, box=None):
@@ -214,19 +207,9 @@ def _lupton(light, stretch=_STRETCH):
 def in_colour(flux, noise, wavelength):
     """Turn linear flux into red, green and blue, after Lupton et al. (2004, PASP 116, 133).
 
-    Parameters
-    ----------
-    flux : numpy.ndarray
-        Shape (n, rows, bands, y, x), sky-subtracted.
-    noise : numpy.ndarray
-        Shape (n, bands): sky noise. Its mean over the bands shown sets the contrast.
-    wavelength : sequence of float
-        Wavelengths of the bands in nm. The bands nearest to SDSS's i, r and g are shown.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n, rows, 3, y, x), within [0, 1].
+    The flux above the sky (n, rows, bands, y, x) becomes (n, rows, 3, y, x) from 0 to 1, of the
+    bands whose ``wavelength`` in nm is nearest to that of SDSS's i, r and g. The mean ``noise`` of
+    these, out of (n, bands), sets the contrast.
     """
     chosen = [np.abs(np.subtract(wavelength, nm)).argmin() for nm in (753, 621, 475)]
     scale = noise[:, chosen].mean(axis=1)[:, None, None, None, None]

@@ -312,23 +312,12 @@ def kindest(found, blend, isolated):
     """Return the images of the two galaxies that score highest, chosen with the truth in hand.
 
     Of all pairs of sources, in either order, and with the other sources either dropped or each
-    added to the nearer of the pair (by their centroids), the one with the highest sum of the
-    two PSNR is taken. If there are fewer than two sources: the blend for both galaxies, or
-    the one source and the sky, whichever scores higher.
+    added to the nearer of the pair (by their centroids), the one with the highest sum of the two
+    PSNR is taken. If there are fewer than two sources: the blend for both galaxies, or the one
+    source and the sky, whichever scores higher.
 
-    Parameters
-    ----------
-    found : Found
-        What the deblender found.
-    blend : numpy.ndarray
-        Shape (bands, y, x).
-    isolated : numpy.ndarray
-        The truth, shape (2, bands, y, x).
-
-    Returns
-    -------
-    numpy.ndarray
-        The two images in the order of the truth, shape (2, bands, y, x).
+    ``found`` is a `Found` of the ``blend`` (bands, y, x), and ``isolated`` the truth (2, bands, y,
+    x), whose order the images have.
     """
     sky, light = found
     number = len(light)
@@ -370,22 +359,9 @@ def _log_error(squared):
 def by_position(found, blend, positions):
     """Return the images of the two galaxies, chosen by where they are, without the truth.
 
-    Each galaxy gets the source with the most light around its position (a Gaussian window of
-    1.5 pixels); if both get the same one, it has not been deblended: both get the blend.
-
-    Parameters
-    ----------
-    found : Found
-        What the deblender found.
-    blend : numpy.ndarray
-        Shape (bands, y, x).
-    positions : numpy.ndarray
-        Shape (2, 2): x and y in pixels, central first.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (2, bands, y, x).
+    Each galaxy gets the source with the most light around its position (a Gaussian window of 1.5
+    pixels); if both get the same one, it has not been deblended: both get the blend. ``positions``
+    (2, 2) are x and y in pixels, central first; other parameters are those of `kindest`.
     """
     sky, light = found
     if len(light) > 1:

@@ -26,49 +26,27 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """Counts of truths within error bars, by blend; made by ``of`` and ``join``.
+    """Counts of truths within error bars, by blend; made by ``of`` and ``join``."""
 
-    Attributes
-    ----------
-    pixels : numpy.ndarray of int, shape (n, branches)
-        Number of pixels in the footprint of the galaxy (`astrodeblend.metrics.isophote` of the
-        truth), times bands.
-    within : numpy.ndarray of int, shape (n, branches, multiples + 1)
-        Number of these whose truth is within 0.1, 0.2 ... 5 standard deviations, and last within
-        the nominal 95.4 % interval.
-    bins : numpy.ndarray, shape (bins, multiples + 2)
-        In bins of the standard deviation: number of these pixels, sum of their deviations, and
-        numbers of truths within the multiples.
-    flux_error, flux_std : numpy.ndarray, shape (n, branches, bands)
-        Error and standard deviation of the flux in the segment detected in the component; NaN
-        where nothing is detected.
-    interval_95 : dict of float
-        Half width of the nominal 95.4 % interval of the calibration, in standard deviations.
-    """
-
-    pixels: np.ndarray
+    pixels: np.ndarray  # (n, branches): pixels in the `isophote` of the truth, times bands
+    # (n, branches, multiples + 1): how many of these have their truth within the multiples of the
+    # standard deviation, and last within the nominal 95.4 % interval
     within: np.ndarray
+    # (bins, multiples + 2): in bins of the standard deviation, number of these pixels, sum of their
+    # deviations, and numbers of truths within the multiples
     bins: np.ndarray
+    # (n, branches, bands): of the flux in the segment detected in the component; NaN without
     flux_error: np.ndarray
-    flux_std: np.ndarray
+    flux_std: np.ndarray  # its standard deviation
+    # half width of the nominal 95.4 % interval, in standard deviations
     interval_95: dict[str, float]
 
     @classmethod
     def of(cls, components, std, isolated, calibration, *, sky=0.0):
         """Count the truths within the error bars of components.
 
-        Parameters
-        ----------
-        components, std, isolated : numpy.ndarray, shape (n, branches, bands, y, x)
-            Components, their calibrated standard deviations, and the truth.
-        calibration : Calibration
-            The calibration, for the errors of fluxes.
-        sky : float or numpy.ndarray, shape (n, bands), optional
-            Sky level of the truth.
-
-        Returns
-        -------
-        Coverage
+        ``components``, their calibrated ``std`` and the truth ``isolated`` have the shape (n,
+        branches, bands, y, x); ``sky`` is the level of the truth's, (n, bands) or one for all.
         """
         sky = np.broadcast_to(np.asarray(sky, np.float32), isolated[:, 0, :, 0, 0].shape)
         footprint = isophote(isolated - sky[:, None, :, None, None])
@@ -98,17 +76,7 @@ class Coverage:
 
     @classmethod
     def join(cls, parts):
-        """Concatenate coverages.
-
-        Parameters
-        ----------
-        parts : sequence of Coverage
-            Coverages of the same calibration.
-
-        Returns
-        -------
-        Coverage
-        """
+        """Concatenate coverages of the same calibration."""
         names = ("pixels", "within", "flux_error", "flux_std")
         arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
         return cls(**arrays, bins=sum(p.bins for p in parts), interval_95=parts[0].interval_95)
@@ -117,16 +85,9 @@ class Coverage:
         return len(self.pixels)
 
     def rows(self):
-        """Return the shares of truths within one standard deviation and within the 95.4 % interval.
+        """Return rows of the shares of truths within error bars, as :ref:`score-tables` has them.
 
-        Returns
-        -------
-        list of dict
-            A row for ``pixels`` and for ``fluxes`` ``of`` both components together and of each
-            branch: their ``number``; ``within_68``, the share of truths within one standard
-            deviation, and ``within_95``, within the nominal 95.4 % interval, with their bootstrap
-            errors over blends, ``within_68_error`` and ``within_95_error``; and ``interval_95``,
-            the half width of that interval in standard deviations.
+        For ``pixels`` and ``fluxes`` they are of both components together and of each branch.
         """
         parts = {"components": slice(None), "central": slice(0, 1), "companion": slice(1, 2)}
         rows = []
@@ -144,11 +105,8 @@ class Coverage:
     def curve(self):
         """Return the share of truths as a function of the multiple of the standard deviation.
 
-        Returns
-        -------
-        dict of numpy.ndarray
-            The ``multiple`` of the standard deviation, and the shares within it of a ``normal``
-            distribution, of ``pixels`` and of ``fluxes``.
+        By name: the ``multiple``, and the shares within it of a ``normal`` distribution, of
+        ``pixels`` and of ``fluxes``.
         """
         curve = {"multiple": MULTIPLES, "normal": erf(MULTIPLES / np.sqrt(2))}
         for kind in KINDS:
@@ -158,13 +116,10 @@ class Coverage:
         return curve
 
     def binned(self):
-        """Return errors in bins of the standard deviation.
+        """Return errors in bins of the standard deviation, those with few values left out.
 
-        Returns
-        -------
-        dict of dict of numpy.ndarray
-            For ``pixels`` and ``fluxes`` the mean ``std`` in each bin, the 68.3 % quantile of the
-            ``error``, and the ``number``. Bins with few values are left out.
+        For ``pixels`` and ``fluxes`` the mean ``std`` in each bin, the 68.3 % quantile of the
+        ``error``, and the ``number``.
         """
         number, total, *within = self.bins.T
         within = np.stack(within, axis=1)

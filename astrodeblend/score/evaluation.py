@@ -257,13 +257,7 @@ def _texture(texture):
 
 
 def summary_of(evaluations):
-    """Return a table as text: scores of one model on several recipes, a line each.
-
-    Parameters
-    ----------
-    evaluations : sequence of Report
-        Reports of `evaluate`, one per recipe.
-    """
+    """Return a table as text, a line for each recipe: reports of `evaluate` on one model."""
     names = ("PSNR (dB)", "min", "p1", "ssim_reiman2019", "ssim", "PSNR of the blend itself")
     rows = [["recipe", "blends", *names]]
     for of in (each.measured for each in evaluations):

@@ -18,44 +18,22 @@ _OUTLINE = 1.5  # threshold of `ellipticity_of`, in standard deviations of the s
 
 
 class Conditions(NamedTuple):
-    """Variance, PSFs and bands of a survey's image, in units of the sky's noise in each band.
+    """Variance, PSFs and bands of a survey's image, in units of the sky's noise in each band."""
 
-    Attributes
-    ----------
-    variance : numpy.ndarray
-        Variance of every pixel, shape (bands, y, x): 1 from the sky, and that of the photons;
-        infinite where a pixel is masked.
-    psfs : numpy.ndarray
-        PSF of each band, shape (bands, width, width).
-    bands : tuple of str
-        Names of the bands.
-    """
-
+    #: (bands, y, x): 1 from the sky, and that of the photons; infinite where masked
     variance: np.ndarray
-    psfs: np.ndarray
-    bands: tuple[str, ...]
+    psfs: np.ndarray  #: (bands, width, width): PSF of each band
+    bands: tuple[str, ...]  #: their names
 
 
 class Seen(NamedTuple):
-    """A field as deblenders are given it.
+    """A field as deblenders are given it."""
 
-    Attributes
-    ----------
-    data, error : numpy.ndarray
-        Flux and its standard deviation in nJy, shape (bands, y, x).
-    mask : numpy.ndarray of bool
-        Where there are no data, shape (bands, y, x).
-    survey : str, path-like or Survey
-        The survey, as `astrodeblend.simulate.get_survey` takes it.
-    bands : tuple of str
-        Names of the bands.
-    """
-
-    data: np.ndarray
-    error: np.ndarray
-    mask: np.ndarray
-    survey: object
-    bands: tuple[str, ...]
+    data: np.ndarray  #: (bands, y, x): flux in nJy
+    error: np.ndarray  #: its standard deviation
+    mask: np.ndarray  #: where there are no data
+    survey: object  #: as `astrodeblend.simulate.get_survey` takes it
+    bands: tuple[str, ...]  #: their names
 
     @property
     def psf(self):
@@ -79,22 +57,12 @@ class Seen(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """Sources of a field, as a deblender measures them.
+    """Sources of a field, as a deblender measures them."""
 
-    Attributes
-    ----------
-    position : numpy.ndarray
-        Shape (m, 2): x and y in pixels.
-    flux, error : numpy.ndarray
-        Flux and its standard deviation in nJy, shape (m, bands); NaN where none is stated.
-    ellipticity : numpy.ndarray
-        Shape (m,), complex: (1 - q^2) / (1 + q^2) exp(2i angle), q the axis ratio.
-    """
-
-    position: np.ndarray
-    flux: np.ndarray
-    error: np.ndarray
-    ellipticity: np.ndarray
+    position: np.ndarray  #: (m, 2): x and y in pixels
+    flux: np.ndarray  #: (m, bands), in nJy
+    error: np.ndarray  #: its standard deviation; NaN where none is stated
+    ellipticity: np.ndarray  #: (m,), complex: (1 - q^2) / (1 + q^2) exp(2i angle), q the axis ratio
 
     @classmethod
     def empty(cls, number, bands):
@@ -110,19 +78,12 @@ class Catalogue(NamedTuple):
 class Found(NamedTuple):
     """Sources that were found in a blend.
 
-    The image of a source is ``sky`` plus its ``light``; of several sources taken for one
-    galaxy, ``sky`` plus the sum of their light.
-
-    Attributes
-    ----------
-    sky : numpy.ndarray
-        Light of no source, shape (bands, y, x).
-    light : numpy.ndarray
-        Light of each source, shape (sources, bands, y, x).
+    The image of a source is ``sky`` plus its ``light``; of several sources taken for one galaxy,
+    ``sky`` plus the sum of their light.
     """
 
-    sky: np.ndarray
-    light: np.ndarray
+    sky: np.ndarray  #: (bands, y, x): light of no source
+    light: np.ndarray  #: (sources, bands, y, x): light of each source
 
 
 class Batch(NamedTuple):

@@ -67,34 +67,21 @@ class _Segments(Package):
 class Photutils(_Segments):
     """Segmentation and deblending with photutils: each pixel belongs to one source.
 
-    In blends the mean of the bands above the sky of the stamp's border (of a survey's image the
-    sum of the bands, each over its noise) is smoothed, detected
+    In blends the mean of the bands above the sky of the stamp's border (of a survey's image the sum
+    of the bands, each over its noise) is smoothed, detected
     (`photutils.segmentation.detect_sources`) and separated by multi-thresholding and watershed
     (`photutils.segmentation.deblend_sources`); the parameters are for these. In fields fluxes are
     in Kron apertures, neighbours' pixels replaced.
-
-    Parameters
-    ----------
-    n_sigma : float
-        Detection threshold in standard deviations of the sky before smoothing.
-    n_pixels : int
-        Smallest number of pixels of a source.
-    smoothing : float
-        Full width at half maximum of the Gaussian kernel, in pixels; 0 for none.
-    n_levels : int
-        Thresholds between a source's faintest and brightest pixel.
-    contrast : float
-        Smallest part of the light that makes a source of its own.
-    sky : {"blend", "border"}
-        What pixels outside all segments keep: the blend's light, or the border's median, which
-        is also what a source has where another one is.
     """
 
-    n_sigma: float = 0.5
-    n_pixels: int = 5
+    n_sigma: float = 0.5  #: detection threshold in standard deviations of the sky before smoothing
+    n_pixels: int = 5  #: smallest number of pixels of a source
+    #: full width at half maximum of the Gaussian kernel, in pixels; 0 for none
     smoothing: float = 1.0
-    n_levels: int = 32
-    contrast: float = 0.001
+    n_levels: int = 32  #: thresholds between a source's faintest and brightest pixel
+    contrast: float = 0.001  #: smallest part of the light that makes a source of its own
+    #: what pixels outside all segments keep: the blend's light, or the border's median, which is
+    #: also what a source has where another one is (``"border"``)
     sky: str = "blend"
 
     name: ClassVar[str] = "photutils"
@@ -167,29 +154,14 @@ class SEP(_Segments):
     In blends ``sep.extract`` works on the same image as `Photutils`, with its own filter, and each
     pixel belongs to one source; the parameters are for these. In fields fluxes are in SExtractor's
     automatic apertures, neighbours masked.
-
-    Parameters
-    ----------
-    n_sigma : float
-        Detection threshold in standard deviations of the sky.
-    n_pixels : int
-        Smallest number of pixels of a source (``minarea``).
-    n_levels : int
-        Thresholds of the deblending (``deblend_nthresh``).
-    contrast : float
-        Smallest part of the light that makes a source of its own (``deblend_cont``).
-    clean : bool
-        Whether to drop sources that may come from the wings of brighter ones.
-    sky : {"blend", "border"}
-        As for `Photutils`.
     """
 
-    n_sigma: float = 0.25
-    n_pixels: int = 5
-    n_levels: int = 128
-    contrast: float = 1e-5
-    clean: bool = False
-    sky: str = "blend"
+    n_sigma: float = 0.25  #: detection threshold in standard deviations of the sky
+    n_pixels: int = 5  #: smallest number of pixels of a source (``minarea``)
+    n_levels: int = 128  #: thresholds of the deblending (``deblend_nthresh``)
+    contrast: float = 1e-5  #: smallest part of the light that makes a source (``deblend_cont``)
+    clean: bool = False  #: whether to drop sources that may come from the wings of brighter ones
+    sky: str = "blend"  #: as for `Photutils`
 
     name: ClassVar[str] = "sep"
     takes_positions: ClassVar[bool] = False
@@ -255,29 +227,17 @@ class Scarlet2(Package):
 
     A picture has the noise of the stamp's border, and no PSF. What each pixel has above the sky
     goes to the galaxies in proportion to their models, as survey pipelines do; where these are
-    below the noise, to both. A survey's image has its variance in every pixel, and the PSF of
-    each band, to which the models are convolved.
-
-    Parameters
-    ----------
-    morphology : {"sersic", "pixels"}
-        Sérsic profiles, elliptical; or any positive image, which begins as the Gaussian of
-        scarlet2's quick start.
-    steps : int
-        Largest number of steps of the optimiser.
-    tolerance : float
-        Relative change of the parameters below which it stops.
-    light : {"apportioned", "model"}
-        Light of a source: the blend's in proportion to the models, or its model.
-    reach : int, optional
-        Largest distance of a source's light from its position, in pixels. Default: no limit.
+    below the noise, to both. A survey's image has its variance in every pixel, and the PSF of each
+    band, to which the models are convolved.
     """
 
+    #: Sérsic profiles, elliptical; or ``"pixels"``: any positive image, which begins as the
+    #: Gaussian of scarlet2's quick start
     morphology: str = "sersic"
-    steps: int = 300
-    tolerance: float = 1e-4
-    light: str = "apportioned"
-    reach: int | None = None
+    steps: int = 300  #: largest number of steps of the optimiser
+    tolerance: float = 1e-4  #: relative change of the parameters below which it stops
+    light: str = "apportioned"  #: the blend's in proportion to the models, or ``"model"``
+    reach: int | None = None  #: largest distance of a source's light from its position, in pixels
 
     name: ClassVar[str] = "scarlet2"
     given: ClassVar[str] = (

@@ -31,13 +31,7 @@ _OF_SOURCES = {"chi_square": "all sources", "chi_square_blended": "blended sourc
 
 
 def real_files(folder):
-    """Return the names of the files of a report on a folder of blends.
-
-    Parameters
-    ----------
-    folder : str or path-like
-        Folder as `score_real_blends` takes it.
-    """
+    """Return the names of the files of a report on a folder of blends."""
     return ["peaks.ecsv", "blends.ecsv", *(f"{path.stem}.png" for path in _blends_in(folder))]
 
 

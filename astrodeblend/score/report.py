@@ -101,25 +101,13 @@ class Report:
 
 
 class Measure(NamedTuple):
-    """A column of numbers: how its heading and its values are printed, and how it is measured.
+    """A column of numbers: how its heading and its values are printed, and how it is measured."""
 
-    Attributes
-    ----------
-    first, second : str
-        The heading, in two lines.
-    digits : int
-        Digits after the point.
-    times : float
-        What values are multiplied by in print, 100 for per cent.
-    of : callable, optional
-        Measures a sample, for `measured`.
-    """
-
-    first: str
+    first: str  # The heading, in two lines.
     second: str
-    digits: int
-    times: float = 1
-    of: Callable | None = None
+    digits: int  # after the point
+    times: float = 1  # what values are multiplied by in print, 100 for per cent
+    of: Callable | None = None  # measures a sample, for `measured`
 
 
 def measured(measures, *sample):

@@ -428,19 +428,9 @@ def _of_scene(scene):
 def match_sources(galaxies, sources, *, radius=_RADIUS):
     """Match galaxies with sources, each source with one galaxy at most.
 
-    As many as possible are matched, and of such matches the one whose distances have the least sum.
-
-    Parameters
-    ----------
-    galaxies, sources : numpy.ndarray
-        Positions in pixels, shapes (n, 2) and (m, 2); NaN for a source that has none.
-    radius : float, optional
-        Largest distance of a match, in pixels.
-
-    Returns
-    -------
-    numpy.ndarray of int
-        Index of each galaxy's source, shape (n,); -1 for a galaxy without.
+    As many as possible are matched within the ``radius``, and of such matches the one whose
+    distances have the least sum. Positions (n, 2) and (m, 2) are in pixels, NaN for a source that
+    has none. Return the index of each galaxy's source, -1 for a galaxy without.
     """
     distance = cdist(galaxies, sources)
     near = distance <= radius  # false for NaN
