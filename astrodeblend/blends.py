@@ -344,21 +344,12 @@ def overlap(isolated, *, fraction=0.1):
 
 
 def write_survey_blends(blends, path, *, overwrite=False):
-    """Write blends of a survey to a FITS file, which appears whole or not at all.
+    """Write `~astrodeblend.simulate.SurveyBlends` to a FITS file, whole or not at all.
 
     Its extensions are BLEND (n, bands, y, x), ISOLATED (n, sources, bands, y, x; the truth, without
     noise) and VARIANCE (n, bands, y, x), in nJy, NOISE (n, bands), the standard deviation of the
     sky, and the table TRUTH: a row per source, with the columns of
     `astrodeblend.simulate.SurveyBlends.truth`.
-
-    Parameters
-    ----------
-    blends : `~astrodeblend.simulate.SurveyBlends`
-        As `astrodeblend.simulate.simulate_blends` makes them.
-    path : str or path-like
-        Where to.
-    overwrite : bool, optional
-        Replace a file that is there already.
     """
     units = {"magnitude": u.mag, "flux": u.nJy}  # AB; FITS knows no such unit
     units |= dict.fromkeys(("x", "y", "x_centroid", "y_centroid"), u.pix)

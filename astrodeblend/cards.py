@@ -8,6 +8,7 @@ import textwrap
 from safetensors import safe_open
 
 from .blends import PAPER_BLENDS, PUBLISHED, STATISTICS
+from .score.report import aligned
 from .weights import find_model, read_card
 
 __all__ = ["card_text"]
@@ -19,17 +20,8 @@ _UNITS = {"psnr": "dB"}
 def card_text(model, *, markup=False):
     """Return a model's card as text: description, training, scores, known failures.
 
-    Parameters
-    ----------
-    model : str or path-like
-        As in `astrodeblend.weights.read_card`.
-    markup : bool, optional
-        Return reStructuredText, with special characters escaped. Default: plain text.
-
-    Returns
-    -------
-    str
-        A title and sections; empty entries of the card are left out.
+    ``model`` is as in `astrodeblend.weights.read_card`. Empty entries are left out. ``markup`` is
+    for reStructuredText, with special characters escaped.
     """
     card, path = read_card(model), find_model(model)
     plain = _escaped if markup else str
@@ -140,11 +132,8 @@ def _scores(card, model, plain):
         command, of = f"astrodeblend benchmark --model {model}", "fields"
     if not card.scores:
         if of == "fields":
-            return (
-                text
-                + _paragraph("None yet. This prints them:")
-                + _block(f"{command} --fields lsst")
-            )
+            words = _paragraph("None yet. This prints them:")
+            return text + words + _block(f"{command} --fields lsst")
         some = " --survey lsst" if of == "survey" else ""
         return text + _paragraph("None yet. This adds them:") + _block(f"{command}{some} --card")
     for name, entry in card.scores.items():
@@ -264,15 +253,5 @@ def _pairs(rows):
 
 def _table(rows):
     """Return rows of cells as a table, the first row its head, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = [
-        "  ".join(
-            [
-                f"{row[0]:{widths[0]}}",
-                *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        )
-        for row in rows
-    ]
-    return [rule, lines[0], rule, *lines[1:], rule, ""]
+    rule = ["=" * max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [*aligned([rule, rows[0], rule, *rows[1:], rule]), ""]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from astropy.io import fits
-from astropy.nddata import NDData
+from astropy.nddata import NDDataRef
 from astropy.table import vstack
 
 from astrodeblend.files import atomic_paths
@@ -28,28 +28,10 @@ FILES = {
 
 
 def run_demo(deblender, image, positions, folder, *, overwrite=False, say=lambda text: None):
-    """Deblend blends of a picture, and write figures, stamps and a catalogue.
+    """Deblend blends of a picture, and write `FILES` to a folder; return the results.
 
-    Parameters
-    ----------
-    deblender : Deblender
-        With a model for colour pictures.
-    image : path or array
-        A colour picture.
-    positions : sequence
-        Positions of the central galaxies, (x, y) in pixels.
-    folder : str or path-like
-        Where to write ``panels.png``, ``stamps.fits`` and ``catalogue.ecsv``; made if its
-        parent exists.
-    overwrite : bool, optional
-        Replace files that are there already.
-    say : callable, optional
-        Called with lines of text on the progress.
-
-    Returns
-    -------
-    list of Deblended
-        The results.
+    ``positions`` are (x, y) of the central galaxies in pixels. The folder is made if its parent
+    exists. ``say`` is called with lines of text on the progress.
     """
     say(f"deblending the {len(positions)} clearest blends")
     image = read_image(image)
@@ -91,17 +73,8 @@ def _short(catalogue):
 
 def _cut(image, result):
     """Return the part of an image that the stamp covers."""
-    box = (slice(None), *(slice(*ends) for ends in result.meta["stamp_box"]))
-    part = box[-image.data.ndim :]
-    uncertainty = image.uncertainty
-    return NDData(
-        image.data[part],
-        unit=image.unit,
-        mask=None if image.mask is None else image.mask[part],
-        uncertainty=None if uncertainty is None else uncertainty[part],
-        wcs=None if image.wcs is None else image.wcs.slice(box[1:]),
-        meta=dict(image.meta),
-    )
+    part = (slice(None), *(slice(*ends) for ends in result.meta["stamp_box"]))
+    return NDDataRef(image)[part]
 
 
 def _stamps(results):

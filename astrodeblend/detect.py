@@ -21,7 +21,14 @@ from astrodeblend.flags import Flag
 from astrodeblend.scaling import scaling_of
 from astrodeblend.sky import estimate_sky, sky_of
 
-__all__ = ["describe_sources", "find_sources", "petrosian_radius", "pixels_of", "stamp_widths"]
+__all__ = [
+    "around",
+    "describe_sources",
+    "find_sources",
+    "petrosian_radius",
+    "pixels_of",
+    "stamp_widths",
+]
 
 _SMOOTH = 1.0  # pixels: standard deviation of the smoothing of light that may touch
 _FEWEST = 10  # connected pixels of a source, half of that for a peak in a group
@@ -227,19 +234,17 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
     for k in np.flatnonzero(wanted):
         box = boxes[k]
         largest = 1.5 * np.hypot(*(part.stop - part.start for part in box)) + 5
-        around, at = _around(place[k], largest + 1, segments.shape)
-        others = (segments[around] != 0) & (segments[around] != k + 1) | nowhere[around]
-        measured = petrosian_radius(detection[around], at, mask=others, largest=largest)
+        near, at = around(place[k], largest + 1, segments.shape)
+        others = (segments[near] != 0) & (segments[near] != k + 1) | nowhere[near]
+        measured = petrosian_radius(detection[near], at, mask=others, largest=largest)
         found[k] = np.isfinite(measured)
         if not found[k]:  # 1.8 times the first moment of its light, the value of exponential disks
-            rows, columns = np.nonzero(segments[around] == k + 1)
-            weight = positive[around][rows, columns]
+            rows, columns = np.nonzero(segments[near] == k + 1)
+            weight = positive[near][rows, columns]
             moment = np.average(np.hypot(columns - at[0], rows - at[1]), weights=weight)
             measured = max(1.8 * moment, np.sqrt(area[k] / np.pi))
-        around, at = _around(place[k], 4 * measured + 1, segments.shape)
-        radius[k] = np.fmin(
-            measured, _symmetric_radius(smooth[around], nowhere[around], at, measured)
-        )
+        near, at = around(place[k], 4 * measured + 1, segments.shape)
+        radius[k] = np.fmin(measured, _symmetric_radius(smooth[near], nowhere[near], at, measured))
     sources["petrosian_radius"] = radius << u.pix
     sources["petrosian_found"] = found == 1
     flags = np.where(found == 1, 0, int(Flag.UNCERTAIN_SIZE))
@@ -249,7 +254,7 @@ def _measure(light, detection, nowhere, segments, parents, positions, seen):
     return sources
 
 
-def _around(place, half, shape):
+def around(place, half, shape):
     """Return the part of an image (y, x) around a position (x, y), and the position in it."""
     box = tuple(
         slice(max(int(at - half), 0), min(int(at + half) + 2, n))
@@ -261,19 +266,9 @@ def _around(place, half, shape):
 def describe_sources(components, radii, shape):
     """Return the table of sources that a network found, with the columns of `find_sources`.
 
-    Parameters
-    ----------
-    components : list of `astrodeblend.light.Component`
-    radii : numpy.ndarray, shape (n,)
-        Their Petrosian radii in pixels.
-    shape : tuple of int
-        The image's (y, x).
-
-    Returns
-    -------
-    `~astropy.table.QTable`
-        One ``parent`` for all sources whose light touches, where its smoothed sum over the bands is
-        above its noise.
+    ``radii`` are the Petrosian radii of ``components`` in pixels, ``shape`` is the image's (y, x).
+    One ``parent`` is for all sources whose light touches, where its smoothed sum over the bands is
+    above its noise.
     """
     sources = QTable({"label": np.arange(1, len(components) + 1)})
     place = np.reshape([c.position for c in components], (-1, 2))
@@ -301,23 +296,9 @@ def _nearest(place):
 
 
 def pixels_of(positions, shape):
-    """Return rows and columns of the pixels that contain positions.
+    """Return rows and columns, (2, n), of the pixels that contain positions (n, 2).
 
-    Parameters
-    ----------
-    positions : numpy.ndarray, shape (n, 2)
-        (x, y) in pixels.
-    shape : tuple of int
-        The image's (y, x).
-
-    Returns
-    -------
-    numpy.ndarray of int, shape (2, n)
-
-    Raises
-    ------
-    ValueError
-        If a position is outside the image, or two are in one pixel.
+    ValueError if a position is outside the image of the ``shape`` (y, x), or two are in one pixel.
     """
     places = positions[:, ::-1]  # y, x
     outside = ~((places >= -0.5) & (places <= np.array(shape) - 0.5)).all(axis=1)
@@ -337,20 +318,10 @@ def pixels_of(positions, shape):
 def stamp_widths(sources, size_rule, shape):
     """Return the widths of the stamps of sources, which contain the sources that touch them.
 
-    Parameters
-    ----------
-    sources : `~astropy.table.QTable`
-        As `find_sources` returns it.
-    size_rule : dict
-        The size rule of the model's card.
-    shape : tuple of int
-        The image's (y, x): no stamp is wider than its longer side.
-
-    Returns
-    -------
-    numpy.ndarray, shape (rows,)
-        In pixels of the image, at least 16. For a position without detection, the width of the
-        nearest source within 64 pixels, or else of the network's stamp.
+    They are in pixels of the image, at least 16, and none is wider than the longer side of its
+    ``shape`` (y, x); ``sources`` are as `find_sources` returns them, ``size_rule`` is that of the
+    model's card. For a position without detection it is the width of the nearest source within 64
+    pixels, or else of the network's stamp.
     """
     widths = size_rule["petrosian_radii"] * sources["petrosian_radius"].value
     place = np.stack([sources["x_centroid"], sources["y_centroid"]], axis=-1)
@@ -400,30 +371,13 @@ def _alike(light, position):
 
 
 def petrosian_radius(data, position, *, mask=None, eta=0.2, largest=None):
-    """Measure the Petrosian radius of a galaxy.
+    """Return the Petrosian radius of a galaxy in pixels; NaN if there is none.
 
-    It is the radius r at which the mean surface brightness in the annulus from 0.8 r to
-    1.25 r has fallen to ``eta`` times the mean within r (Petrosian 1976; the definition is
-    the SDSS's, Blanton et al. 2001, equation 2). Masked pixels of an annulus are replaced by
-    the mean of its other pixels.
-
-    Parameters
-    ----------
-    data : `~numpy.ndarray`, shape (y, x)
-        The background-subtracted image.
-    position : tuple of float
-        Centre (x, y) in pixels.
-    mask : `~numpy.ndarray` of bool, shape (y, x), optional
-        True for pixels to ignore, such as those of a neighbour.
-    eta : float, optional
-        The Petrosian ratio.
-    largest : float, optional
-        Largest radius in pixels; by default the extent of the image.
-
-    Returns
-    -------
-    radius : float
-        In pixels; NaN if the ratio does not fall to ``eta``.
+    It is the radius r at which the mean surface brightness in the annulus from 0.8 r to 1.25 r has
+    fallen to ``eta`` times the mean within r (Petrosian 1976; the definition is the SDSS's, Blanton
+    et al. 2001, equation 2). Masked pixels of an annulus are replaced by the mean of its other
+    pixels. ``data`` (y, x) is background-subtracted, ``position`` (x, y); ``largest`` is the
+    largest radius, by default the extent of the image.
     """
     x, y = position
     ny, nx = data.shape

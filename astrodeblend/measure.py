@@ -7,6 +7,7 @@ from photutils.aperture import CircularAperture
 from photutils.segmentation import SegmentationImage, SourceCatalog
 from scipy import ndimage
 
+from astrodeblend.detect import around
 from astrodeblend.flags import Flag, flag_names
 
 __all__ = ["measure"]
@@ -27,52 +28,36 @@ _ASIDE = 0.3, 1.5  # half-light radii, pixels: largest distance of a source's ce
 
 
 def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.0):
-    """Measure components, each alone.
+    """Measure components, each alone; return a row for each.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` returns it.
-    sky : `astrodeblend.sky.Sky`
-        The image's sky, for pixels without data and the correlation of the noise, which increases
-        the errors of fluxes.
-    above : numpy.ndarray, shape (bands, y, x)
-        The sky-subtracted image; 0 in pixels without data.
-    components : list of `astrodeblend.light.Component`
-    sources : `~astropy.table.QTable`
-        Their rows in the table of `astrodeblend.detect.find_sources`.
-    calibration : Calibration
-        The calibration of errors of deblending.
-    unclaimed : numpy.ndarray, shape (bands, y, x), optional
-        Light of no component.
+    ``sources`` are their rows in the table of `astrodeblend.detect.find_sources`; ``above`` is the
+    image above the sky, 0 without data, ``unclaimed`` the light of no component, both (bands, y,
+    x); the sky has pixels without data and the correlation of the noise, which increases the errors
+    of fluxes; the calibration is that of errors of deblending.
 
-    Returns
-    -------
-    `~astropy.table.QTable`
-        A row per component. With the names and meanings of
-        `photutils.segmentation.SourceCatalog`: ``label``; ``x_centroid``, ``y_centroid``, the
-        windowed centroid, or the peak if the centroid is too far from it; ``sky_centroid`` if the
-        image has a WCS; ``semimajor_axis``, ``semiminor_axis``, ``orientation``,
-        ``ellipticity``, ``segment_area``; ``segment_flux`` and ``kron_flux`` with their ``_err``,
-        of shape (rows, bands) for an image (bands, y, x), in its unit. One error holds 68.3 % of
-        the true fluxes of sources alone in the same segment. A component without light has its
-        detected position and zero flux. The flux is NaN in a band without data where most of
-        the light is. Further columns:
+    With the names and meanings of `photutils.segmentation.SourceCatalog`: ``label``;
+    ``x_centroid``, ``y_centroid``, the windowed centroid, or the peak if the centroid is too far
+    from it; ``sky_centroid`` if the image has a WCS; ``semimajor_axis``, ``semiminor_axis``,
+    ``orientation``, ``ellipticity``, ``segment_area``; ``segment_flux`` and ``kron_flux`` with
+    their ``_err``, of shape (rows, bands) for an image (bands, y, x), in its unit. One error holds
+    68.3 % of the true fluxes of sources alone in the same segment. A component without light has
+    its detected position and zero flux. The flux is NaN in a band without data where most of the
+    light is. Further columns:
 
-        ``aperture_radius``, ``aperture_flux``, ``aperture_flux_err``
-            Flux of the image less all other light, in a circle of one Petrosian radius.
-        ``parent``, ``n_blended``, ``neighbor_distance``
-            As in `astrodeblend.detect.find_sources`.
-        ``blendedness``
-            1 - S_k.S_k / S_all.S_k, with S_k the component and S_all the sum of all (Bosch et
-            al. 2018, PASJ 70, S5, section 4.9.11).
-        ``flux_overlap_fraction``
-            Fraction of the component's light in pixels where the others together are brighter.
-        ``blend_score``
-            Probability that the stamp around the source shows more than one galaxy; NaN for a
-            model without a blend score.
-        ``flags``, ``flag_names``
-            Flags as bits and as names (`astrodeblend.Flag`).
+    ``aperture_radius``, ``aperture_flux``, ``aperture_flux_err``
+        Flux of the image less all other light, in a circle of one Petrosian radius.
+    ``parent``, ``n_blended``, ``neighbor_distance``
+        As in `astrodeblend.detect.find_sources`.
+    ``blendedness``
+        1 - S_k.S_k / S_all.S_k, with S_k the component and S_all the sum of all (Bosch et
+        al. 2018, PASJ 70, S5, section 4.9.11).
+    ``flux_overlap_fraction``
+        Fraction of the component's light in pixels where the others together are brighter.
+    ``blend_score``
+        Probability that the stamp around the source shows more than one galaxy; NaN for a
+        model without a blend score.
+    ``flags``, ``flag_names``
+        Flags as bits and as names (`astrodeblend.Flag`).
     """
     count = len(components)
     table = QTable({"label": np.arange(1, count + 1)})
@@ -209,15 +194,14 @@ def _apertures(image, sky, above, components, radii, errors, calibration, scale,
     for k, component in enumerate(components):
         rows, columns = component.box
         x, y = component.position
-        box = tuple(slice(max(int(at - radii[k]) - 1, 0), int(at + radii[k]) + 3) for at in (y, x))
+        box, at = around((x, y), radii[k] + 1, above.shape[1:])
         rest[:, rows, columns] += component.seen
         alone = rest[:, *box].copy()
         rest[:, rows, columns] -= component.seen
         spread = np.broadcast_to(component.sky_noise, alone.shape)
         if image.uncertainty is not None:
             spread = image.uncertainty.array[:, *box].astype(float)
-        aperture = CircularAperture((x - box[1].start, y - box[0].start), radii[k])
-        weight = aperture.to_mask(method="exact").to_image(alone.shape[1:])
+        weight = CircularAperture(at, radii[k]).to_mask(method="exact").to_image(alone.shape[1:])
         if weight is None:
             continue
         known = ~sky.hidden[:, *box]

@@ -153,21 +153,12 @@ def isophote(truth, *, fraction=0.1):
 
 
 class Moments(NamedTuple):
-    """Moments of the light in a footprint, one of each per image; see `moments`.
+    """Moments of the light in a footprint, one of each per image; see `moments`."""
 
-    Attributes
-    ----------
-    flux : numpy.ndarray
-        Sum of the light over bands and footprint, shape (...).
-    centroid : numpy.ndarray
-        Centre of the light in pixels, shape (..., 2): x, then y; the first pixel's centre is 0.
-    distortion : numpy.ndarray
-        Complex ellipticity, shape (...).
-    """
-
-    flux: np.ndarray
+    flux: np.ndarray  #: (...): sum of the light over bands and footprint
+    #: (..., 2): centre of the light, x and y in pixels; the first pixel's centre is 0
     centroid: np.ndarray
-    distortion: np.ndarray
+    distortion: np.ndarray  #: (...), complex ellipticity
 
 
 def moments(image, footprint):

@@ -8,7 +8,7 @@ from scipy.interpolate import make_interp_spline
 
 from astrodeblend.flags import Flag
 
-__all__ = ["Stamp", "cut_stamp"]
+__all__ = ["Stamp", "cut_stamp", "sky_at"]
 
 _MARGIN = 4  # pixels beyond the stamp that support the spline
 _KNOWN = 0.5  # least share of the middle of a stamp with data in a known band
@@ -19,45 +19,21 @@ class Stamp:
     """A square part of an image on the network's pixels, and the transformation back.
 
     Made by `cut_stamp`.
-
-    Attributes
-    ----------
-    position : tuple of float
-        Middle of the stamp in the image, (x, y) in pixels.
-    width : float
-        Width in pixels of the image.
-    shape : tuple of int
-        The image's (y, x).
-    scaling : Picture or Flux
-        Scaling from image values to network values.
-    blend : numpy.ndarray, shape (bands, pixels, pixels)
-        The network's input, float32. Pixels without data are empty sky.
-    level, noise : numpy.ndarray, shape (bands, 1, 1)
-        Of the sky at the position, per pixel of the image.
-    data, hidden, deviation : numpy.ndarray, shape (bands, y, x)
-        The part of the image at ``slices``: values, pixels without data, and standard deviation of
-        the noise.
-    stated : bool
-        Whether ``deviation`` is the image's uncertainty; else it is that of the sky.
-    known : numpy.ndarray of bool, shape (bands,)
-        Bands with data in at least half of the middle of the stamp.
-    flags : Flag
-        Flags of the source.
     """
 
-    position: tuple[float, float]
-    width: float
-    shape: tuple[int, int]
-    scaling: object
-    blend: np.ndarray
-    level: np.ndarray
-    noise: np.ndarray
-    data: np.ndarray
-    hidden: np.ndarray
-    deviation: np.ndarray
-    stated: bool
-    known: np.ndarray
-    flags: Flag
+    position: tuple[float, float]  # middle of the stamp in the image, (x, y) in pixels
+    width: float  # in pixels of the image
+    shape: tuple[int, int]  # the image's (y, x)
+    scaling: object  # Picture or Flux
+    blend: np.ndarray  # (bands, pixels, pixels): the network's input; empty sky without data
+    level: np.ndarray  # (bands, 1, 1): of the sky at the position, per pixel of the image
+    noise: np.ndarray  # (bands, 1, 1), likewise
+    data: np.ndarray  # (bands, y, x): values of the image at ``slices``
+    hidden: np.ndarray  # where it has no data
+    deviation: np.ndarray  # standard deviation of its noise
+    stated: bool  # whether that is the image's uncertainty; else it is the sky's noise
+    known: np.ndarray  # (bands,): whether at least half of the middle of the stamp has data
+    flags: Flag  # of the source
 
     @property
     def pixels(self):
@@ -87,17 +63,9 @@ class Stamp:
         return self.scaling.component(self, answer, std)
 
     def to_image(self, values):
-        """Interpolate an array from the stamp's pixels to the image's.
+        """Interpolate (..., pixels, pixels) from the stamp's pixels to the image's at ``slices``.
 
-        Parameters
-        ----------
-        values : numpy.ndarray, shape (..., pixels, pixels)
-
-        Returns
-        -------
-        numpy.ndarray, shape (..., y, x)
-            In the part of the image at ``slices``. The integral is kept, and so are fractions that
-            sum to 1.
+        The integral is kept, and so are fractions that sum to 1.
         """
         x, y = self._axes
         rows, columns = self.slices
@@ -180,45 +148,18 @@ class _Axis:
 
 
 def cut_stamp(image, sky, scaling, position, *, width, pixels, flags=Flag(0)):  # noqa: B008
-    """Cut a stamp and resample it to the network's pixels.
+    """Cut a stamp around a position (x, y), and resample it to the network's pixels.
 
     Values are averaged over each pixel of the stamp, by cubic splines through cumulative sums at
     the edges of the image's pixels, along y and x. A stamp on the image's pixels is a copy.
-
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        Data of shape (bands, y, x).
-    sky : `astrodeblend.sky.Sky`
-        The image's sky.
-    scaling : Picture or Flux
-        Scaling from image values to network values.
-    position : tuple of float
-        The middle of the stamp, (x, y) in pixels.
-    width : float
-        Width of the stamp in pixels of the image.
-    pixels : int
-        Pixels along each side of the stamp.
-    flags : Flag, optional
-        Flags of the source.
-
-    Returns
-    -------
-    Stamp
+    ``width`` is in pixels of the image, ``pixels`` their number along each side of the stamp,
+    ``flags`` those of the source.
     """
     shape = image.data.shape[-2:]
     axes = [_Axis(centre, width, pixels) for centre in position]
     aligned = all(axis.aligned for axis in axes)
     box = _touched(axes, shape)
-    middle = tuple(
-        slice(int(np.clip(p, 0, n - 1) + 0.5), int(np.clip(p, 0, n - 1) + 0.5) + 1)
-        for p, n in zip(position[::-1], shape, strict=True)
-    )
-    level, noise = (
-        np.broadcast_to(values, image.data.shape)[:, *middle].astype(float)
-        for values in (sky.level, sky.noise)
-    )
-
+    level, noise = sky_at(sky, position)
     margin = 0 if aligned else _MARGIN
     columns, rows = (np.arange(axis.start - margin, axis.stop + margin) for axis in axes)
     outside = ((rows < 0) | (rows >= shape[0]))[:, None] | (columns < 0) | (columns >= shape[1])
@@ -260,6 +201,16 @@ def cut_stamp(image, sky, scaling, position, *, width, pixels, flags=Flag(0)):  
         stated,
         known,
         flags,
+    )
+
+
+def sky_at(sky, position):
+    """Return level and noise of the sky at a position (x, y), each (bands, 1, 1)."""
+    shape = sky.hidden.shape
+    y, x = (int(np.clip(p, 0, n - 1) + 0.5) for p, n in zip(position[::-1], shape[1:], strict=True))
+    return (
+        np.broadcast_to(each, shape)[:, y : y + 1, x : x + 1].astype(float)
+        for each in (sky.level, sky.noise)
     )
 
 

@@ -11,6 +11,7 @@ from astropy.table import QTable
 from astrodeblend import __version__
 from astrodeblend.calibration import Calibration
 from astrodeblend.detect import (
+    around,
     describe_sources,
     find_sources,
     petrosian_radius,
@@ -24,7 +25,7 @@ from astrodeblend.light import Component, combine, of_stamps
 from astrodeblend.results import Deblended, Scene
 from astrodeblend.scaling import scaling_of
 from astrodeblend.sky import Sky, estimate_sky
-from astrodeblend.stamps import cut_stamp
+from astrodeblend.stamps import cut_stamp, sky_at
 from astrodeblend.weights import load_model
 
 __all__ = ["Answer", "FieldTask", "Model", "StampTask", "plan"]
@@ -38,19 +39,8 @@ _UNSEEN = 0.5  # probability below which a given position is flagged NO_SOURCE
 def plan(image, model, positions, *, purity):
     """Prepare the deblending of an image: as one field if the model finds sources, else by stamps.
 
-    Parameters
-    ----------
-    image : `~astropy.nddata.NDData`
-        As `astrodeblend.images.read_image` returns it.
-    model : Model
-    positions : sequence of (x, y) or None
-        Positions of the sources; None: they are detected.
-    purity : float
-        Expected share of true sources among those that a network finds.
-
-    Returns
-    -------
-    FieldTask or StampTask
+    ``positions`` are (x, y) of the sources, or None to detect them; ``purity`` is the expected
+    share of true sources among those that a network finds.
     """
     if model.crowded.finds:
         return FieldTask.of(image, model.crowded, positions, purity)
@@ -205,6 +195,17 @@ class _Task:
         }
         return Scene(image, sky, found, sources, meta)
 
+    def _deblended(
+        self, scene, width, pixels, box, core, level, noise, familiarity=None, score=None
+    ):
+        """Return the result for the only source of a scene, with its stamp and the sky there."""
+        box, core = ([[part.start, part.stop] for part in each] for each in (box, core))
+        level, noise = ((self.there * each.ravel()).tolist() for each in (level, noise))
+        meta = {"stamp_width": width, "stamp_pixels": pixels, "stamp_box": box, "core": core}
+        meta |= {"background": level, "noise": noise}
+        meta |= {"familiarity": familiarity, "blend_score": score}
+        return Deblended(scene, scene.meta | meta)
+
 
 @dataclass(frozen=True, eq=False)
 class StampTask(_Task):
@@ -284,38 +285,22 @@ class StampTask(_Task):
 
     def deblended(self, answers):
         """Return the result for the only source."""
-        scene, stamp, answer = self.scene(answers, "network"), self.stamps[0], answers[0]
-        meta = scene.meta | {
-            "stamp_width": stamp.width,
-            "stamp_pixels": stamp.pixels,
-            "stamp_box": [[part.start, part.stop] for part in stamp.slices],
-            "core": [[part.start, part.stop] for part in stamp.core],
-            "background": (self.there * stamp.level.ravel()).tolist(),
-            "noise": (self.there * stamp.noise.ravel()).tolist(),
-            "familiarity": answer.familiarity,
-            "blend_score": None if np.isnan(answer.blend_score) else answer.blend_score,
-        }
-        return Deblended(scene, meta)
+        stamp, answer = self.stamps[0], answers[0]
+        score = None if np.isnan(answer.blend_score) else answer.blend_score
+        return self._deblended(
+            self.scene(answers, "network"), stamp.width, stamp.pixels, stamp.slices, stamp.core,
+            stamp.level, stamp.noise, answer.familiarity, score,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class FieldTask(_Task):
-    """An image to deblend in one pass by a network for fields.
+    """An image to deblend in one pass by a network for fields."""
 
-    Attributes
-    ----------
-    values : numpy.ndarray, shape (bands, y, x)
-        Sky-subtracted flux in units of each band's noise; NaN in pixels without data.
-    given : numpy.ndarray, shape (n, 2)
-        Given positions of sources; empty to find all. With a single one, all other light is the
-        rest.
-    purity : float
-        Expected purity of the sources found.
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # (bands, y, x): flux above the sky in units of its noise; NaN without data
+    # (n, 2): positions; empty to find all; of a single one all other light is the rest
     given: np.ndarray
-    purity: float
+    purity: float  # expected share of true sources among those found
 
     @classmethod
     def of(cls, image, model, positions, purity):
@@ -333,8 +318,7 @@ class FieldTask(_Task):
     @property
     def known(self):
         """Whether the image has data around the first source."""
-        x, y = self.given[0]
-        near = tuple(slice(max(int(at - _NEAR), 0), int(at + _NEAR) + 2) for at in (y, x))
+        near, _ = around(self.given[0], _NEAR, self.values.shape[1:])
         return np.isfinite(self.values[:, *near]).any()
 
     def answer(self, watch):
@@ -370,18 +354,10 @@ class FieldTask(_Task):
         """Return the result for the only source."""
         scene = self.scene(answer, "network")
         central, rest = scene.light.components[0], scene.light.rest
-        box = [[part.start, part.stop] for part in rest.box]
-        meta = scene.meta | {
-            "stamp_width": central.width,
-            "stamp_pixels": round(central.width),
-            "stamp_box": box,
-            "core": box,
-            "background": (self.there * central.sky.ravel()).tolist(),
-            "noise": (self.there * central.sky_noise.ravel()).tolist(),
-            "familiarity": None,
-            "blend_score": None,
-        }
-        return Deblended(scene, meta)
+        return self._deblended(
+            scene, central.width, round(central.width), rest.box, rest.box,
+            central.sky, central.sky_noise,
+        )  # fmt: skip
 
     def _rest(self, central, unclaimed):
         """Return all other light in the stamp of the only source, with the same errors."""
@@ -419,19 +395,13 @@ class FieldTask(_Task):
         low, high = place - 2 * radius, place + 2 * radius
         if (low < -0.5).any() or (high > (width - 0.5, height - 0.5)).any():
             flags |= Flag.EDGE
-        near = tuple(
-            slice(max(int(at - 2 * radius), 0), int(at + 2 * radius) + 2) for at in place[::-1]
-        )
+        near, _ = around(place, 2 * radius, (height, width))
         if self.sky.hidden[:, *near].any():
             flags |= Flag.MASKED
         white = self.scaling.saturated(self.image.meta.get("header", {}))
         if (self.image.data[:, *near] >= white).any():
             flags |= Flag.SATURATED
-        middle = tuple(np.clip(np.floor(place[::-1] + 0.5).astype(int), 0, (height - 1, width - 1)))
-        level, sky_noise = (
-            np.broadcast_to(each, self.values.shape)[:, *middle][:, None, None]
-            for each in (self.sky.level, self.sky.noise)
-        )
+        level, sky_noise = sky_at(self.sky, place)
         light, std = light * noise, std * noise
         return Component(
             box, tuple(place.tolist()), 4 * radius, 1.0, light, level, std, np.zeros_like(light),

@@ -100,22 +100,8 @@ def list_models():
 def find_model(model):
     """Return the path of a model's weight file.
 
-    Parameters
-    ----------
-    model : str or path-like
-        A name from `list_models`, or the path of a ``.safetensors`` file with its card (the same
-        name, ``.json``) in the same folder.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If there is no model of that name.
-    FileNotFoundError
-        If the file or its card does not exist.
+    ``model`` is a name from `list_models`, or the path of a ``.safetensors`` file with its card
+    (the same name, ``.json``) in the same folder.
     """
     if isinstance(model, str) and model in list_models():
         return _SHIPPED / f"{model}.safetensors"
@@ -142,13 +128,7 @@ def one_of_models(name):
 
 
 def read_card(model):
-    """Return the card of a model.
-
-    Parameters
-    ----------
-    model : str or path-like
-        As in `find_model`.
-    """
+    """Return the card of a model, as `find_model` takes it."""
     path = find_model(model).with_suffix(".json")
     try:
         values = json.loads(path.read_text())

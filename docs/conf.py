@@ -91,11 +91,11 @@ numpydoc_validation_exclude = {
     r"score\.Model\.(components|catalogue|find)\b",
     # for those who read the code, on the page on internals
     r"\.(calibration|cards|detect|field_inference|flags|inference|light|measure|scaling|sky)\.",
-    r"\.(stamps|texture|walk)\.|\.blends\.BlendSet",
+    r"\.(stamps|texture|walk)\.|\.blends\.(BlendSet|write_survey_blends)",
     r"\.images\.(?!read_image)",
     r"\.plot\.(in_colour|source_regions)",
     r"\.score\.(by_position|kindest|match_sources|real_files|summary_of)",
-    r"\.weights\.(load_own|one_of_models|stored_dtype|write_card)",
+    r"\.weights\.(find_model|load_own|one_of_models|read_card|stored_dtype|write_card)",
 }
 
 

@@ -84,12 +84,11 @@ def simulate(
 
 def _draw(rows, path):
     """Draw blends above their galaxies, (n, rows, bands, y, x), a column for each blend."""
-    import numpy as np
     from PIL import Image
 
     rows = rows.transpose(1, 3, 0, 4, 2)  # (rows, y, n, x, bands)
     pixels = rows.reshape(rows.shape[0] * rows.shape[1], -1, rows.shape[-1])
-    Image.fromarray((255 * pixels).round().astype(np.uint8)).save(path)
+    Image.fromarray((255 * pixels).round().astype("uint8")).save(path)
 
 
 @options.command(
@@ -256,6 +255,7 @@ def benchmark(
 def _tune(peers, blends, slow_blends):
     """Print the score of every setting of other deblenders."""
     from astrodeblend import score
+    from astrodeblend.score.report import rows_of
 
     click.echo(str(blends))
     content = {}
@@ -266,8 +266,7 @@ def _tune(peers, blends, slow_blends):
         table = score.tune(peer, blends, slow_blends=slow_blends, progress=True)
         click.echo(f"\n{peer.name} {peer.version}, {table.meta['blends']} blends")
         click.echo(options.table_text(table))
-        rows = table.iterrows()
-        content[peer.name] = [dict(zip(table.colnames, row, strict=True)) for row in rows]
+        content[peer.name] = rows_of(table)
     return content
 
 
