@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from html import escape
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -313,7 +314,8 @@ class Deblender:
         image : path, array, Quantity, NDData, HDU, HDUList or sequence
             As in calling the deblender.
         positions : array_like, shape (n, 2), or `~astropy.coordinates.SkyCoord`, optional
-            Positions of the sources, in pixels (x, y) or on the sky; they replace detection.
+            Positions of the sources, in pixels (x, y) or on the sky; they replace detection. A
+            single position counts as a list of one.
         light : {'apportioned', 'network'}, optional
             Kind of light in components and catalogue; see `Scene.with_light`. Default: the
             network's for a model that finds sources, which has less noise; else the image's.
@@ -351,11 +353,11 @@ class Deblender:
         """
         if light not in (None, *LIGHTS):
             raise ValueError(f"light={light!r}: choose one of {', '.join(LIGHTS)}")
+        if not (isinstance(purity, Real) and 0 < purity < 1):
+            raise ValueError(f"purity={purity!r}: give a share between 0 and 1, such as {_PURITY}")
         image = read_image(image, kind=kind, psf=psf)
         if positions is not None:
-            if isinstance(positions, SkyCoord):
-                positions = np.atleast_1d(positions)
-            positions = [pixel_position(image, place) for place in positions]
+            positions = [pixel_position(image, place) for place in _listed(positions)]
         with tqdm(desc="finding sources", disable=not progress) as bar:
             task = plan(image, self._model_for(image), positions, purity=purity)
             bar.reset(len(task))
@@ -507,6 +509,13 @@ class Deblender:
     def blend_threshold(self):
         """The blend score that 1 % of single galaxies exceed; None for a model without one."""
         return self._model.blend_threshold
+
+
+def _listed(positions):
+    """Return positions as a list; a single one is a list of one."""
+    each = list(positions) if np.iterable(positions) else [positions]
+    single = each and np.ndim(each[0]) == 0 and not isinstance(each[0], SkyCoord)
+    return [positions] if single else each
 
 
 def _meant(network):

@@ -165,9 +165,11 @@ class Scene:
         ValueError
             If there is no such label.
         """
-        if not 1 <= label <= len(self.components):
-            raise ValueError(f"label={label} is not in the catalogue: 1 to {len(self.components)}")
-        part = self.components[label - 1]
+        number = len(self.components)
+        if np.ndim(label) or label not in range(1, number + 1):
+            there = f"give one of 1 to {number}" if number else "it is empty"
+            raise ValueError(f"label={label!r} is not in the catalogue; {there}")
+        part = self.components[int(label) - 1]
         box = (..., *(slice(*ends) for ends in part.meta["box"]))
         data, spread = np.zeros((2, *self.image.data.shape), np.float32)
         data[box], spread[box] = part.data, part.uncertainty.array

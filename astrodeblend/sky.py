@@ -185,8 +185,11 @@ def _with_data(data, valid, picture, words):
     varied = there & [
         ok.any() and np.ptp(band[ok]) > 0 for band, ok in zip(data, valid, strict=True)
     ]
-    if not (varied.any() or picture):
-        text = "image has one value in every pixel with data"
+    if not varied.any():
+        found = ", ".join(
+            f"{band[ok][0]:g}" for band, ok in zip(data, valid, strict=True) if ok.any()
+        )
+        text = f"image has one value in every pixel with data ({found})"
         _warn(words, f"{text}: it has no sources, and its noise is not known")
     return varied if varied.any() and not picture else there
 

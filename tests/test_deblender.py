@@ -4,6 +4,7 @@ import re
 import threading
 import warnings
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -487,10 +488,40 @@ def test_a_position_outside_is_refused(linear, position):
         linear(flux(), position)
 
 
-@pytest.mark.parametrize("position", [5, "centre", (1, 2, 3), ("a", "b")])
-def test_a_position_that_is_none_is_refused(linear, position):
-    with pytest.raises((TypeError, ValueError), match="position"):
-        linear(flux(), position)
+def test_a_position_that_is_none_is_refused(linear):
+    image, sky = flux(), Table({"ra": [150.1, 150.2], "dec": [2.2, 2.3]})
+    for position in (5, "centre", (1, 2, 3), ("a", "b"), {"x": 1, "y": 2}, (3, 4) * u.arcsec):
+        for call in (linear, partial(linear.deblend_scene, positions=position)):
+            with pytest.raises(TypeError, match=r"position is .* two numbers \(x, y\) or"):
+                call(image, **({"position": position} if call is linear else {}))
+    for call, place in ((linear, sky[0]), (linear, sky.as_array()[0]), (linear, sky)):
+        with pytest.raises(TypeError, match=r"of ra, dec; give two columns, \(x, y\) .* SkyCoord"):
+            call(image, place)
+    for positions in (sky, sky.as_array()):
+        with pytest.raises(TypeError, match=r"of ra, dec; give two columns, \(x, y\) .* SkyCoord"):
+            linear.deblend_scene(image, positions=positions)
+
+
+def test_one_position_is_a_list_of_one(linear):
+    image = NDData(flux(), wcs=tan_wcs())
+    expected = linear.deblend_scene(image, positions=[PLACE]).catalog
+    for one in (
+        PLACE,
+        list(PLACE),
+        np.array(PLACE),
+        PLACE * u.pix,
+        tan_wcs().pixel_to_world(*PLACE),
+    ):
+        catalog = linear.deblend_scene(image, positions=one).catalog
+        assert len(catalog) == 1
+        np.testing.assert_allclose(catalog["segment_flux"], expected["segment_flux"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("purity", ["high", None, 0, 1.0, True, np.nan, [0.9]])
+def test_a_purity_that_is_no_share_is_refused(linear, purity):
+    said = re.escape(f"purity={purity!r}: give a share between 0 and 1, such as 0.95")
+    with pytest.raises(ValueError, match=said):
+        linear.deblend_scene(flux(), purity=purity)
 
 
 def test_a_sky_position_needs_a_wcs(linear):

@@ -180,23 +180,34 @@ def test_bands_in_extensions_of_one_file_are_not_left_in_silence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "cards"),
+    ("name", "dtype", "cards", "said"),
     [
-        ("MASK", np.int32, {}),
-        ("MASK", np.uint8, {}),
-        ("MASK", np.int16, {"MP_DETECTED": 5, "MP_SAT": 0}),
-        ("DQ", np.int16, {"TELESCOP": "HST"}),
-        ("MSK", np.int64, {}),
-        ("FLG", np.float32, {}),
-        ("MASKBITS", bool, {}),
+        ("MASK", np.int32, {}, r"none \(0, 5 are set\)"),
+        ("MASK", np.uint8, {}, r"none \(0, 5 are set\)"),
+        (
+            "MASK",
+            np.int16,
+            {"MP_DETECTED": 5, "MP_SAT": 0},
+            r"none \(MP_SAT \(0\), MP_DETECTED \(5",
+        ),
+        ("DQ", np.int16, {"TELESCOP": "HST"}, r"none \(0, 5 are set\)"),
+        ("MSK", np.int64, {}, r"none \(0, 5 are set\)"),
+        ("FLG", np.float32, {}, "has values up to 32.0; it has to be 1 where there is no data"),
+        ("MASKBITS", bool, {}, r"none \(0 are set\)"),
     ],
 )
-def test_bits_of_unknown_meaning_are_left_aside(name, dtype, cards):
+def test_bits_of_unknown_meaning_are_left_aside_or_refused_if_given(
+    name, dtype, cards, said, tmp_path
+):
     hdus = fits.HDUList([hdu(FLUX, kind=fits.PrimaryHDU), hdu(planes(dtype=dtype), name, **cards)])
-    with pytest.warns(AstropyUserWarning, match=f"HDU '{name}' holds bit planes"):
+    with pytest.warns(AstropyUserWarning, match=f"the mask is ignored: HDU '{name}' .*{said}"):
         image = read_image(hdus)
     assert image.mask is None
     assert any("ignored" in text for text in image.meta["astrodeblend"]["read"])
+    hdus.writeto(tmp_path / "mask.fits")
+    for given in (hdus[1], tmp_path / "mask.fits"):
+        with pytest.raises(ValueError, match=f"HDU '{name}' .*{said}"):
+            read_image(FLUX, mask=given)
 
 
 def test_weights_that_are_no_inverse_variances():
@@ -283,12 +294,14 @@ def test_planes_of_several_bands(files):
 def test_planes_that_are_refused(files):
     with pytest.raises(ValueError, match="uncertainty and weight are both given"):
         read_image(FLUX, uncertainty=STD, weight=STD)
-    with pytest.raises(ValueError, match=r"the mask has values up to 33: bit planes are no mask"):
+    with pytest.raises(ValueError, match=r"the mask has bit planes, of which none \(0, 5 are set"):
         read_image(FLUX, mask=planes() | 33)
-    with pytest.raises(ValueError, match="mask has values up to 33"):
+    with pytest.raises(ValueError, match=r"the mask has bit planes"):
         read_image(NDData(FLUX, mask=planes() | 33))
     with pytest.raises(ValueError, match=r"the uncertainty has shape \(3, 4\) and the image"):
         read_image(FLUX, uncertainty=np.ones((3, 4)))
+    with pytest.raises(OSError, match=r"mask .*test_fits_dialects\.py' is not a whole FITS, JPEG"):
+        read_image(FLUX, mask=__file__)
     with pytest.raises(FileNotFoundError, match=r"none\.fits' does not exist"):
         read_image(FLUX, mask="none.fits")
     for zero in (np.zeros(SHAPE), StdDevUncertainty(np.zeros(SHAPE)), 0.0):

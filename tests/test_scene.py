@@ -1,5 +1,6 @@
 """Whole images: every source alone, nothing lost, whatever the order, and each step once."""
 
+import re
 import sys
 import warnings
 
@@ -280,6 +281,8 @@ def test_no_sources(splitting, scenes, kind, tmp_path):
         assert len(scene.catalog) == len(scene.components) == 0
         assert scene.catalog.colnames == scenes[kind].catalog.colnames
         np.testing.assert_array_equal(scene.residual.data, scene.image.data)
+        with pytest.raises(ValueError, match="label=1 is not in the catalogue; it is empty"):
+            scene.component(1)
         assert "0 sources" in repr(scene)
         assert "0 sources" in scene._repr_html_()
         scene.write(tmp_path / "none.fits", overwrite=True)
@@ -412,8 +415,10 @@ def test_places_of_components(scene):
         assert component.data.shape == (3, y1 - y0, x1 - x0)
         x, y = component.wcs.world_to_pixel(row["sky_centroid"])
         assert (x + x0, y + y0) == pytest.approx((row["x_centroid"], row["y_centroid"]), abs=1e-6)
-    with pytest.raises(ValueError, match="label=9 is not in the catalogue: 1 to 6"):
-        scene.component(9)
+    for label in (9, 0, "a", 1.5, None, [1, 2]):
+        said = re.escape(f"label={label!r} is not in the catalogue; give one of 1 to 6")
+        with pytest.raises(ValueError, match=said):
+            scene.component(label)
 
 
 def test_the_meta_data_say_how(scene):

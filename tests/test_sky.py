@@ -452,8 +452,12 @@ def test_a_band_without_data_is_left_out(missing, told):
 
 
 def test_one_value_is_told():
-    with pytest.warns(AstropyUserWarning, match="one value in every pixel .* no sources"):
-        assert not sky_of_image(np.full((2, 30, 30), 7.0)).hidden.any()
+    for kind, values in (("flux", (7.0, 7.0)), ("flux", (0.0,)), ("picture", (0.0, 0.0, 9.0))):
+        data = np.broadcast_to(np.reshape(values, (-1, 1, 1)), (len(values), 30, 30))
+        told = ", ".join(f"{value:g}" for value in values)
+        said = rf"one value in every pixel with data \({told}\): it has no sources"
+        with pytest.warns(AstropyUserWarning, match=said):
+            assert not sky_of_image(data, meta={"astrodeblend": {"kind": kind}}).hidden.any()
 
 
 def test_too_few_pixels_are_refused():

@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.nddata import InverseVariance, StdDevUncertainty, VarianceUncertainty
 
 from .errors import leave_aside
-from .form import RelativeWeight, is_plain_mask
+from .form import RelativeWeight, plain_mask
 
 # EXTNAMEs of CCDData, HST, JWST, DES, LSST and HSC, the Legacy Surveys, ESO, SWarp and others. Of
 # several uncertainties the first in this order is used.
@@ -186,10 +186,10 @@ def read_data(hdu, said):
 
 
 def read_plane(hdu, plane, said, telescope=None):
-    """Return the mask or uncertainty in an HDU.
+    """Return the mask or uncertainty in an HDU; refuse a mask of bits of unknown meaning.
 
-    None for a mask of bits of unknown meaning. The type of an uncertainty comes from UTYPE or the
-    HDU's name; by default standard deviation, or weights for the ``plane`` "weight".
+    The type of an uncertainty comes from UTYPE or the HDU's name; by default standard deviation, or
+    weights for the ``plane`` "weight".
     """
     name, values, cards = _label(hdu), read_data(hdu, said), hdu.header
     if plane != "mask":
@@ -199,16 +199,12 @@ def read_plane(hdu, plane, said, telescope=None):
         said.append(f"the {plane} in {name} is read as {_IN_WORDS[kind]}")
         return kind(values, copy=False)
     named = {key: bit for key, bit in cards.items() if key[:3] == "MP_" and bit in range(63)}
-    if not named and name != "MASKBITS" and is_plain_mask(values):
-        return values.astype(bool)
     bad = {key: named[key] for key in _BAD_PLANES if key in named}
     if not named and telescope == "JWST" and name.endswith("DQ"):
         bad = {"DO_NOT_USE": 0}
     if not bad or values.dtype.kind not in "iu":  # a bit may just say that a source is there
-        text = "holds bit planes, not a mask of 0 and 1, and names none that means bad or no data"
-        advice = "give those of no data as mask, as in (planes & 1) > 0"
-        leave_aside(said, f"HDU {name!r} {text}: it is ignored; {advice}")
-        return None
+        bits = named if named or name == "MASKBITS" else None
+        return plain_mask(values, f"HDU {name!r}" if name else "the mask", bits=bits)
     said.append(f"of the bit planes of {name} those that mean no data are used: {', '.join(bad)}")
     return (values.astype(np.int64) & sum(1 << bit for bit in bad.values())) != 0
 

@@ -134,10 +134,20 @@ def changed(image, data, *, deviation=None, **parts):
     return NDData(data, **{"uncertainty": uncertainty} | kept | parts)
 
 
-def is_plain_mask(values):
-    """Return whether an array is a mask (0 and 1, or 0 and 255), not bit planes."""
+def plain_mask(values, what="the mask", *, bits=None):
+    """Return a mask of 0 and 1, or 0 and 255, as booleans; refuse bit planes (``bits`` by name)."""
+    values = np.asarray(values)
     true = 255 if values.dtype == np.uint8 and values.max(initial=0) == 255 else 1
-    return bool(((values == 0) | (values == true)).all())
+    if bits is None and ((values == 0) | (values == true)).all():
+        return values.astype(bool)
+    if values.dtype.kind not in "biu":
+        text = "it has to be 1 where there is no data, 0 elsewhere"
+        raise ValueError(f"{what} has values up to {values.max()}; {text}")
+    names = {bit: f"{name} ({bit})" for name, bit in (bits or {}).items()}
+    every = int(np.bitwise_or.reduce(values, axis=None))
+    found = [names.get(k, str(k)) for k in range(8 * values.dtype.itemsize) if every >> k & 1]
+    text = "is known to mean no data; give those that do as mask, as in (planes & 1) > 0"
+    raise ValueError(f"{what} has bit planes, of which none ({', '.join(found)} are set) {text}")
 
 
 def standard_deviation(uncertainty, unit):

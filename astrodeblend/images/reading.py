@@ -32,10 +32,10 @@ from .form import (
     RelativeWeight,
     changed,
     compact,
-    is_plain_mask,
     kind_by_type,
     kind_in_common,
     noise_per_weight,
+    plain_mask,
     standard_deviation,
     transparent,
     with_kind,
@@ -265,7 +265,7 @@ def _opened(name, what="image"):
                 raise restated(error, f"{said}: {error}") from error
 
 
-def _read_picture(path):
+def _read_picture(path, what="image"):
     said, colours, mask = [], None, None
     try:
         with Image.open(path) as picture:
@@ -291,7 +291,7 @@ def _read_picture(path):
             values = np.asarray(picture) if colours is None else colours
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         text = f"is not a whole FITS, JPEG, PNG or TIFF file; get a fresh copy ({error})"
-        raise OSError(f"image {str(path)!r} {text}") from error
+        raise OSError(f"{what} {str(path)!r} {text}") from error
     # older versions of Pillow read a PNG of 16 bits as 32-bit integers
     bits = 16 if mode.startswith("I;16") or (mode, form) == ("I", "PNG") else 8 * values.itemsize
     told = ("picture", 2**bits - 1, f"a picture file of {bits} bits") if bits <= 16 else None
@@ -314,7 +314,10 @@ def _read_hdu(hdu, hdulist=None, chosen=False):
         if noise is not None:
             uncertainty = read_plane(noise, "uncertainty", said)
         if hidden is not None:
-            mask = read_plane(hidden, "mask", said, header.get("TELESCOP"))
+            try:
+                mask = read_plane(hidden, "mask", said, header.get("TELESCOP"))
+            except ValueError as error:  # a mask that is given is refused
+                leave_aside(said, f"the mask is ignored: {error}")
     if text := str(header.get("BUNIT", "")).strip():
         unit = parse_unit(text)
         if unit is None and not is_logarithmic(text):  # which is refused later
@@ -331,10 +334,7 @@ def _read_hdu(hdu, hdulist=None, chosen=False):
 
 
 def _read_planes(given, name, said):
-    """Return a given mask or uncertainty as a list of one part, or of one for each band.
-
-    The list is empty for a mask whose bits have no known meaning.
-    """
+    """Return a given mask or uncertainty as a list of one part, or of one for each band."""
     if given is None:
         return []
     if _is_sequence(given):
@@ -345,19 +345,19 @@ def _read_planes(given, name, said):
                 hdu = choose_hdu(hdulist, extension, name)
                 plane = read_plane(hdu, name, said, hdulist[0].header.get("TELESCOP"))
             elif name == "mask":
-                plane = _plain_mask(_read_picture(path)[0].data)
+                plane = plain_mask(_read_picture(path, name)[0].data)
             else:
                 raise ValueError(f"{name} is {str(given)!r}, no FITS file; give one")
     elif isinstance(given, HDUS):
         plane = read_plane(given, name, said)
     elif name == "mask":
-        plane = _plain_mask(_computed(given))
+        plane = plain_mask(_computed(given))
     elif isinstance(given, NDUncertainty):
         plane = given
     else:
         kind = RelativeWeight if name == "weight" else StdDevUncertainty
         plane = kind(np.asarray(_computed(given)), unit=getattr(given, "unit", None))
-    return [] if plane is None else [plane]
+    return [plane]
 
 
 def _read_psf(given):
@@ -381,14 +381,6 @@ def _read_psf(given):
         raise restated(error, f"psf={str(given)!r}: {error}; {PSF_INPUTS}") from error
 
 
-def _plain_mask(mask):
-    mask = np.asarray(mask)
-    if mask.dtype != bool and not is_plain_mask(mask):
-        text = "bit planes are no mask of 0 and 1; give those of no data, as in (planes & 1) > 0"
-        raise ValueError(f"the mask has values up to {mask.max()}: {text}")
-    return mask.astype(bool)
-
-
 def _conform(image, said, told, planes):
     """Return an image in the common form and the origin of its kind."""
     data = np.asarray(image.data)
@@ -405,7 +397,7 @@ def _conform(image, said, told, planes):
         if data.ndim == 3 and data.shape[-1] < SMALLEST:
             text += "; np.moveaxis(image, -1, 0) puts bands first"
         raise ValueError(f"image has shape {data.shape}; {text}")
-    own = [] if image.mask is None or image.mask is np.ma.nomask else [_plain_mask(image.mask)]
+    own = [] if image.mask is None or image.mask is np.ma.nomask else [plain_mask(image.mask)]
     given = _read_planes(planes.get("mask"), "mask", said)
     hidden = np.zeros(values.shape, bool)
     for parts in filter(None, (own, given)):

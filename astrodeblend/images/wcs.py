@@ -161,6 +161,12 @@ def pixel_position(image, position=None):
     if position is None:
         return (nx - 1) / 2, (ny - 1) / 2
     shown = repr(position)
+    columns = getattr(position, "colnames", getattr(getattr(position, "dtype", 0), "names", None))
+    if columns:  # whose order and units may be any
+        raise TypeError(
+            f"position is a {type(position).__name__} of {', '.join(columns)}; give two columns, "
+            "(x, y) in pixels, or a SkyCoord of them, such as SkyCoord(ra, dec, unit='deg')"
+        )
     if isinstance(position, SkyCoord):
         if position.size != 1:
             raise ValueError(f"position holds {position.size} places; give one at a time")
