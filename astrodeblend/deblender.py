@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from html import escape
 from numbers import Real
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,8 @@ class Deblender:
         ValueError
             If the file is corrupt, and as in `Deblender`.
         """
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"path={path!r}: give the path of a .safetensors file")
         device = find_device(device)  # raises before the work
         return cls(*load_model(Path(path)), device=device, dtype=dtype, batch_size=batch_size)
 
@@ -288,8 +291,7 @@ class Deblender:
             raise ValueError(
                 f"positions has {len(positions)} and images {len(images)}; give one of each"
             )
-        tasks = []
-        pairs = list(zip(images, positions, strict=True))
+        tasks, pairs = [], list(zip(images, positions, strict=True))
         bar = tqdm(pairs, desc="reading", unit="image", disable=not progress)
         for i, (image, position) in enumerate(bar):
             try:
@@ -514,8 +516,8 @@ class Deblender:
 def _listed(positions):
     """Return positions as a list; a single one is a list of one."""
     each = list(positions) if np.iterable(positions) else [positions]
-    single = each and np.ndim(each[0]) == 0 and not isinstance(each[0], SkyCoord)
-    return [positions] if single else each
+    several = not each or isinstance(each[0], SkyCoord | list | tuple) or np.ndim(each[0]) > 0
+    return each if several else [positions]
 
 
 def _meant(network):
@@ -542,13 +544,11 @@ def _in_words(scores):
     words = []
     for name, entry in scores.items():
         if "r" in entry:
-            found = entry["r"]
-            complete, error = 100 * found["complete"], found["error"]
+            complete, error = 100 * entry["r"]["complete"], entry["r"]["error"]
             words.append(f"{name} {complete:.0f} % complete, {error:.1f} noise limits")
             continue
         psnr = entry["psnr"]
-        values = (
-            [psnr["mean"]] if "mean" in psnr else sorted({min(psnr.values()), max(psnr.values())})
-        )
-        words.append(f"{name} {' to '.join(f'{value:.2f}' for value in values)} dB")
+        values = [psnr["mean"]] if "mean" in psnr else psnr.values()
+        ends = sorted({min(values), max(values)})
+        words.append(f"{name} {' to '.join(f'{value:.2f}' for value in ends)} dB")
     return ", ".join(words)

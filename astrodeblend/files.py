@@ -1,5 +1,6 @@
 """Atomic writing of files: after an error there is no partial file."""
 
+import os
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ def atomic_path(path, *, overwrite=False):
     removed, and a file at ``path`` is unchanged. Without ``overwrite`` a file that exists is
     refused.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path={path!r}: give the name of a file to write")
     path = Path(path)
     folder = path.parent
     if not folder.is_dir():

@@ -30,7 +30,8 @@ class Flag(IntFlag):
 _WORDS = {
     Flag.SINGLE_BAND: "the single band was repeated in the model's bands, its outputs averaged",
     Flag.EDGE: "part of the source's surroundings is beyond the edge of the image",
-    Flag.MASKED: "pixels around the source have no data",
+    Flag.MASKED: "pixels around the source have no data: fluxes lack the light there, a share of "
+    "masked_fraction",
     Flag.SATURATED: "pixels around the source are saturated",
     Flag.NO_SOURCE: "no source was detected at the position; the nearest one set the stamp's width",
     Flag.UNCERTAIN_SIZE: "the source's Petrosian radius, which sets the stamp's width, is a guess",

@@ -80,7 +80,12 @@ class Inference:
         """
         if positions is None:
             return None, None
-        positions = torch.as_tensor(positions, dtype=torch.float32, device=batch.device).detach()
+        try:
+            positions = torch.as_tensor(positions, dtype=torch.float32, device=batch.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            text = f"positions={positions!r}: give numbers of shape (n, sources, 2), x and y"
+            raise ValueError(text) from error
+        positions = positions.detach()
         if positions.ndim != 3 or positions.shape[::2] != (len(batch), 2) or not positions.shape[1]:
             raise ValueError(
                 f"positions has shape {tuple(positions.shape)}; give (n, sources, 2), x and y, for "

@@ -53,6 +53,10 @@ def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.
         al. 2018, PASJ 70, S5, section 4.9.11).
     ``flux_overlap_fraction``
         Fraction of the component's light in pixels where the others together are brighter.
+    ``masked_fraction``
+        Share of the light in pixels without data, which fluxes lack, of shape (rows, bands) for
+        an image (bands, y, x): estimated from the component's mean light in elliptical rings,
+        so too low where the source's middle is masked.
     ``blend_score``
         Probability that the stamp around the source shows more than one galaxy; NaN for a
         model without a blend score.
@@ -84,6 +88,10 @@ def measure(image, sky, above, components, sources, calibration, *, unclaimed=0.
     table["blendedness"], table["flux_overlap_fraction"] = _blending(
         unclaimed + np.zeros(image.data.shape), components
     )
+    ellipses = zip(*(shapes[name] for name in ("x_centroid", "y_centroid", *_SHAPES)), strict=True)
+    masked = [_masked(c, *ellipse[:5]) for c, ellipse in zip(components, ellipses, strict=True)]
+    masked = np.reshape(masked, (count, len(above)))
+    table["masked_fraction"] = masked[:, 0] if image.meta["astrodeblend"]["ndim"] == 2 else masked
     table["blend_score"] = np.array([c.blend_score for c in components], float)
     table["flags"] = np.array([int(c.flags) for c in components], int)
     table["flags"][shapes["several"]] |= int(Flag.SEVERAL_PEAKS)
@@ -236,6 +244,24 @@ def _blending(total, components):
         if summed > 0:
             result[1, k] = own[everything - own > own].sum() / summed
     return result
+
+
+def _masked(component, x, y, major, minor, angle):
+    """Return the share by band of a source's light in pixels without data; NaN without light."""
+    if not component.hidden.any():
+        return np.zeros(len(component.hidden))
+    share = np.full(len(component.hidden), np.nan)
+    rows, columns = (np.arange(part.start, part.stop) for part in component.box)
+    turned = (columns - x + 1j * (rows[:, None] - y)) * np.exp(-1j * np.deg2rad(angle))
+    radius = np.hypot(turned.real / major, turned.imag / minor)
+    ring = np.fmin(4 * radius, 40).astype(int)
+    for band, (light, hidden) in enumerate(zip(component.seen, component.hidden, strict=True)):
+        if light.any():
+            number, total = (np.bincount(ring[~hidden], each) for each in (None, light[~hidden]))
+            there = np.flatnonzero(number)
+            lost = np.interp(ring[hidden], there, total[there] / number[there]).sum()
+            share[band] = lost / (lost + total.sum())
+    return share
 
 
 def _sums(catalog, segments, images, masks):

@@ -475,7 +475,7 @@ def _model_in_words(meta):
 
 def _size(image):
     shape = " x ".join(str(n) for n in to_original_shape(image).data.shape)
-    return shape if image.unit is None else f"{shape} {image.unit}"
+    return f"{shape} {image.unit or ''}".strip()
 
 
 def provenance(image, meta):

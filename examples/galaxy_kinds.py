@@ -1,7 +1,7 @@
 """How much of a large galaxy's light comes out as one source, by its kind.
 
     python examples/galaxy_kinds.py
-    python examples/galaxy_kinds.py MODEL.safetensors
+    python examples/galaxy_kinds.py MODEL.safetensors [KIND ...]
 
 Each galaxy is alone in three bands of 301 x 301 pixels with noise of 1 and a Gaussian PSF of 4.2
 pixels. Printed are its half-light radius in pixels and, for mean surface brightnesses within it of
@@ -93,8 +93,8 @@ def main():
     rng = np.random.default_rng(0)
     away = np.hypot(*(np.indices((SIDE, SIDE)) - 150.3)).astype(int)
     rows = []
-    for kind, draw in KINDS.items():
-        light = draw().reshape(SIDE, FINE, SIDE, FINE).sum(axis=(1, 3))
+    for kind in sys.argv[2:] or KINDS:
+        light = KINDS[kind]().reshape(SIDE, FINE, SIDE, FINE).sum(axis=(1, 3))
         light = ndimage.gaussian_filter(light, 1.8)
         curve = np.cumsum(np.bincount(away.ravel(), light.ravel()))
         radius = np.interp(0.5, curve, np.arange(len(curve)) + 0.5)

@@ -106,6 +106,7 @@ def main():
     run.add_argument("--sizes", type=int, nargs="+", default=FieldConfig.sizes)
     run.add_argument("--bfloat16", action="store_const", const=True, help="on a CPU, too")
     run.add_argument("--judge", type=int, default=8, help="fields to judge it by")
+    run.add_argument("--spirals", type=int, default=SPIRALS, help="drawn ones")
     run.add_argument("--device")
     given = parser.parse_args()
     if given.command == "pack":
@@ -114,7 +115,7 @@ def main():
     sys.stdout.reconfigure(line_buffering=True)
     sets = unpack(given.data)
     config = FieldConfig(**{name: v for name, v in vars(given).items() if name in choices})
-    large = with_spirals(sets["large"], SPIRALS, given.seed)
+    large = with_spirals(sets["large"], given.spirals, given.seed)
     train_fields(
         config, given.out, galaxies=(sets["galaxies"], large),
         judged_by=(sets["val"], sets["val_large"]), start=given.start, state=given.state,

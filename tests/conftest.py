@@ -1,5 +1,7 @@
 """What several test files need: galaxies that were never on the sky, and a tiny model."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,15 +63,33 @@ def _untrained(path, network, **card):
 
 @pytest.fixture(scope="session")
 def scoring_model(tiny_model, galaxies, tmp_path_factory):
-    """Return the path of a model that has learned nothing but to tell one galaxy from two."""
+    """Return the path of a model with a blend score that has learned little."""
     from astrodeblend.simulate import find_images, read_images
     from astrodeblend.training import add_blend_score
 
     path = tmp_path_factory.mktemp("models") / "scoring.safetensors"
     for suffix in (".safetensors", ".json"):
         path.with_suffix(suffix).write_bytes(tiny_model.with_suffix(suffix).read_bytes())
-    add_blend_score(path, read_images(find_images(galaxies)), stamps=400, progress=False)
+    images = read_images(find_images(galaxies))
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_fits(patch)
+        add_blend_score(path, images, stamps=80, progress=False)
     return path
+
+
+def shorten_fits(patch):
+    from astrodeblend.networks import fit_familiarity
+
+    few = {"_EPOCHS": 2, "_FEWEST_STEPS": 20, "_FEWEST_STAMPS": 40, "FEWEST_BLENDS": 40}
+    few["fit_familiarity"] = partial(fit_familiarity, false_alarms=1 / 40)
+    for name, value in few.items():
+        patch.setattr(f"astrodeblend.training.heads.{name}", value)
+
+
+@pytest.fixture
+def short_fits(monkeypatch):
+    """Let familiarity and blend score be fitted to few stamps in few steps, whatever they learn."""
+    shorten_fits(monkeypatch)
 
 
 @pytest.fixture(scope="session")

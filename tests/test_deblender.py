@@ -214,6 +214,9 @@ def test_a_model_that_does_not_suit_is_refused(deblender, linear):
 
 
 def test_a_file_that_is_not_there(tmp_path):
+    for path in (None, 3):
+        with pytest.raises(TypeError, match=f"path={path}: give the path of a .safetensors file"):
+            Deblender.load(path)
     with pytest.raises(FileNotFoundError, match=r"mine\.safetensors' does not exist"):
         Deblender.load(tmp_path / "mine.safetensors")
 
@@ -490,7 +493,8 @@ def test_a_position_outside_is_refused(linear, position):
 
 def test_a_position_that_is_none_is_refused(linear):
     image, sky = flux(), Table({"ra": [150.1, 150.2], "dec": [2.2, 2.3]})
-    for position in (5, "centre", (1, 2, 3), ("a", "b"), {"x": 1, "y": 2}, (3, 4) * u.arcsec):
+    degrees = (150.1 * u.deg, 2.2 * u.deg)
+    for position in (5, "centre", (1, 2, 3), ("a", "b"), {"x": 1}, (3, 4) * u.arcsec, degrees):
         for call in (linear, partial(linear.deblend_scene, positions=position)):
             with pytest.raises(TypeError, match=r"position is .* two numbers \(x, y\) or"):
                 call(image, **({"position": position} if call is linear else {}))
@@ -524,6 +528,14 @@ def test_a_purity_that_is_no_share_is_refused(linear, purity):
         linear.deblend_scene(flux(), purity=purity)
 
 
+def test_degrees_as_a_position_are_told_what_they_take(linear):
+    image = NDData(flux(), wcs=tan_wcs())
+    for call in (linear, linear.deblend_scene):
+        given = {"position": (150.1, 2.2)} if call is linear else {"positions": [(150.1, 2.2)]}
+        with pytest.raises(ValueError, match=r"outside the image; .* degrees are given as a Sky"):
+            call(image, **given)
+
+
 def test_a_sky_position_needs_a_wcs(linear):
     with pytest.raises(ValueError, match=r"position is .* on the sky, but the image has no WCS"):
         linear(flux(), tan_wcs().pixel_to_world(*PLACE))
@@ -537,6 +549,7 @@ def test_a_sky_position_needs_a_wcs(linear):
         (np.zeros(40), ValueError, "shape"),
         (np.zeros((1, 1, 1, 40, 40)), ValueError, "shape"),
         (np.zeros((3, 12, 40)), ValueError, "at least 16"),
+        ([[1.0, 2.0], [3.0]], ValueError, "image is no array of numbers"),
         (None, TypeError, "NoneType"),
         (3.0, TypeError, "float"),
     ],

@@ -1,5 +1,7 @@
 """What is unlike training is told: Gaussian data with known answers, and pictures of all sorts."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,7 @@ def test_pooling_by_hand():
 # Pictures of all sorts.
 
 
+@cache
 def galaxies(number, seed):
     """Discs and bulges on noise, as bytes."""
     rng = np.random.default_rng(seed)
@@ -218,19 +221,35 @@ def blends(number, seed=6):
     return Simulator(galaxies(30, seed), recipe)(draw)[0]
 
 
+@cache
 def stamps():
     unlike = {**UNLIKE, "a negative": 1 - blends(1)[0].numpy()}
     return {name: np.clip(stamp, 0, 1).astype(np.float32) for name, stamp in unlike.items()}
 
 
+class Kept(BlendStream):
+    """A stream that keeps its batches, for several networks."""
+
+    kept = {}  # noqa: RUF012
+
+    def __getitem__(self, k):
+        if (self.final, k) not in self.kept:
+            self.kept[self.final, k] = super().__getitem__(k)
+        return self.kept[self.final, k]
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return Kept(galaxies(30, seed=6), "reiman2019", batch=16, seed=1), blends(100)
+
+
 @pytest.mark.parametrize("name", ["unet", "reiman2019"])
-def test_even_a_network_that_has_learned_nothing_can_tell(name):
+def test_even_a_network_that_has_learned_nothing_can_tell(name, stream):
     torch.manual_seed(3)
     network = build(**NETWORKS[name]).eval()
-    stream = BlendStream(galaxies(30, seed=6), "reiman2019", batch=16, seed=1)
-    familiarity = familiarity_of(network, stream, blends=400)
+    familiarity = familiarity_of(network, stream[0], blends=400)
     with torch.inference_mode():
-        known = familiarity(network(blends(100), with_features=True)[2])
+        known = familiarity(network(stream[1], with_features=True)[2])
         unlike = torch.from_numpy(np.stack(list(stamps().values())))
         unknown = familiarity(network(unlike, with_features=True)[2])
     assert (known > familiarity.threshold).float().mean() <= 0.04
@@ -238,17 +257,21 @@ def test_even_a_network_that_has_learned_nothing_can_tell(name):
     assert not missed
 
 
-def test_blends_of_the_fit_follow_from_the_seed_alone():
+def test_too_few_blends_are_refused():
+    stream = BlendStream(galaxies(8, 6), "varied", batch=16, seed=1)
+    with pytest.raises(ValueError, match="blends=199 are too few; give at least 200"):
+        familiarity_of(build(**NETWORKS["unet"]), stream, blends=199)
+
+
+def test_blends_of_the_fit_follow_from_the_seed_alone(short_fits):
     network = build(**NETWORKS["unet"])
     streams = [BlendStream(galaxies(8, 6), "varied", batch=16, seed=seed) for seed in (1, 1, 2)]
-    fits = [familiarity_of(network, stream, blends=200) for stream in streams]
+    fits = [familiarity_of(network, stream, blends=64) for stream in streams]
     assert network.training
     for name, value in fits[0].state_dict().items():
         assert torch.equal(value, fits[1].state_dict()[name])
         if name != "whitening":
             assert not torch.equal(value, fits[2].state_dict()[name])
-    with pytest.raises(ValueError, match="blends=199 are too few; give at least 200"):
-        familiarity_of(network, streams[0], blends=199)
 
 
 # crowded learned from stamps as busy as photographs, and does not tell: its card says so.

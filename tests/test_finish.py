@@ -11,15 +11,15 @@ from astrodeblend.weights import load_model, save_model
 
 
 @pytest.fixture
-def bare(tiny_model, tmp_path, monkeypatch):
+def bare(tiny_model, tmp_path, monkeypatch, short_fits):
     """Return a model without any of it, to which little is enough."""
     network, card = load_model(tiny_model)
     network.familiarity = network.blend_score = None
     path = tmp_path / "bare.safetensors"
     save_model(path, network, card)
     for name, few in (
-        ("add_familiarity", {"blends": 200}),
-        ("add_blend_score", {"stamps": 200}),
+        ("add_familiarity", {"blends": 40}),
+        ("add_blend_score", {"stamps": 40}),
         ("add_calibration", {"blends": 25}),
         ("add_scene_calibration", {"scenes": 2}),
     ):

@@ -450,6 +450,19 @@ def test_damaged_files(name, content, message, tmp_path):
     assert name in str(caught.value)
 
 
+def test_a_jpeg_of_low_quality_is_warned_of(tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for colours in (values, values[..., 0]):
+        Image.fromarray(colours).save(tmp_path / "fine.jpg", quality=75)
+        read_image(tmp_path / "fine.jpg")
+        Image.fromarray(colours).save(tmp_path / "coarse.jpg", quality=20)
+        with pytest.warns(
+            AstropyUserWarning, match="JPEG of low quality, .* steps of 141.5: faint"
+        ):
+            image = read_image(tmp_path / "coarse.jpg")
+        assert "blocks of 8 x 8 pixels" in image.meta["astrodeblend"]["read"][0]
+
+
 def test_a_truncated_extension_beside_a_whole_one(tmp_path):
     content = fits_bytes(fits.PrimaryHDU(flux_of()), fits.ImageHDU(flux_of(64, 64), name="B"))
     path = tmp_path / "cut.fits"

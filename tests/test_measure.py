@@ -212,7 +212,25 @@ def test_no_light_and_no_data():
         assert np.isnan(table[name][0][1])
         assert np.isfinite(table[name][1][0])
     assert np.isnan(table["semimajor_axis"][0])
+    assert np.isnan(table["masked_fraction"][0]).all()
     assert table["flag_names"].tolist() == ["EMPTY", ""]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_share_of_light_without_data_is_told(place):
+    light = gaussian(*place, 30000.0, 5, 3, 30)
+    each = component(light, place)
+    x, y = (round(at) for at in place)
+    hidden = np.zeros(light.shape, bool)
+    hidden[0, :, x : x + 2] = hidden[1, y - 1 : y + 2, x - 1 : x + 2] = True
+    expected = (light * hidden).sum(axis=(1, 2)) / light.sum(axis=(1, 2))
+    (row,) = catalogue([replace(each, hidden=hidden[:, *each.box])])
+    np.testing.assert_allclose(row["masked_fraction"], expected, atol=0.02)
+    whole = row["segment_flux"] / (1 - row["masked_fraction"])
+    np.testing.assert_allclose(whole.value, [30000, 15000], rtol=0.03)
+    (flat,) = catalogue([replace(each, hidden=hidden[:, *each.box])], ndim=2)
+    assert flat["masked_fraction"] == row["masked_fraction"][0]
+    assert not catalogue([each])["masked_fraction"].any()
 
 
 def test_noise_alone_is_no_missing_data():
@@ -240,7 +258,7 @@ def test_units_shapes_and_sky():
     assert (table["sky_centroid"].separation(expected) < 1e-6 * u.arcsec).all()
     none = catalogue([], wcs=wcs)
     assert none.colnames == table.colnames
-    assert none["segment_flux"].shape == (0, 2)
+    assert none["segment_flux"].shape == none["masked_fraction"].shape == (0, 2)
 
 
 def test_the_error_of_a_flux_adds_up_as_its_light_does():

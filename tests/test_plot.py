@@ -276,7 +276,7 @@ def test_less_stretch_shows_fainter_light():
     faint, bright = (pictures(panels(result(full_scale=None), stretch=s))[0] for s in (2, 50))
     assert np.median(faint) > np.median(bright)
     assert np.abs(faint - pictures(panels(result(full_scale=None)))[0]).max() > 0.1
-    with pytest.raises(ValueError, match="stretch is 0; it has to be above 0"):
+    with pytest.raises(ValueError, match="stretch is 0; it has to be a number above 0"):
         panels(result(), stretch=0)
 
 

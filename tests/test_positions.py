@@ -172,6 +172,8 @@ class TestDeblendArrays:
             (np.zeros((2, 0, 2)), r"positions has shape \(2, 0, 2\)"),
             (np.full((2, 1, 2), 31.6), r"positions\[0, 0\] is .* has to be in its stamp, 32x24"),
             (np.array([[[3, 3]], [[np.nan, 3]]]), r"positions\[1, 0\] is \[nan, 3.0\]"),
+            ("high", "positions='high': give numbers of shape"),
+            ([[(1, 2)], [3]], r"positions=\[\[\(1, 2\)\], \[3\]\]: give numbers of shape"),
         ],
     )
     def test_what_is_no_position_is_refused(self, tiny_model, positions, message):

@@ -42,9 +42,10 @@ def test_the_first_command(console_script, tmp_path):
     assert {".png", ".fits", ".ecsv"} <= written
 
 
-def test_the_lines_of_python(tmp_path):
+def test_the_lines_of_python(tmp_path, monkeypatch):
     code, *_ = blocks("python")
-    run([sys.executable, "-c", code], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
     assert any(tmp_path.iterdir()), "the lines write a file"
 
 

@@ -214,6 +214,8 @@ def test_writing_refuses_to_overwrite(made, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["r.fits"]
     with pytest.raises(FileNotFoundError, match=r"the folder .*missing' does not exist"):
         made().write(tmp_path / "missing" / "r.fits")
+    with pytest.raises(TypeError, match="path=None: give the name of a file to write"):
+        made().write(None)
 
 
 def test_any_table_becomes_an_extension(tmp_path):

@@ -439,8 +439,7 @@ def read(path, **hdus):
         return CCDData.read(path, **hdus)
 
 
-@pytest.mark.parametrize("name", ["scene.fits", "scene.fits.gz"])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("name", "masked"), [("scene.fits", True), ("scene.fits.gz", False)])
 def test_written_and_read_back(splitting, tmp_path, name, masked):
     image = made("flux")
     if masked:

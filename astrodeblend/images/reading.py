@@ -53,6 +53,8 @@ INPUTS = (
 # Uncertainties so many times the others' mark pixels without data, as SWarp's 1e30.
 _NO_WEIGHT = 1e8
 
+_COARSE = 40  # median step of a JPEG's coefficients; at a quality of 75 it is 28.5, at 50 56.5
+
 _SCALES = 1e-100, 1e100  # the squares of values are in the range of float64
 
 # How a FITS file starts, bare or compressed with gzip, bzip2, zip, xz or compress.
@@ -201,7 +203,10 @@ def _read(image):
 def _computed(array):
     """Return an array as a numpy array; a Dask array is computed, a mask is kept."""
     array = array.compute() if hasattr(array, "compute") else array
-    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    try:
+        array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"image is no array of numbers ({error}); make its rows alike") from error
     if array.dtype.kind == "O":
         raise TypeError("values of type object are no numbers; convert them with astype(float)")
     return array
@@ -272,6 +277,12 @@ def _read_picture(path, what="image"):
             form, mode = picture.format, picture.mode
             if getattr(picture, "n_frames", 1) > 1:
                 said.append(f"the first of {picture.n_frames} pages is read")
+            if form == "JPEG" and (step := np.median(picture.quantization[0])) > _COARSE:
+                text = (
+                    f"JPEG of low quality, quantised in steps of {step:g}: faint galaxies are lost"
+                )
+                text += ", and its blocks of 8 x 8 pixels may be taken for sources"
+                leave_aside(said, f"{text}; give a PNG, or a JPEG of quality 75 or more")
             if picture.getexif().get(0x0112, 1) != 1:
                 said.append("turned as its EXIF orientation says")
             tiff_bits = max(picture.tag_v2.get(258, (8,))) if form == "TIFF" else 8
@@ -279,8 +290,8 @@ def _read_picture(path, what="image"):
                 from skimage.io import imread  # slow to import; Pillow reads 8 of the bits
 
                 colours = imread(path)[..., :3]
-            if form == "PNG" and mode.startswith("RGB") and path.read_bytes()[24] == 16:
-                said.append("its colours of 16 bits are read as 8")
+            if form == "PNG" and not mode.startswith("I") and path.read_bytes()[24] == 16:
+                said.append("its values of 16 bits are read as 8")
             picture = ImageOps.exif_transpose(picture)
             if picture.has_transparency_data:
                 mask = transparent(np.asarray(picture.convert("RGBA"))[..., 3], said)

@@ -190,8 +190,13 @@ def pixel_position(image, position=None):
             f"position is {shown}; it has to be two numbers (x, y) or a SkyCoord"
         ) from error
     if not (-0.5 <= x <= nx - 0.5 and -0.5 <= y <= ny - 0.5):
+        sky = (
+            "; degrees are given as a SkyCoord"
+            if image.wcs is not None and "sky" not in shown
+            else ""
+        )
         raise ValueError(
             f"position is {shown}, outside the image; x has to be within 0 and {nx - 1}, "
-            f"y within 0 and {ny - 1}"
+            f"y within 0 and {ny - 1}{sky}"
         )
     return x, y

@@ -2,6 +2,7 @@
 
 import base64
 from io import BytesIO
+from numbers import Real
 
 import numpy as np
 from astropy import units as u
@@ -36,8 +37,8 @@ class View:
     """
 
     def __init__(self, image, sky, bands=None, stretch=None, box=None):
-        if stretch is not None and not stretch > 0:
-            raise ValueError(f"stretch is {stretch}; it has to be above 0")
+        if stretch is not None and not (isinstance(stretch, Real) and stretch > 0):
+            raise ValueError(f"stretch is {stretch!r}; it has to be a number above 0")
         scaling, shape = scaling_of(image), sky.hidden.shape
         self.wcs = image.wcs
         self.box = box or tuple((0, length) for length in shape[1:])

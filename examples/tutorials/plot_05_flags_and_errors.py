@@ -42,7 +42,8 @@ for flag in Flag:
 
 # %%
 # A flag is no verdict. Decide by what you measure: for total fluxes leave out what has lost
-# pixels or light, for a count of galaxies keep it.
+# pixels or light, for a count of galaxies keep it. The column ``masked_fraction`` estimates which
+# share of a source's light is in pixels without data.
 
 lost = Flag.EDGE | Flag.MASKED | Flag.SATURATED | Flag.FLUX_NOT_CONSERVED | Flag.EMPTY
 sure = flags & lost == 0
