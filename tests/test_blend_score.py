@@ -159,7 +159,7 @@ class TestFit:
         assert float(factor) == pytest.approx(0.6, abs=0.03)
         assert float(offset) == pytest.approx(-0.5, abs=0.06)
 
-    def test_what_is_easily_told_is_learned(self, discs, doubles):
+    def test_what_is_easily_told_is_learned(self, discs, doubles, monkeypatch):
         """A network that sees how uneven a stamp is, and noise, gets a calibrated score."""
 
         class Seer(torch.nn.Linear):
@@ -172,6 +172,7 @@ class TestFit:
                 noise = picture[:, 0, :3, :3].flatten(1)
                 return torch.cat([told[:, None], noise], dim=1)
 
+        monkeypatch.setattr("astrodeblend.training.heads._FEWEST_STEPS", 250)
         network = Seer(1, 1)
         score = fit_blend_score(network, discs, stamps=600)
         with torch.inference_mode():

@@ -652,15 +652,15 @@ class TestSimulate:
 class TestEvaluate:
     def test_table_and_files(self, galaxies, tiny_model, tmp_path):
         out = tmp_path / "scores"
-        arguments = ("evaluate", "--model", tiny_model, "--data", galaxies, "--out", out)
-        result = invoke(*arguments)
+        arguments = ("evaluate", "--model", tiny_model, "--data", galaxies)
+        result = invoke(*arguments, "--out", out)
         for words in ("tiny (sha256 ", "4 blends of 8 galaxies", "reiman2019", "seed 1", "34.61"):
             assert words in result.output
         table = QTable.read(out / "table.ecsv")
         assert set(table["metric"]) == {"psnr", "ssim", "ssim_reiman2019"}
         assert len(QTable.read(out / "blends.ecsv")) == 4
-        assert "table.ecsv, bins.ecsv, " in refused(*arguments)
-        told = json.loads(invoke(*arguments, "--overwrite", "--json").stdout)
+        assert "table.ecsv, bins.ecsv, " in refused(*arguments, "--out", out)
+        told = json.loads(invoke(*arguments, "--json").stdout)
         assert told["reiman2019"]["table"][0]["mean"] == pytest.approx(table["mean"][0])
 
     def test_the_split_val_is_taken_if_there_is_one(self, galaxies, tiny_model, tmp_path):

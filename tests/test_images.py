@@ -450,6 +450,14 @@ def test_damaged_files(name, content, message, tmp_path):
     assert name in str(caught.value)
 
 
+def test_a_unit_that_is_not_of_light_is_warned_of():
+    for unit, kind in ((u.s, "time"), (u.m, "length"), (u.arcsec, "angle")):
+        with pytest.warns(AstropyUserWarning, match=f"image is in {unit}, a {kind}, not light"):
+            assert read_image(flux_of() * unit).unit == unit
+    for unit in (u.Jy, u.adu / u.s, u.K, u.MJy / u.sr, u.dimensionless_unscaled):
+        read_image(flux_of() * unit)
+
+
 def test_a_jpeg_of_low_quality_is_warned_of(tmp_path):
     values = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     for colours in (values, values[..., 0]):

@@ -3,6 +3,7 @@ import inspect
 import math
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -266,22 +267,22 @@ class TestFamiliarity:
         return path
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-    def test_it_is_added_to_a_model_that_is_trained(self, images, model, dtype):
+    def test_it_is_added_to_a_model_that_is_trained(self, images, model, dtype, short_fits):
         network, card = load_model(model)
         save_model(model, network, card, dtype=dtype, overwrite=True)
         before = load_file(model)
-        card = add_familiarity(model, images, blends=200, progress=False)
+        card = add_familiarity(model, images, blends=40, progress=False)
         network, saved = load_model(model)  # which checks the hash
         assert saved.sha256 == card.sha256
         assert card.scores == {"sum on val": {"blends": 9}}
-        assert card.training["familiarity"] == {"blends": 200, "false_alarms": 0.005}
+        assert card.training["familiarity"] == {"blends": 40, "false_alarms": 0.005}
         after = load_file(model)
         for name, value in before.items():
             assert value.dtype is after[name].dtype
             assert torch.equal(value, after[name])
         # half of the blends are of the recipe it ended on
         stream = BlendStream(images, "reiman2019", batch=16, seed=1, final_recipe="sum")
-        expected = familiarity_of(network, stream, blends=200)
+        expected = familiarity_of(network, stream, blends=40)
         assert torch.equal(network.familiarity.mean, expected.mean)
 
     def test_what_cannot_be_is_refused_and_nothing_is_touched(self, images, model):
@@ -569,11 +570,10 @@ import torch
 
 from astrodeblend.training import TrainingConfig, train
 
-torch.set_num_threads(1)
 images = np.load(sys.argv[1])
 config = TrainingConfig(
     network={"kind": "unet", "widths": (8, 16), "blocks": (1, 1), "attention": 0},
-    recipe="reiman2019", steps=3, batch=4, warmup=0, precision="float32",
+    recipe="reiman2019", steps=3, batch=4, warmup=0, precision="float32", validation_blends=2,
 )
 train(config, images, sys.argv[2], device="cpu", progress=False)
 config = replace(config, adversarial="nonsaturating", discriminator={"width": 2, "dense": 4})
@@ -581,17 +581,20 @@ train(config, images, sys.argv[2] + "-gan", device="cpu", progress=False)
 """
 
 
-def test_two_processes_train_as_one(images, tmp_path):
+def test_two_processes_train_as_one(images, tmp_path, monkeypatch):
     script, data = tmp_path / "script.py", tmp_path / "images.npy"
     script.write_text(SCRIPT)
     np.save(data, images)
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    changes = {}
-    for command, out in (([sys.executable], "one"), (runner, "two")):
-        done = subprocess.run(
-            [*command, script, data, tmp_path / out], capture_output=True, text=True, timeout=240
-        )
-        assert done.returncode == 0, done.stderr
+    arguments, changes = [script, data], {}
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [str(each) for each in (*arguments, tmp_path / "one")])
+        runpy.run_path(str(script))
+    done = subprocess.run(
+        [*runner, *arguments, tmp_path / "two"], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    for out in ("one", "two"):
         torch.manual_seed(TrainingConfig().seed)
         start = build(**TINY).state_dict()
         end = load_file(tmp_path / out / "checkpoint.safetensors")

@@ -400,6 +400,10 @@ def _conform(image, said, told, planes):
     unit = image.unit or image.meta.get("header", image.meta).get("BUNIT")
     if is_logarithmic(unit):
         raise ValueError(f"image is in {unit}, but magnitudes do not add; convert it to flux")
+    if isinstance(unit, u.UnitBase) and unit.physical_type in ("time", "length", "angle"):
+        leave_aside(
+            said, f"image is in {unit}, a {unit.physical_type}, not light: is it the image?"
+        )
     values = _bands_first(data)
     if values.ndim != 3 or min(values.shape[1:]) < SMALLEST or not values.size:
         text = (
