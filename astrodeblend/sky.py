@@ -57,8 +57,8 @@ class Sky:
 def estimate_sky(image):
     """Estimate the sky of an image, and find the pixels without data.
 
-    These are the pixels that are masked or not finite, whose uncertainty is not finite or is 0
-    throughout a block; in flux, blocks of one exact value (64 connected pixels, or, if many single
+    These are the pixels that are masked or not finite, or whose uncertainty is not finite or not
+    above 0; in flux, blocks of one exact value (64 connected pixels, or, if many single
     pixels have that value (counts), squares too large for chance), and an exact value far from the
     sky that single pixels share without light around them; in pictures, a frame of one colour.
     Blocks of saturated light and of noiseless sky are data. So are stars, but not a pixel that
@@ -95,10 +95,7 @@ def estimate_sky(image):
     data[hidden] = 0
     told = None if image.uncertainty is None else np.asarray(image.uncertainty.array, float)
     if told is not None:
-        hidden |= ~np.isfinite(told)
-        if (~hidden.all(axis=(1, 2)) & ~(~hidden & (told > 0)).any(axis=(1, 2))).any():
-            raise ValueError("image: uncertainty of 0 in every valid pixel of a band; omit it")
-        hidden |= [_filled(*one) for one in zip(told, [0.0] * len(data), ~hidden, strict=True)]
+        hidden |= ~(np.isfinite(told) & (told > 0))
     white = (known.get("full_scale") or 255) if picture else None
     if picture:
         frame = _frame(data, 3 / 255 * white)
@@ -147,7 +144,6 @@ def estimate_sky(image):
         _report_gaps(names, valid, words)
     _doubt(data, valid, levels, noises, white, names, words)
     if told is not None:
-        valid &= told > 0
         scatter = noises
         noises = [_told(*one) for one in zip(told, valid, valid & ~np.array(sources), strict=True)]
         for name, one, other in zip(names, noises, scatter, strict=True):
