@@ -41,12 +41,12 @@ for flag in Flag:
         print(f"{flag.name}, {number} of {len(flags)}", *decode_flags(flag), sep="\n    ")
 
 # %%
-# A flag is no verdict. Decide by what you measure: for total fluxes leave out what has lost
-# pixels or light, for a count of galaxies keep it. The column ``masked_fraction`` estimates which
-# share of a source's light is in pixels without data.
+# A flag is no verdict. Decide by what you measure: for total fluxes leave out what has lost light,
+# for a count of galaxies keep it. ``MASKED`` only means that pixels without data are near; which
+# share of a source's light they have, the column ``masked_fraction`` estimates in each band.
 
-lost = Flag.EDGE | Flag.MASKED | Flag.SATURATED | Flag.FLUX_NOT_CONSERVED | Flag.EMPTY
-sure = flags & lost == 0
+lost = Flag.EDGE | Flag.SATURATED | Flag.FLUX_NOT_CONSERVED | Flag.EMPTY
+sure = (flags & lost == 0) & (scene.catalog["masked_fraction"] < 0.02).all(axis=1)
 print(f"{sure.sum()} of {len(flags)} sources are good for total fluxes")
 
 figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
