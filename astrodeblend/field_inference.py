@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 from torch.nn import functional as F
 
 from astrodeblend.networks import (
@@ -87,7 +86,6 @@ def take_apart(
     finds = len(given) < 2
     # Rows of x, y, probability, size and scale, the last three of given positions filled in later.
     known = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan)
-    small = known[:0]
     with inference.arithmetic():
         for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
             maps = _maps(inference, *_coarser(values, psf, correlation, times))
@@ -95,23 +93,8 @@ def take_apart(
             if finds:
                 found = _centres(maps, network.calibration.cpu(), times)
                 found[:, :2] = np.clip(found[:, :2], 0, np.array(shape[::-1]) - 1)
-                large = found[:, 3] >= times * _LARGE
-                known = np.concatenate([known, found[large]])
-                small = np.concatenate([small, found[~large]])
+                known = np.concatenate([known, found[found[:, 3] >= times * _LARGE]])
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
-        # A source is as sure as on the scale that shows it best.
-        found = np.concatenate([rows[len(given) :], small])
-        tree = KDTree(rows[:, :2])
-        for (*at, chance, _, times), near in zip(
-            found, tree.query_ball_point(found[:, :2], _COARSER[0]), strict=True
-        ):
-            near = np.array(sorted(k for k in near if k >= len(given)), int)
-            apart, scales = np.hypot(*(rows[near, :2] - at).T), rows[near, 4]
-            for scale in {1, *_COARSER} - {times}:
-                of = near[(scales == scale) & (apart <= max(times, scale))]
-                if len(of):
-                    surest = of[np.argmax(rows[of, 2])]
-                    rows[surest, 2] = max(rows[surest, 2], chance)
         certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
         least = least_probability(torch.from_numpy(certain), purity)
         rows = rows[chosen := _chosen(rows, len(given), len(known), values, least)]
