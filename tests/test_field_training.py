@@ -218,6 +218,19 @@ def test_it_starts_from_a_model(tmp_path):
         )
 
 
+def test_only_what_splits_is_trained(tmp_path):
+    path = train_fields(configuration(blocks=2), tmp_path / "first", judge=0, device="cpu")
+    part = configuration(blocks=6, split_only=True, asked=2, learning_rate=0.01)
+    out = train_fields(part, tmp_path / "part", judge=0, start=path, device="cpu")
+    (before, _), (after, _) = load_model(path), load_model(out)
+    weights = before.state_dict()
+    changed = {
+        name.split(".")[0] for name, w in after.state_dict().items() if (w != weights[name]).any()
+    }
+    assert {"key", "query"} <= changed <= set(after.splitting)
+    assert set(after.splitting) < {name for name, _ in after.named_children()}
+
+
 def test_a_detector_that_knows_is_complete_and_pure(fields):
     """Heat at the true places scores as it should, and noise above it lowers purity."""
 

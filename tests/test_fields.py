@@ -505,3 +505,37 @@ class TestLargeGalaxies:
     def test_refusals(self):
         with pytest.raises(ValueError, match="uint8"):
             cut_large_galaxies([np.zeros((3, 424, 424))])
+
+
+def test_neighbours_are_alike_and_galaxies_grow():
+    options = {"batch": 8, "seed": 1, "size": 128, "bands": 1, "psf": None, "large": 0, "bright": 0,
+               "stars": 0, "density": 300}  # fmt: skip
+    plain, grown, alike = (
+        FieldStream(["lsst"], **options | more).draw(0).seen
+        for more in ({}, {"growth": 4.0}, {"size": 384, "density": 60, "close": 0.5, "alike": 1.0})
+    )
+    number = plain.present.sum(axis=1), grown.present.sum(axis=1)
+    sizes = [
+        np.median(each.sources.radius[:, 1].reshape(each.present.shape), axis=1)
+        for each in (plain, grown)
+    ]
+    factor = np.sqrt(number[0] / number[1])  # by the number: the area of a galaxy grows likewise
+    some = factor > 1.5
+    assert some.any()
+    assert (factor < 1.2).any()
+    np.testing.assert_allclose((sizes[1] / sizes[0])[some], factor[some], rtol=0.4)
+
+    def differences(seen):
+        """Return differences in magnitude of the nearest neighbours within 3 pixels."""
+        found = []
+        magnitude = seen.sources.magnitude.reshape(seen.present.shape)
+        for place, there, bright in zip(seen.position, seen.present, magnitude, strict=True):
+            place, bright = place[there], bright[there]
+            away = np.hypot(*(place[:, None] - place).transpose(2, 0, 1))
+            np.fill_diagonal(away, np.inf)
+            close = away.min(axis=1) < 3
+            found += list(np.abs(bright - bright[away.argmin(axis=1)])[close])
+        return np.array(found)
+
+    assert (differences(plain) < 2).mean() < 0.75
+    assert (differences(alike) < 2).mean() > 0.9  # two at one host may differ by more

@@ -28,7 +28,7 @@ _SOURCE_LIMIT = (
 )
 _FAINTEST = 0.1  # in units of the sky noise: light at which a window ends
 _ELEMENTS = 2**21  # pixels of windows computed at a time
-_REACH = 3.0  # sums of two half-light radii: distance from which on sources know nothing of another
+_REACH = 3.0  # sums of two half-light radii: distance from which on two sources are no neighbours
 _PAIRS = 2**14  # neighbours computed at a time
 
 
@@ -144,9 +144,8 @@ class FieldNet(BandUNet):
     Each source has a weight in every pixel of a window around it, from its query, its size and the
     pixel's key. A softmax over all sources that reach the pixel, and the light of no source, splits
     the pixel's light. Untrained, sources are exponential disks with the peak of the image there.
-    Before that, each source is told of its neighbours: where they are, how large and bright, and
-    which weight they have in its own middle. Without it two sources too close for two peaks would
-    be one to the network, and the other would have no light.
+    Before that, each source is told of its neighbours: their positions, sizes and brightness, and
+    their weights in its own middle.
 
     NaN in a blend marks missing data.
 
@@ -161,6 +160,11 @@ class FieldNet(BandUNet):
         Shape (2,), as `centre_probability` takes it.
     """
 
+    # layers that split the light; all others see it and find sources
+    splitting = (
+        "key", "nobody", "query", "shape", "place", "neighbour", "requery", "reshape", "std_query",
+        "log_std", "flux_query", "flux_sums", "flux_told", "log_flux_std",
+    )  # fmt: skip
     mixed_precision = True  # layers that need single precision compute in it in any context
 
     def __init__(self, config):

@@ -111,8 +111,8 @@ class FieldStream:
     alike : float, optional
         Share of these neighbours whose magnitude differs by less than 2 from that of the source.
     growth : float, optional
-        Largest factor of the radii of galaxies: half of the fields have one of 1 to this, as if
-        they were nearer. The density is divided by its square, and neighbours are further away.
+        Largest factor of the radii of galaxies: half of the fields have a factor from 1 to this.
+        The density is divided by its square, and neighbours are up to so many times further away.
     psf : (float, float), optional
         Range of FWHM of the PSF in pixels, for half of the fields; the others have the survey's.
         None: all have the survey's.
@@ -203,20 +203,22 @@ class FieldStream:
         references = [survey.reference for survey in surveys]
         depth = np.array([band.point_depth for band in references])
         noise = np.array([r.sky_noise(s) for r, s in zip(references, scale, strict=True)])
-        kinds = np.random.default_rng([self.seed, number, 5])
-        growth = self.growth ** np.where(kinds.random(n) < 0.5, kinds.random(n), 0)
+        later = np.random.default_rng([self.seed, number, 5])
+        growth = self.growth ** np.where(later.random(n) < 0.5, later.random(n), 0)
         number_of, present, position, pair, host = self._layout(
-            rng, scale**2 / self.wider[seen.survey] / growth**2, fwhm.mean(axis=1), kinds, growth
+            rng, scale**2 / self.wider[seen.survey] / growth**2, fwhm.mean(axis=1), later, growth
         )
         most = present.shape[1]
         wavelength = np.array([band.wavelength for band in references])
         magnitude = draw_brightest(rng, n * most, self.magnitudes, self.slope)
         magnitude = magnitude.reshape(n, most)
-        alike = pair & (kinds.random((n, most)) < shares["alike"])
-        like = np.take_along_axis(magnitude, host, axis=1) + kinds.uniform(-2, 2, (n, most))
+        alike = pair & (later.random((n, most)) < shares["alike"])
+        like = np.take_along_axis(magnitude, host, axis=1) + later.uniform(-2, 2, (n, most))
         magnitude = np.where(alike, like.clip(*self.magnitudes), magnitude) + depth[:, None]
-        of = {"reference": np.repeat(wavelength, most), "stars": shares["stars"]}
-        sources = draw_sources(rng, magnitude.ravel(), images=self.images[0], **of)
+        sources = draw_sources(
+            rng, magnitude.ravel(), reference=np.repeat(wavelength, most), images=self.images[0],
+            stars=shares["stars"],
+        )  # fmt: skip
         sources.radius[:] *= np.repeat(growth, most)[:, None]
 
         large, star = rng.random((2, n)) < [[shares["large"]], [shares["bright"]]]
@@ -241,9 +243,9 @@ class FieldStream:
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
                 if nuclei.random() < 1 / 3:  # an elliptical galaxy
                     one.share[:] = 1, 0, 0
-                elif kinds.random() < 0.2:  # a disk seen edge-on
+                elif later.random() < 0.2:  # a disk seen edge-on
                     one.share[:, :2] = 0, one.share[:, :2].sum()
-                    one.ellipticity[:, 1] = kinds.uniform(0.6, 0.8)
+                    one.ellipticity[:, 1] = later.uniform(0.6, 0.8)
             part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
             if nuclei.random() < 0.75 and one.share[0, 0] < 1:
                 # pictures lack bright nuclei: those that saturate are left out
@@ -296,7 +298,7 @@ class FieldStream:
             stated=stated,
         )  # fmt: skip
 
-    def _layout(self, rng, area, fwhm, more, growth):
+    def _layout(self, rng, area, fwhm, later, growth):
         """Draw number and positions of sources; two places of each field are filled later.
 
         Return numbers (n,), which exist, positions, which are put near a host, and their hosts.
@@ -318,7 +320,7 @@ class FieldStream:
         pair = (index >= first[:, None]) & (index < number[:, None])
         host = (rng.random((n, most)) * first[:, None]).astype(int)
         away = fwhm[:, None] * rng.uniform(0.4, 2, (n, most))
-        away *= growth[:, None] ** more.random((n, most))
+        away *= growth[:, None] ** later.random((n, most))
         angle = rng.uniform(0, 2 * np.pi, (n, most))
         near = np.take_along_axis(position, host[..., None], axis=1)
         near = near + away[..., None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)

@@ -253,8 +253,7 @@ class FieldConfig:
         "Sets of positions among which the light of a block is split in an update; to see a block "
         "costs more than to split it.", least=1)
     split_only: bool = choice(False,
-        "Train the layers that split the light, and hold those that see and find: updates take a "
-        "third of the time.")
+        "Train only the layers that split the light; those that see it and find sources are held.")
     seed: int = choice(1, "Seed of all random numbers.")
     bfloat16: bool | None = choice(None,
         "Whether the arithmetic of the network is bfloat16. None: where the processor multiplies "

@@ -31,10 +31,6 @@ _WEIGHTS = {
     "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2, "std": 0.1,
     "flux_std": 0.1,
 }  # fmt: skip
-_SPLITTING = (
-    "key", "nobody", "query", "shape", "place", "neighbour", "requery", "reshape", "std_query",
-    "log_std", "flux_query", "flux_sums", "flux_told", "log_flux_std",
-)  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
 _CHECKPOINT = 120.0  # seconds between checkpoints
@@ -92,7 +88,7 @@ def train_fields(
     parent = None if start is None or resume else load_parent(start, network, weights=True)
     network = network.to(device, memory_format=torch.channels_last)
     for name, layer in network.named_children():
-        layer.requires_grad_(not config.split_only or name in _SPLITTING)
+        layer.requires_grad_(not config.split_only or name in network.splitting)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
