@@ -98,6 +98,8 @@ def main():
         if field.type is bool:
             run.add_argument(f"--{name.replace('_', '-')}", action="store_true",
                              help=field.metadata["help"])  # fmt: skip
+        elif among := field.metadata["among"]:
+            run.add_argument(f"--{name}", choices=among, help=field.metadata["help"])
         elif field.type in (int, float):
             run.add_argument(
                 f"--{name.replace('_', '-')}", type=field.type, default=field.default,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from astrodeblend.networks import UNCALIBRATED, build, centre_probability
 from astrodeblend.simulate import FieldStream
 from astrodeblend.training import FieldConfig, train_fields
+from astrodeblend.training import field_losses as losses
 from astrodeblend.training import fields as module
 from astrodeblend.training.field_losses import ask, field_losses, interval_loss, match, snr
 from astrodeblend.training.field_scores import calibrate, score_fields, table
@@ -218,17 +220,40 @@ def test_it_starts_from_a_model(tmp_path):
         )
 
 
-def test_only_what_splits_is_trained(tmp_path):
+@pytest.mark.parametrize(
+    ("only", "some"), [("splitting", {"key", "query"}), ("errors", {"log_std"})]
+)
+def test_only_some_layers_are_trained(tmp_path, only, some):
     path = train_fields(configuration(blocks=2), tmp_path / "first", judge=0, device="cpu")
-    part = configuration(blocks=6, split_only=True, asked=2, learning_rate=0.01)
+    part = configuration(blocks=6, only=only, asked=2, learning_rate=0.01)
     out = train_fields(part, tmp_path / "part", judge=0, start=path, device="cpu")
     (before, _), (after, _) = load_model(path), load_model(out)
     weights = before.state_dict()
     changed = {
         name.split(".")[0] for name, w in after.state_dict().items() if (w != weights[name]).any()
     }
-    assert {"key", "query"} <= changed <= set(after.splitting)
-    assert set(after.splitting) < {name for name, _ in after.named_children()}
+    assert some <= changed <= set(getattr(after, only))
+    assert set(after.errors) < set(after.splitting) < {name for name, _ in after.named_children()}
+
+
+def test_a_share_of_the_fields_is_as_observed(tmp_path, monkeypatch):
+    drawn = []
+
+    class Recorded(FieldStream):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.observed = "large" not in options
+
+        def draw(self, number):
+            drawn.append(self.observed)
+            return super().draw(number)
+
+    monkeypatch.setattr(module, "FieldStream", Recorded)
+    train_fields(
+        configuration(blocks=40, observed=0.4, sizes=(32,)), tmp_path, judge=0, device="cpu"
+    )
+    assert len(drawn) >= 20  # each used twice
+    assert 0.1 < np.mean(drawn) < 0.7
 
 
 def test_a_detector_that_knows_is_complete_and_pure(fields):
@@ -296,3 +321,24 @@ def test_training_needs_no_astropy(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "complete_10" in done.stdout
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("width", "matters"), [(5, True), (41, False)])
+def test_what_is_hidden_is_learned_near_data_only(fields, width, matters):
+    """Light and centres in the middle 3 pixels of a hole count, those of a wide gap do not."""
+    light = fields.light.paint()
+    y = light.shape[2] // 2
+    gap, middle = (
+        torch.zeros_like(fields.mask).index_fill_(2, rows, True)
+        for rows in (torch.arange(y - width // 2, y + width // 2 + 1), torch.arange(y - 1, y + 2))
+    )
+    fields = replace(fields, mask=gap)
+    cold = torch.full_like(light[:, :1], -5.0)
+    off, size = torch.zeros(len(light), 2, *light.shape[2:]), torch.zeros_like(cold)
+    heat = [
+        losses._finding_losses((h, off, size), fields)["heat"]
+        for h in (cold, cold.masked_fill(middle[:, :1], 5.0))
+    ]
+    total = [losses._total_loss(t, fields) for t in (light, light + 9.0 * middle)]
+    assert (heat[1] != heat[0]) == matters
+    assert (total[1] > total[0]) == matters

@@ -539,3 +539,47 @@ def test_neighbours_are_alike_and_galaxies_grow():
 
     assert (differences(plain) < 2).mean() < 0.75
     assert (differences(alike) < 2).mean() > 0.9  # two at one host may differ by more
+
+
+def test_bright_sources_lie_in_front_of_large_galaxies():
+    options = {"batch": 12, "seed": 1, "size": 192, "bands": 1, "psf": None, "bright": 0,
+               "large": 1, "density": 60, "gaps": 0, "edges": 0, "close": 0}  # fmt: skip
+    plain, front = (FieldStream(["lsst"], **options, front=share)[0] for share in (0, 1))
+    moved = (plain.position != front.position).any(dim=2)
+    assert moved[:, -2].logical_not().all()  # the large galaxies stay
+    assert moved.sum(dim=1).float().mean().item() == pytest.approx(3.5, abs=1.2)
+    contrasts, aways, stars = [], [], 0
+    for k, j in moved.nonzero().tolist():
+        x, y = (front.position[k, j] + 0.5).floor().long().tolist()
+        if not (5 <= x < 187 and 5 <= y < 187):
+            continue
+        large = int(front.present[k].nonzero()[-1])
+        own, host = front.light.alone(k, [j, large])[:, 0, y, x]
+        away = float((front.position[k, j] - front.position[k, large]).norm())
+        aways.append(away / float(front.size[k, large]))
+        contrasts.append(float(own / (host + 1)))
+        stars += int(front.kind[k, j] == 1)
+    contrasts = np.array(contrasts)
+    assert len(contrasts) > 15
+    assert 0.25 < stars / len(contrasts) < 0.75
+    assert 0.7 < np.median(aways) < 3
+    # of disks seen inclined and of resolved galaxies it is another than of round ones and stars
+    assert (contrasts > 0.1).mean() > 0.7
+    assert 0.2 < np.median(contrasts) < 8
+
+
+def test_holes_are_in_the_middle_of_sources():
+    options = {"batch": 6, "seed": 2, "size": 96, "bands": 2, "density": 200, **PLAIN}
+    whole, holes = (FieldStream(["lsst"], **options, holes=share)[0] for share in (0, 1))
+    assert not whole.mask.any()
+    assert holes.mask.any(dim=(1, 2, 3)).all()
+    assert (holes.mask[:, 0] == holes.mask[:, 1]).all()
+    assert (holes.image[holes.mask] == 0).all()
+    labels, number = ndimage.label(holes.mask[:, 0].any(dim=0).numpy())
+    assert number > 6
+    for mask, places in zip(holes.mask[:, 0].numpy(), holes.position.numpy(), strict=True):
+        labels, number = ndimage.label(mask)
+        for middle in ndimage.center_of_mass(mask, labels, range(1, number + 1)):
+            assert np.hypot(*(places - middle[::-1]).T).min() < 3.5
+        area = np.bincount(labels.ravel())[1:]
+        assert area.max() < 2 * np.pi * 4.5**2

@@ -24,7 +24,7 @@ at a fraction of the cost of deblending.
 from dataclasses import asdict
 
 from .band_unet import BandUNet, BandUNetConfig
-from .centres import UNCALIBRATED, centre_probability, find_centres, least_probability
+from .centres import HOLE, UNCALIBRATED, centre_probability, find_centres, least_probability
 from .field import FieldNet, FieldNetConfig, Pixels, Seen, Sources
 from .heads import BlendScore, Familiarity, fit_familiarity
 from .reiman2019 import (
@@ -38,6 +38,7 @@ from .reiman2019 import (
 from .unet import UNet, UNetConfig
 
 __all__ = [
+    "HOLE",
     "UNCALIBRATED",
     "BandUNet",
     "BandUNetConfig",

@@ -3,10 +3,13 @@
 import torch
 from torch.nn import functional as F
 
-__all__ = ["UNCALIBRATED", "centre_probability", "find_centres", "least_probability"]
+__all__ = ["HOLE", "UNCALIBRATED", "centre_probability", "find_centres", "least_probability"]
 
 #: Calibration with which the heat map is the logit of the probability.
 UNCALIBRATED = (1.0, 0.0)
+
+#: Pixels without data, along each axis, across which sources are found.
+HOLE = 4
 
 _FEW = 5  # sources: fewer tell no share of false ones
 

@@ -160,10 +160,11 @@ class FieldNet(BandUNet):
         Shape (2,), as `centre_probability` takes it.
     """
 
-    # layers that split the light; all others see it and find sources
+    # layers that estimate errors, of which light does not depend, and those that split the light;
+    # all others see it and find sources
+    errors = ("std_query", "log_std", "flux_query", "flux_sums", "flux_told", "log_flux_std")
     splitting = (
-        "key", "nobody", "query", "shape", "place", "neighbour", "requery", "reshape", "std_query",
-        "log_std", "flux_query", "flux_sums", "flux_told", "log_flux_std",
+        "key", "nobody", "query", "shape", "place", "neighbour", "requery", "reshape", *errors,
     )  # fmt: skip
     mixed_precision = True  # layers that need single precision compute in it in any context
 

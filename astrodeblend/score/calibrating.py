@@ -163,7 +163,9 @@ def add_field_calibration(
     pixels, rows = [], {light: [] for light in LIGHTS}
     starts = [(which, seed + 1000 * k) for which in range(len(surveys)) for k in range(number)]
     for which, start in tqdm(starts, "error bars", disable=not progress, unit="field"):
-        fields = simulate_fields(surveys[which], 1, start, images=images[0], large_images=images[1])
+        fields = simulate_fields(
+            surveys[which], 1, start, images=images[0], large_images=images[1], residual=_RESIDUAL
+        )
         some, tables = _field_errors(deblender, fields)
         pixels.append(some)
         for light, table in tables.items():

@@ -435,7 +435,11 @@ class FieldRenderer:
         angle, offset, half = self._tensor(draw.strips, float)[..., None, None].unbind(2)
         strips = (x * angle.cos() + y * angle.sin() - offset).abs() < half
         of = self._tensor(draw.strip_bands, bool)[..., None, None]
-        return (strips[:, :, None] & of).any(dim=1)
+        mask = (strips[:, :, None] & of).any(dim=1)
+        x, y, radius = self._tensor(draw.holes)[..., None, None].unbind(2)
+        column, row = torch.arange(nx, device=self.device), torch.arange(ny, device=self.device)
+        inside = torch.hypot(column - x, row[:, None] - y) <= radius
+        return mask | inside.any(dim=1)[:, None]
 
 
 def _measure(light, flux, position, weight):

@@ -15,6 +15,8 @@ __all__ = ["FieldDraw", "FieldStream", "simulate_fields"]
 
 _MARGIN = 16  # pixels: largest distance of sources beyond the edges
 _STRIPS = 3  # largest number of strips without data
+_HOLES = 5  # largest number of sources with a hole in the data
+_FRONT = 6  # largest number of bright sources in front of a large galaxy
 _COUNTS = (-1.2, 2.5)  # log10 of the sky's photons per pixel: range of fields of counted photons
 _EVERYWHERE = 1e6  # pixels: half width of the strip beyond an edge of the data
 
@@ -49,6 +51,8 @@ class FieldDraw:
         Shape (n, 3, 3): angle, offset from the middle and half width of strips without data.
     strip_bands : numpy.ndarray
         Shape (n, 3, b): bands without data in each strip.
+    holes : numpy.ndarray
+        Shape (n, 5, 3): x and y of disks without data in any band, and their radii in pixels.
     stated : numpy.ndarray
         Shape (n, b): whether the width of the PSF is stated.
     counts : numpy.ndarray
@@ -70,6 +74,7 @@ class FieldDraw:
     sky: np.ndarray
     strips: np.ndarray
     strip_bands: np.ndarray
+    holes: np.ndarray
     stated: np.ndarray
     counts: np.ndarray
 
@@ -126,6 +131,12 @@ class FieldStream:
         300 of the sky per pixel).
     residual : float, optional
         Largest residual sky, in units of the sky noise.
+    front : float, optional
+        Share of large galaxies with up to six stars and galaxies in front whose peaks are 0.2 to 20
+        times as bright as the large galaxy there.
+    holes : float, optional
+        Share of fields with up to five sources whose middle has no data, in disks of radius 0.5 to
+        4 pixels.
     device : str or torch.device, optional
         Device of the fields.
     """
@@ -134,7 +145,8 @@ class FieldStream:
         self, surveys, images=None, large_images=None, *, batch, seed, size=256, bands=None,
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
         alike=0.0, growth=1.0, psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04,
-        gaps=0.2, edges=0.1, correlated=0.5, counted=0.0, residual=0.5, device="cpu",
+        gaps=0.2, edges=0.1, correlated=0.5, counted=0.0, residual=0.5, front=0.0,
+        holes=0.0, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:
@@ -150,7 +162,7 @@ class FieldStream:
         shares = {
             "close": close, "alike": alike, "stars": stars, "large": large, "bright": bright,
             "gaps": gaps, "edges": edges, "correlated": correlated, "counted": counted,
-            "residual": residual,
+            "residual": residual, "front": front, "holes": holes,
         }  # fmt: skip
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -229,6 +241,7 @@ class FieldStream:
         brightness = 10 ** rng.uniform(-0.3, 2.3 + np.log10(times), n)
         flux = 2 * np.pi * radius**2 * brightness * noise
         nuclei = np.random.default_rng([self.seed, number, 4])
+        extra = np.random.default_rng([self.seed, number, 6])
         is_large = np.zeros(n * most, bool)
         for k in np.flatnonzero(large):
             real = self.images[1] is not None and rng.random() < 0.6
@@ -236,18 +249,18 @@ class FieldStream:
                 rng, [_magnitude(flux[k])], reference=wavelength[k], stars=0,
                 population="images" if real else "parametric", images=self.images[1],
             )  # fmt: skip
-            to = radius[k] * scale[k]
+            to, edge_on = radius[k] * scale[k], False
             one = replace(one, radius=np.full((1, 2), to if real else to / 1.678))
             if not real:
                 # a knot of a large galaxy is no point source
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
                 if nuclei.random() < 1 / 3:  # an elliptical galaxy
                     one.share[:] = 1, 0, 0
-                elif later.random() < 0.2:  # a disk seen edge-on
+                elif edge_on := later.random() < 0.2:
                     one.share[:, :2] = 0, one.share[:, :2].sum()
                     one.ellipticity[:, 1] = later.uniform(0.6, 0.8)
             part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
-            if nuclei.random() < 0.75 and one.share[0, 0] < 1:
+            if nuclei.random() < (0.25 if edge_on else 0.75) and one.share[0, 0] < 1:
                 # pictures lack bright nuclei: those that saturate are left out
                 nucleus, radius_of = (2, 1) if real else (0, 0)
                 one.share[0, nucleus] = 0
@@ -258,6 +271,17 @@ class FieldStream:
             row = k * most + large_at[k]
             _put(sources, row, one)
             is_large[row] = real
+            if extra.random() < shares["front"]:
+                place, peak = self._in_front(extra, radius[k], brightness[k])
+                some = extra.permutation(number_of[k])[: len(place)]
+                flux_of = peak[: len(some)] * noise[k] * fwhm[k].mean() ** 2
+                one = draw_sources(
+                    extra, [*map(_magnitude, flux_of)], reference=wavelength[k], stars=0.5,
+                    images=self.images[0],
+                )  # fmt: skip
+                for j, r in enumerate(some):
+                    _put(sources, k * most + r, one[[j]])
+                position[k, some] = position[k, large_at[k]] + place[: len(some)]
         flux = 10 ** rng.uniform(5, 7, n) * noise
         for k in np.flatnonzero(star):
             one = draw_sources(rng, [_magnitude(flux[k])], reference=wavelength[k], stars=1)
@@ -295,6 +319,7 @@ class FieldStream:
             ),
             sky=sky,
             **self._strips(rng, n, bands),
+            holes=self._holes(extra, present, position),
             stated=stated,
         )  # fmt: skip
 
@@ -346,6 +371,27 @@ class FieldStream:
             "strips": np.stack([angle, offset, half], axis=-1),
             "strip_bands": of & there[..., None],
         }
+
+    def _in_front(self, rng, radius, brightness):
+        """Draw places around a large galaxy, and peaks of sources there in units of the noise."""
+        number = rng.integers(1, _FRONT + 1)
+        away, angle = rng.uniform(0.15, 2.5, number), rng.uniform(0, 2 * np.pi, number)
+        place = radius * away[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        there = brightness * np.exp(-1.678 * (away - 1))  # of an exponential disk
+        return place, (there + 1) * 10 ** rng.uniform(-0.7, 1.3, number)
+
+    def _holes(self, rng, present, position):
+        """Draw disks without data at the middle of sources."""
+        n, most = present.shape
+        shape = (n, min(_HOLES, most))
+        of = np.argsort(rng.random((n, most)), axis=1)[:, : shape[1]]
+        there = np.take_along_axis(present, of, axis=1) & (
+            np.arange(shape[1]) < rng.integers(1, _HOLES + 1, n)[:, None]
+        )
+        there &= rng.random((n, 1)) < self.shares["holes"]
+        at = np.take_along_axis(position, of[..., None], axis=1) + rng.normal(0, 0.7, (*shape, 2))
+        radius = np.exp(rng.uniform(np.log(0.5), np.log(4), shape))
+        return np.concatenate([at, np.where(there, radius, -1)[..., None]], axis=2)
 
     def __getitem__(self, number):
         """Return batch ``number``, a `Fields`."""

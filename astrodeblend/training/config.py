@@ -234,8 +234,12 @@ class FieldConfig:
         "Probabilities of numbers of bands.")
     options: dict = choice(lambda: {"wider": [1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.6,
                                     "bright": 0.12, "counted": 0.08, "slope": 0.24, "alike": 0.7,
-                                    "growth": 4.0, "close": 0.5, "residual": 0.1},
+                                    "growth": 4.0, "close": 0.5, "residual": 0.1, "front": 0.5,
+                                    "holes": 0.2},
         "Further parameters of `astrodeblend.simulate.FieldStream`.")
+    observed: float = choice(0.0,
+        "Share of updates whose fields are as surveys show them: their number counts, PSFs and "
+        "sizes, without ``options``.", most=1)
     batch: int = choice(0,
         "Number of blocks of the largest size per update; smaller blocks in proportion to their "
         "number of pixels. 0: as many as fit in half of the memory of a GPU; 2 without a GPU.")
@@ -252,8 +256,9 @@ class FieldConfig:
     asked: int = choice(2,
         "Sets of positions among which the light of a block is split in an update; to see a block "
         "costs more than to split it.", least=1)
-    split_only: bool = choice(False,
-        "Train only the layers that split the light; those that see it and find sources are held.")
+    only: str | None = choice(None,
+        "The layers to train, all others held: those that split the light, or those that estimate "
+        "its errors. None: all layers.", among=("splitting", "errors"))
     seed: int = choice(1, "Seed of all random numbers.")
     bfloat16: bool | None = choice(None,
         "Whether the arithmetic of the network is bfloat16. None: where the processor multiplies "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
-from ..networks import find_centres
+from ..networks import HOLE, find_centres
 from ..networks.blocks import draw_spots, sample
 from .losses import std_loss
 
@@ -199,7 +199,7 @@ def _finding_losses(maps, fields):
     pixel = at.round().long()
     target[field, 0, pixel[:, 1], pixel[:, 0]] = 1
     faint = draw_spots(fields.position, fields.inside & ~bright, (height, width), 1.0) > 0.3
-    left_out = faint | fields.mask.all(dim=1)[:, None]
+    left_out = faint | _unseen(fields.mask.all(dim=1, keepdim=True))
     # Focal loss (Zhou et al. 2019, "Objects as points", equation 1), without ignored pixels.
     weight = (~left_out).float()
     chance = heat.sigmoid()
@@ -223,14 +223,19 @@ def _finding_losses(maps, fields):
     return losses
 
 
+def _unseen(mask):
+    """Return the pixels (n, bands, y, x) with no data near, either."""
+    return F.max_pool2d((~mask).float(), 2 * HOLE + 1, stride=1, padding=HOLE) == 0
+
+
 def _weight(size):
     """Return the weight of a source: a large galaxy has that of the small ones that it covers."""
     return (size / _SMALL).clamp(1, _MANY)
 
 
 def _total_loss(total, fields):
-    """Return the loss of the light of all sources together, where there are data."""
-    use = ~(fields.mask | fields.saturated)
+    """Return the loss of the light of all sources together, on and near pixels with data."""
+    use = ~(_unseen(fields.mask) | fields.saturated)
     error = ((total.float() - fields.light.paint()) * use).square() / fields.variance
     return _robust(_DENSE * error).sum() / use.sum().clamp(min=1)
 

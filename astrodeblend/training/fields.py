@@ -33,6 +33,8 @@ _WEIGHTS = {
 }  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
+#: Parameters of fields as surveys show them.
+_OBSERVED = {"psf": None, "residual": 0.1}
 _CHECKPOINT = 120.0  # seconds between checkpoints
 _USES = 2  # updates with the same noiseless light, each with new noise
 _AHEAD = 2  # draws rendered in advance
@@ -88,7 +90,7 @@ def train_fields(
     parent = None if start is None or resume else load_parent(start, network, weights=True)
     network = network.to(device, memory_format=torch.channels_last)
     for name, layer in network.named_children():
-        layer.requires_grad_(not config.split_only or name in network.splitting)
+        layer.requires_grad_(config.only is None or name in getattr(network, config.only))
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -105,12 +107,12 @@ def train_fields(
 
     # The fields.
     batch = config.batch or _batch_that_fits(config, device)
-    of_size = {}
-    for size in config.sizes:
+    streams = {}
+    for size, observed in itertools.product(config.sizes, {False, config.observed > 0}):
         number = max(1, round(batch * (max(config.sizes) / size) ** 2))
-        of_size[size] = FieldStream(
+        streams[size, observed] = FieldStream(
             config.surveys, *galaxies, batch=number, seed=config.seed + size, size=size,
-            bands=config.bands, device=device, **config.options,
+            bands=config.bands, device=device, **(_OBSERVED if observed else config.options),
         )  # fmt: skip
     judges = [
         FieldStream(
@@ -145,7 +147,7 @@ def train_fields(
     if device.type == "cuda":  # only a GPU works in parallel
         workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
     drawn = DataLoader(
-        _Draws(of_size, config.seed), sampler=itertools.count(step // _USES), batch_size=None,
+        _Draws(streams, config), sampler=itertools.count(step // _USES), batch_size=None,
         **workers,
     )  # fmt: skip
     log(f"{batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
@@ -153,7 +155,7 @@ def train_fields(
     ran = time.monotonic()
     record = (out / "log.txt").open("a")
     sums, last = {}, ran
-    rendered = _ahead(drawn, of_size, device)
+    rendered = _ahead(drawn, streams, device)
     for _ in range(step % _USES):  # used before the run stopped
         next(rendered)
     with _interruptible() as interrupted, record, closing(rendered):
@@ -205,7 +207,8 @@ def train_fields(
     seconds = time.monotonic() - ran
     log(f"{step} steps, {blocks} blocks, {seconds:.0f} s in the loop")
     if judge and done >= 1:
-        some = [of_size[min(config.sizes)][10**9 + k] for k in range(max(1, 64 // batch))]
+        stream = streams[min(config.sizes), False]
+        some = [stream[10**9 + k] for k in range(max(1, 64 // batch))]
         calibrate(average, some, autocast)
         save()
         scores["end"] = judged(average)
@@ -214,28 +217,29 @@ def train_fields(
 
 
 class _Draws:
-    """Random numbers of updates: size of the blocks, and the fields' draws."""
+    """Random numbers of updates: which stream, and its fields' draws."""
 
-    def __init__(self, streams, seed):
-        self.streams, self.seed = streams, seed
+    def __init__(self, streams, config):
+        self.streams, self.config = streams, config
 
     def __getitem__(self, number):
-        sizes = list(self.streams)
-        size = sizes[np.random.default_rng([self.seed, number]).integers(len(sizes))]
-        return size, self.streams[size].draw(number)
+        rng = np.random.default_rng([self.config.seed, number])
+        size = self.config.sizes[rng.integers(len(self.config.sizes))]
+        observed = bool(rng.random() < self.config.observed)
+        return size, observed, self.streams[size, observed].draw(number)
 
 
-def _ahead(drawn, of_size, device):
+def _ahead(drawn, streams, device):
     """Yield the fields of each update; a GPU renders them during the updates before."""
     if device.type != "cuda":
-        for size, draw in drawn:
-            yield from _rendered(of_size[size], draw)
+        for *which, draw in drawn:
+            yield from _rendered(streams[*which], draw)
         return
     stream, waiting = torch.cuda.Stream(device), deque()
 
-    def render(size, draw):
+    def render(size, observed, draw):
         with torch.cuda.stream(stream):
-            fields = list(_rendered(of_size[size], draw))
+            fields = list(_rendered(streams[size, observed], draw))
             stream.synchronize()
         return fields
 
