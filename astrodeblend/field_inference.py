@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from astrodeblend.networks import (
+    HOLE,
     Pixels,
     Sources,
     centre_probability,
@@ -19,6 +21,7 @@ __all__ = ["FieldAnswer", "overlap", "take_apart"]
 
 _COARSER = (4, 2)  # widths in image pixels of the pixels on which large sources are found
 _LARGE = 3.0  # pixels: half-light radius from which on a galaxy is resolved
+_LEAST = 1e-3  # units of the noise: least light that is scaled
 _SURE = 0.5  # least probability of a source found on coarser pixels
 _BLOCK, _MARGIN = 640, 64  # pixels: width of a block and its margin, multiples of ``_GRID``
 _GRID = 8  # pixels: cell of the network's coarsest level
@@ -181,6 +184,11 @@ def _share_on_coarser(inference, values, psf, correlation, rows, windows, total,
     _, sources, pixels = _look(inference, coarse, psf, here)
     unit = np.reshape(np.broadcast_to(correlation, len(values)), (-1, 1, 1))
     windows, every = list(windows), pixels["total"][0].numpy()
+    # Of faint light finer pixels tell less: its level is that of coarser ones.
+    known = _coarser(rest.clip(0), psf, correlation, times)[0]
+    level = np.nan_to_num((every / known.clip(_LEAST)).clip(0, 2), nan=1.0)  # at the edges
+    level = _finer(level, times)
+    rest = rest.clip(0) * level[:, : rest.shape[1], : rest.shape[2]]
     shared = _share(inference, sources, pixels, np.arange(len(here)))
     for k, window in zip(np.flatnonzero(large), shared, strict=True):
         box, inner = overlap(window, every.shape[1:])
@@ -190,7 +198,7 @@ def _share_on_coarser(inference, values, psf, correlation, rows, windows, total,
             for part in (window[2][:, *inner] / every[:, *box].clip(1e-6), window[3][:, *inner])
         )
         there = slice(y, y + share.shape[1]), slice(x, x + share.shape[2])
-        light = rest[:, *there].clip(0) * share
+        light = rest[:, *there] * share
         windows[k] = x, y, light, std * unit / times, window[4] * unit.ravel() * times
     return windows
 
@@ -241,11 +249,12 @@ def _chosen(rows, given, large, values, least):
     The first ``given`` rows are given positions; rows up to ``large`` are from coarser pixels.
     """
     extent = np.array(values.shape[:0:-1])
+    near = ndimage.maximum_filter(np.isfinite(values).any(axis=0), 2 * HOLE + 1)
     chosen = list(range(given))
     order = np.append(np.arange(given, large), large + np.argsort(-rows[large:, 2], kind="stable"))
     for k in order[rows[order, 2] >= least]:
         apart = np.hypot(*(rows[chosen, :2] - rows[k, :2]).T)
-        seen = np.isfinite(values[:, *_pixel(rows[k, :2], extent)]).any()
+        seen = near[_pixel(rows[k, :2], extent)]
         if seen and not (apart <= np.maximum(2.0, rows[chosen, 3] / 4)).any():
             chosen.append(k)
     return np.array(chosen, int)
