@@ -49,7 +49,8 @@ class Component:
     # noise, dilated by two pixels
     footprint: np.ndarray
     flags: Flag
-    peak: tuple[float, float]  # maximum of its smoothed light, (x, y) in pixels of the image
+    # maximum of its smoothed light, (x, y) in pixels of the image; its position if hidden there
+    peak: tuple[float, float]
     blend_score: float = np.nan  # probability that the stamp shows more than one galaxy
     flux_std: np.ndarray | None = None  # (bands,), by deblending; None: that of the pixels
 
@@ -183,7 +184,9 @@ def _outlined(component, scaling):
         flags |= Flag.SEVERAL_PEAKS
         own = peaks == peaks.flat[np.argmin(np.where(peaks > 0, distance, np.inf))]
     footprint = ndimage.binary_dilation(region, iterations=_GROWN)
-    peak = _peak(smooth, component.box, own)
+    at = np.argmin(np.hypot(columns + column - x, rows + row - y))
+    unknown = component.hidden.reshape(len(component.light), -1)[:, at].all()
+    peak = component.position if unknown else _peak(smooth, component.box, own)
     return replace(component, footprint=footprint, flags=flags, peak=peak)
 
 

@@ -229,6 +229,34 @@ class TestShippedWeights:
         assert (np.abs(error) < 4 * limit + 0.03 * fluxes).all()
         assert abs(np.median(error / fluxes)) < 0.05
 
+    @pytest.mark.parametrize("given", [True, False])
+    @pytest.mark.parametrize("radius", [0.8, 1.5, 3.0])
+    def test_a_source_whose_middle_is_masked(self, deblender, radius, given):
+        at = np.array([(40, 40), (120, 45), (42, 118), (118, 122)], float)
+        y, x = np.mgrid[:160, :160]
+        lights = np.exp([-np.hypot(x - a, (y - b) / 0.8) * 1.678 / 4 for a, b in at])
+        lights = ndimage.gaussian_filter(lights, (0, 1.7, 1.7))
+        fluxes = np.array([3000.0, 5000, 9000, 20000])
+        lights *= (fluxes / lights.sum(axis=(1, 2)))[:, None, None]
+        noise = np.random.default_rng(0).standard_normal((3, *y.shape))
+        mask = (np.hypot(x - at[:, :1, None], y - at[:, 1:, None]) <= radius).any(axis=0)
+        values = np.where(mask, 1e4, lights.sum(axis=0) + noise)
+        image = NDData(
+            values, mask=np.broadcast_to(mask, values.shape),
+            uncertainty=StdDevUncertainty(np.ones_like(noise)),
+        )  # fmt: skip
+        catalog = deblender.deblend_scene(image, positions=at if given else None).catalog
+        place = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=1)
+        away = np.hypot(*(at[:, None] - place).transpose(2, 0, 1))
+        assert len(catalog) == 4
+        assert (away.min(axis=1) < 1).all()
+        rows = catalog[away.argmin(axis=1)]
+        seen = fluxes * (1 - (lights * mask).sum(axis=(1, 2)) / fluxes)
+        found = np.asarray(rows["segment_flux"]).mean(axis=1)
+        assert (np.abs(found / seen - 1) < 0.1).all()
+        whole = found / (1 - np.asarray(rows["masked_fraction"]).mean(axis=1))
+        assert (np.abs(whole / fluxes - 1) < 0.2).all()
+
     @pytest.mark.parametrize("away", [4, 6])
     def test_a_bright_blend_is_not_missed(self, deblender, away):
         y, x = np.mgrid[:160, :160]

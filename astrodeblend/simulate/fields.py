@@ -256,7 +256,7 @@ class FieldStream:
                 one.share[:, 1:] = one.share[:, 1:] @ [[1, 0], [0.9, 0.1]]
                 if nuclei.random() < 1 / 3:  # an elliptical galaxy
                     one.share[:] = 1, 0, 0
-                elif edge_on := later.random() < 0.2:
+                elif edge_on := later.random() < 0.4:
                     one.share[:, :2] = 0, one.share[:, :2].sum()
                     one.ellipticity[:, 1] = later.uniform(0.6, 0.8)
             part, size = 10 ** nuclei.uniform((-1.7, -2), (-0.3, -0.5))
