@@ -16,6 +16,7 @@ __all__ = ["FieldDraw", "FieldStream", "simulate_fields"]
 _MARGIN = 16  # pixels: largest distance of sources beyond the edges
 _STRIPS = 3  # largest number of strips without data
 _HOLES = 5  # largest number of sources with a hole in the data
+_THIN = 3  # largest number of thin disks
 _FRONT = 6  # largest number of bright sources in front of a large galaxy
 _COUNTS = (-1.2, 2.5)  # log10 of the sky's photons per pixel: range of fields of counted photons
 _EVERYWHERE = 1e6  # pixels: half width of the strip beyond an edge of the data
@@ -134,6 +135,9 @@ class FieldStream:
     front : float, optional
         Share of large galaxies with up to six stars and galaxies in front whose peaks are 0.2 to 20
         times as bright as the large galaxy there.
+    thin : float, optional
+        Share of fields with up to three thin disks of a half-light radius of 2 to 20 pixels along
+        the major axis, 1 to 300 times as bright as the noise, two thirds of them without a bulge.
     holes : float, optional
         Share of fields with up to five sources whose middle has no data, in disks of radius 0.5 to
         4 pixels.
@@ -146,7 +150,7 @@ class FieldStream:
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
         alike=0.0, growth=1.0, psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04,
         gaps=0.2, edges=0.1, correlated=0.5, counted=0.0, residual=0.5, front=0.0,
-        holes=0.0, device="cpu",
+        thin=0.0, holes=0.0, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:
@@ -162,7 +166,7 @@ class FieldStream:
         shares = {
             "close": close, "alike": alike, "stars": stars, "large": large, "bright": bright,
             "gaps": gaps, "edges": edges, "correlated": correlated, "counted": counted,
-            "residual": residual, "front": front, "holes": holes,
+            "residual": residual, "front": front, "thin": thin, "holes": holes,
         }  # fmt: skip
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -275,13 +279,18 @@ class FieldStream:
                 place, peak = self._in_front(extra, radius[k], brightness[k])
                 some = extra.permutation(number_of[k])[: len(place)]
                 flux_of = peak[: len(some)] * noise[k] * fwhm[k].mean() ** 2
-                one = draw_sources(
+                those = draw_sources(
                     extra, [*map(_magnitude, flux_of)], reference=wavelength[k], stars=0.5,
                     images=self.images[0],
                 )  # fmt: skip
                 for j, r in enumerate(some):
-                    _put(sources, k * most + r, one[[j]])
+                    _put(sources, k * most + r, those[[j]])
                 position[k, some] = position[k, large_at[k]] + place[: len(some)]
+        for k in np.flatnonzero(extra.random(n) < shares["thin"]):
+            some = extra.permutation(number_of[k])[: extra.integers(1, _THIN + 1)]
+            those = self._thin(extra, len(some), noise[k], scale[k], wavelength[k])
+            for j, r in enumerate(some):
+                _put(sources, k * most + r, those[[j]])
         flux = 10 ** rng.uniform(5, 7, n) * noise
         for k in np.flatnonzero(star):
             one = draw_sources(rng, [_magnitude(flux[k])], reference=wavelength[k], stars=1)
@@ -379,6 +388,21 @@ class FieldStream:
         place = radius * away[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
         there = brightness * np.exp(-1.678 * (away - 1))  # of an exponential disk
         return place, (there + 1) * 10 ** rng.uniform(-0.7, 1.3, number)
+
+    def _thin(self, rng, number, noise, scale, wavelength):
+        """Draw thin disks."""
+        radius = np.exp(rng.uniform(np.log(2), np.log(20), number))
+        ellipticity = rng.uniform(0.5, 0.85, number)
+        area = 2 * np.pi * radius**2 * (1 - ellipticity) / (1 + ellipticity)
+        flux = noise * area * 10 ** rng.uniform(0, 2.5, number)
+        those = draw_sources(
+            rng, [*map(_magnitude, flux)], reference=wavelength, stars=0, population="parametric"
+        )
+        bulge = np.where(rng.random(number) < 1 / 3, rng.uniform(0, 0.3, number), 0)
+        those.share[:] = np.stack([bulge, 1 - bulge, 0 * bulge], axis=1)
+        those.ellipticity[:, 1] = ellipticity
+        those.radius[:] = scale * radius[:, None] / [4, 1.678]
+        return those
 
     def _holes(self, rng, present, position):
         """Draw disks without data at the middle of sources."""
