@@ -229,6 +229,38 @@ class TestShippedWeights:
         assert (np.abs(error) < 4 * limit + 0.03 * fluxes).all()
         assert abs(np.median(error / fluxes)) < 0.05
 
+    @pytest.mark.parametrize("q", [0.1, 0.2, 0.3])
+    @pytest.mark.parametrize(("radius", "brightness"), [(8, 10), (8, 100), (20, 3), (20, 30)])
+    def test_a_thin_disk_is_one_source(self, deblender, radius, brightness, q):
+        y, x = np.mgrid[:201, :203]
+        along, across = (x - 100) * 0.8 + (y - 97) * 0.6, (y - 97) * 0.8 - (x - 100) * 0.6
+        disk = np.exp(-np.hypot(along, across / q) * 1.678 / radius)
+        disk = ndimage.gaussian_filter(disk, 1.7)
+        disk *= brightness * 2 * np.pi * radius**2 * q / disk.sum()
+        noise = np.random.default_rng(0).standard_normal((3, *disk.shape))
+        image = NDData(disk + noise, uncertainty=StdDevUncertainty(np.ones_like(noise)))
+        catalog = deblender.deblend_scene(image).catalog
+        assert len(catalog) == 1
+        assert np.hypot(catalog["x_centroid"][0] - 100, catalog["y_centroid"][0] - 97) < 2
+        assert (np.abs(catalog["segment_flux"][0] / disk.sum() - 1) < 0.15).all()
+
+    @pytest.mark.parametrize("contrast", [1.0, 3.0, 10.0])
+    def test_a_star_in_front_of_a_large_galaxy(self, deblender, contrast):
+        """Such as a supernova on the arm of a spiral."""
+        y, x = np.mgrid[:240, :240]
+        disk = 100 * np.exp(-np.hypot(x - 120, (y - 118) / 0.7) * 1.678 / 30)
+        star = np.exp(-((x - 142.3) ** 2 + (y - 128.6) ** 2) / (2 * 1.7**2))
+        star *= contrast * disk[129, 142]
+        noise = np.random.default_rng(0).standard_normal((3, *disk.shape))
+        image = NDData(disk + star + noise, uncertainty=StdDevUncertainty(np.ones_like(noise)))
+        catalog = deblender.deblend_scene(image).catalog
+        place = np.stack([catalog["x_centroid"], catalog["y_centroid"]], axis=1)
+        for at, light in (((120, 118), disk), ((142.3, 128.6), star)):
+            away = np.hypot(*(place - at).T)
+            assert away.min() < 1.5
+            found = np.asarray(catalog["segment_flux"])[away.argmin()]
+            assert (np.abs(found / light.sum() - 1) < 0.3).all()
+
     @pytest.mark.parametrize("given", [True, False])
     @pytest.mark.parametrize("radius", [0.8, 1.5, 3.0])
     def test_a_source_whose_middle_is_masked(self, deblender, radius, given):

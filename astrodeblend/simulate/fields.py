@@ -15,6 +15,7 @@ __all__ = ["FieldDraw", "FieldStream", "simulate_fields"]
 
 _MARGIN = 16  # pixels: largest distance of sources beyond the edges
 _STRIPS = 3  # largest number of strips without data
+_CLOUD = 32  # pixels between the nodes of uneven sky
 _HOLES = 5  # largest number of sources with a hole in the data
 _THIN = 3  # largest number of thin disks
 _FRONT = 6  # largest number of bright sources in front of a large galaxy
@@ -47,7 +48,13 @@ class FieldDraw:
     kernel : numpy.ndarray
         Shape (n,): standard deviation in pixels of the Gaussian that correlates the noise.
     sky : numpy.ndarray
-        Shape (n, b, 2, 2): residual sky at the corners, in units of the sky noise.
+        Shape (n, b, m, m): residual sky at nodes from edge to edge, in units of the sky noise.
+    trails : numpy.ndarray
+        Shape (n, 2, 3): angle, offset from the middle and standard deviation in pixels of trails.
+    trail_light : numpy.ndarray
+        Shape (n, 2, b): light of trails in a pixel, in units of the sky noise.
+    bleeds : numpy.ndarray
+        Shape (n, 2): half width and half length in pixels of what runs over from the bright star.
     strips : numpy.ndarray
         Shape (n, 3, 3): angle, offset from the middle and half width of strips without data.
     strip_bands : numpy.ndarray
@@ -73,6 +80,9 @@ class FieldDraw:
     full_masked: np.ndarray
     kernel: np.ndarray
     sky: np.ndarray
+    trails: np.ndarray
+    trail_light: np.ndarray
+    bleeds: np.ndarray
     strips: np.ndarray
     strip_bands: np.ndarray
     holes: np.ndarray
@@ -135,6 +145,12 @@ class FieldStream:
     front : float, optional
         Share of large galaxies with up to six stars and galaxies in front whose peaks are 0.2 to 20
         times as bright as the large galaxy there.
+    trails : float, optional
+        Share of fields with one or two straight trails, of satellites, in one or in all bands.
+    uneven : float, optional
+        Share of fields whose sky varies by 0.1 to 2 noises over 32 pixels.
+    bleeds : float, optional
+        Share of bright stars whose light runs over along y.
     thin : float, optional
         Share of fields with up to three thin disks of a half-light radius of 2 to 20 pixels along
         the major axis, 1 to 300 times as bright as the noise, two thirds of them without a bulge.
@@ -150,7 +166,7 @@ class FieldStream:
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
         alike=0.0, growth=1.0, psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04,
         gaps=0.2, edges=0.1, correlated=0.5, counted=0.0, residual=0.5, front=0.0,
-        thin=0.0, holes=0.0, device="cpu",
+        thin=0.0, holes=0.0, trails=0.0, uneven=0.0, bleeds=0.0, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:
@@ -167,6 +183,7 @@ class FieldStream:
             "close": close, "alike": alike, "stars": stars, "large": large, "bright": bright,
             "gaps": gaps, "edges": edges, "correlated": correlated, "counted": counted,
             "residual": residual, "front": front, "thin": thin, "holes": holes,
+            "trails": trails, "uneven": uneven, "bleeds": bleeds,
         }  # fmt: skip
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -326,7 +343,8 @@ class FieldStream:
             kernel=np.where(
                 rng.random(n) < shares["correlated"], rng.uniform(0.4, 0.9, n), 1e-2
             ),
-            sky=sky,
+            sky=self._uneven(extra, sky),
+            **self._trails(extra, fwhm),
             **self._strips(rng, n, bands),
             holes=self._holes(extra, present, position),
             stated=stated,
@@ -380,6 +398,36 @@ class FieldStream:
             "strips": np.stack([angle, offset, half], axis=-1),
             "strip_bands": of & there[..., None],
         }
+
+    def _uneven(self, rng, sky):
+        """Return residual sky at more nodes, uneven in some of the fields."""
+        if not self.shares["uneven"]:
+            return sky
+        n, bands = sky.shape[:2]
+        nodes = max(2, round(max(self.size) / _CLOUD)) + 1
+        along = np.linspace([1, 0], [0, 1], nodes)
+        height = np.where(rng.random(n) < self.shares["uneven"], 10 ** rng.uniform(-1, 0.3, n), 0)
+        height = height[:, None] * rng.uniform(0.5, 1.5, (n, bands))
+        uneven = rng.standard_normal((n, 1, nodes, nodes))
+        return along @ sky @ along.T + height[..., None, None] * uneven
+
+    def _trails(self, rng, fwhm):
+        """Draw trails, and what runs over from bright stars."""
+        n, bands = fwhm.shape
+        shape = (n, 2)
+        there = (rng.random((n, 1)) < self.shares["trails"]) & (rng.random(shape) < [1, 0.3])
+        lines = [
+            rng.uniform(0, np.pi, shape), rng.uniform(-0.5, 0.5, shape) * min(self.size),
+            fwhm.mean(axis=1, keepdims=True) / 2.355 * rng.uniform(1, 3, shape),
+        ]  # fmt: skip
+        one = np.arange(bands) == rng.integers(bands, size=(*shape, 1))
+        light = 10 ** (
+            rng.uniform(-0.5, 2, shape)[..., None] + 0.1 * rng.normal(size=(*shape, bands))
+        )
+        of = there[..., None] & (one | (rng.random(shape) < 0.5)[..., None])
+        bleeds = np.exp(rng.uniform((-0.7, 2), (1.5, 4.5), shape))
+        bleeds *= rng.random((n, 1)) < self.shares["bleeds"]
+        return {"trails": np.stack(lines, axis=-1), "trail_light": light * of, "bleeds": bleeds}
 
     def _in_front(self, rng, radius, brightness):
         """Draw places around a large galaxy, and peaks of sources there in units of the noise."""

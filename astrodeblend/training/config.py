@@ -235,7 +235,8 @@ class FieldConfig:
     options: dict = choice(lambda: {"wider": [1, 1, 2, 4], "psf": [0.8, 8.0], "large": 0.6,
                                     "bright": 0.12, "counted": 0.08, "slope": 0.24, "alike": 0.7,
                                     "growth": 4.0, "close": 0.5, "residual": 0.1, "front": 0.5,
-                                    "thin": 0.3, "holes": 0.4},
+                                    "thin": 0.3, "holes": 0.4, "trails": 0.1, "uneven": 0.1,
+                                    "bleeds": 0.5},
         "Further parameters of `astrodeblend.simulate.FieldStream`.")
     observed: float = choice(0.0,
         "Share of updates whose fields are as surveys show them: their number counts, PSFs and "
