@@ -581,5 +581,42 @@ def test_holes_are_in_the_middle_of_sources():
         labels, number = ndimage.label(mask)
         for middle in ndimage.center_of_mass(mask, labels, range(1, number + 1)):
             assert np.hypot(*(places - middle[::-1]).T).min() < 3.5
-        area = np.bincount(labels.ravel())[1:]
-        assert area.max() < 2 * np.pi * 4.5**2
+        assert np.bincount(labels.ravel())[1:].max(initial=0) < 2 * np.pi * 4.5**2
+
+
+def test_trails_and_uneven_sky_belong_to_no_source():
+    options = {
+        "batch": 6,
+        "seed": 3,
+        "size": 96,
+        "bands": 3,
+        "density": 60,
+        "correlated": 0,
+        **PLAIN,
+    }
+    for share in ("trails", "uneven"):
+        fields = FieldStream(["lsst"], **options, residual=0, **{share: 1.0})[0]
+        rest = (fields.image - fields.light.paint() - fields.sky) / fields.variance.sqrt()
+        assert rest.mean().abs() < 0.02
+        assert rest.std().item() == pytest.approx(1, abs=0.02)
+        assert (fields.sky.std(dim=(2, 3)).amax(dim=1) > 0.02).all()
+    sky = fields.sky.double()  # linear between nodes 32 pixels apart, alike in all bands
+    assert np.diff(sky, n=2, axis=3)[..., 5:25].max() < 0.02 * sky.abs().max()
+    flat = (sky - sky.mean(dim=(2, 3), keepdim=True)).flatten(2)
+    assert np.corrcoef(flat[0])[0, 1:].min() > 0.99
+    trail = FieldStream(["lsst"], **options, residual=0, trails=1.0)[0].sky[0].amax(dim=0)
+    y, x = np.argwhere(trail.numpy() > 0.9 * float(trail.max())).T
+    along = np.linalg.svd(np.stack([x - x.mean(), y - y.mean()]))[1]
+    assert along[1] < 0.1 * along[0]  # straight
+
+
+def test_light_runs_over_from_a_bright_star():
+    options = {"batch": 4, "seed": 3, "size": 96, "bands": 1, "density": 10, **PLAIN, "bright": 1}
+    plain, over = (FieldStream(["lsst"], **options, bleeds=share)[0] for share in (0, 1))
+    more = (over.saturated & ~plain.saturated)[:, 0]
+    assert more.any()
+    for k, _, x in more.nonzero().tolist():
+        star = int(over.draw.star[k])
+        assert abs(float(over.position[k, star, 0]) - x) < 5
+    full = over.image[over.saturated & ~over.mask]
+    assert len(full) == 0 or full.unique().numel() <= 4  # each field's own level
