@@ -59,8 +59,9 @@ def take_apart(
 
     Large galaxies are found on coarser pixels, on which they are seen whole: a source is taken from
     the coarsest scale on which it is well resolved, and detections at its position on finer scales
-    are dropped. Light is split on each scale, from fine to coarse: what smaller sources leave is
-    shared between larger ones and nobody.
+    are dropped. The probability of any other source is that on the scale that shows it best. Light
+    is split on each scale, from fine to coarse: what smaller sources leave is shared between larger
+    ones and nobody.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def take_apart(
     given = np.reshape([] if positions is None else np.asarray(positions, float), (-1, 2))
     finds = len(given) < 2
     # Rows of x, y, probability, size and scale, the last three of given positions filled in later.
-    known = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan)
+    known, small = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan), []
     with inference.arithmetic():
         for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
             maps = _maps(inference, *_coarser(values, psf, correlation, times))
@@ -96,8 +97,11 @@ def take_apart(
             if finds:
                 found = _centres(maps, network.calibration.cpu(), times)
                 found[:, :2] = np.clip(found[:, :2], 0, np.array(shape[::-1]) - 1)
-                known = np.concatenate([known, found[found[:, 3] >= times * _LARGE]])
+                large = found[:, 3] >= times * _LARGE
+                known = np.concatenate([known, found[large]])
+                small.extend(found[~large])
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
+        _raise(rows[len(known) :], small)
         certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
         least = least_probability(torch.from_numpy(certain), purity)
         rows = rows[chosen := _chosen(rows, len(given), len(known), values, least)]
@@ -241,6 +245,15 @@ def _read(rows, maps, calibration, times):
         unread &= (size >= _LARGE) & (chance > _SURE)
     scale = np.full_like(size, times)
     rows[unread, 2:] = np.column_stack([chance, size * times, scale])[unread]
+
+
+def _raise(rows, others):
+    """Raise the probabilities of sources to those of the same ones on coarser pixels."""
+    for *place, chance, size, _ in others if len(rows) else ():
+        apart = np.hypot(*(rows[:, :2] - place).T)
+        nearest = apart.argmin()
+        if apart[nearest] <= max(2.0, size / 4):
+            rows[nearest, 2] = max(rows[nearest, 2], chance)
 
 
 def _chosen(rows, given, large, values, least):

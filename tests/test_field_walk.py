@@ -142,9 +142,17 @@ def test_no_source_is_named_twice():
     assert chosen.tolist() == [0, 3]
     assert field_inference._chosen(rows, 3, 3, np.zeros((1, 64, 64)), 0.9).tolist() == [0, 1, 2]
     values = np.zeros((1, 64, 64))
-    values[0, 11, 51] = np.nan
+    values[0, 7:16, 47:56] = np.nan  # no data within 4 pixels of the third
     assert field_inference._chosen(rows, 0, 1, values, 0.9).tolist() == [0, 2]
     assert field_inference._chosen(rows[:0], 0, 0, values, 0.9).tolist() == []
+
+
+def test_a_probability_is_that_on_the_best_scale():
+    rows = np.array([[10, 10, 0.3, 2, 1], [13, 10, 0.9, 2, 1], [50, 10, 0.4, 2, 1]])
+    coarse = [[10.5, 11, 0.8, 4, 2], [13, 10, 0.5, 4, 2], [50, 14, 0.9, 5, 4], [50, 14, 0.7, 20, 4]]
+    field_inference._raise(rows, np.array(coarse, float))
+    np.testing.assert_array_equal(rows[:, 2], [0.8, 0.9, 0.7])
+    field_inference._raise(rows[:0], np.array(coarse, float))
 
 
 @pytest.fixture(scope="module")

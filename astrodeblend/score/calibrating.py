@@ -1,19 +1,23 @@
 """Error bars of whole scenes and fields, fitted to such with known truth."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
+import torch
 from astropy.nddata import NDData
 from scipy.optimize import minimize
 from tqdm import tqdm
 
 from astrodeblend.calibration import Calibration
 from astrodeblend.deblender import Deblender
+from astrodeblend.field_inference import take_apart
+from astrodeblend.inference import Inference
 from astrodeblend.light import LIGHTS
+from astrodeblend.networks import UNCALIBRATED
 from astrodeblend.simulate import SCENE_MODES, SURVEYS, FieldStream, simulate_fields
-from astrodeblend.training.field_scores import calibrate
+from astrodeblend.training.field_losses import shown
+from astrodeblend.training.field_scores import fitted, judged
 from astrodeblend.weights import check_model, load_model, save_model, stored_dtype, write_card
 
 from .scenes import draw_scenes, measure_truth, pixel_errors
@@ -28,6 +32,7 @@ _MATCH = 2.0  # pixels at most from where a source is
 _PARTS = ("noise", "coherent")  # of a flux's error: of the image, and by deblending
 _BATCH = 4  # blocks
 _RESIDUAL = 0.1  # units of the sky noise: sky that is left when it is subtracted
+_ANY = 0.03  # purity: with all that may be sources
 _THIN = 7  # so many pixels are as good as one: neighbours go wrong together
 
 
@@ -158,7 +163,7 @@ def add_field_calibration(
     of = {"batch": _BATCH, "seed": seed, "size": 192, "psf": None, "residual": _RESIDUAL}
     stream = FieldStream(surveys, *images, **of)
     batches = (stream[k] for k in range(-(-blocks // _BATCH)))
-    calibrate(network, tqdm(batches, "probabilities", disable=not progress), nullcontext)
+    _calibrate(network, card, tqdm(batches, "probabilities", disable=not progress))
     deblender = Deblender(network, replace(card, calibration={}), dtype="float32")
     pixels, rows = [], {light: [] for light in LIGHTS}
     starts = [(which, seed + 1000 * k) for which in range(len(surveys)) for k in range(number)]
@@ -187,6 +192,25 @@ def add_field_calibration(
     )  # fmt: skip
     card = replace(card, calibration=calibration.to_dict())
     return save_model(model, network, card, dtype=stored_dtype(model), overwrite=True)
+
+
+@torch.no_grad()
+def _calibrate(network, card, batches):
+    """Calibrate the probabilities of what is found on all scales."""
+    network.calibration.copy_(torch.tensor(UNCALIBRATED))
+    inference = Inference(network, card, device="cpu", dtype="float32", batch_size="auto")
+    heat, true = [], []
+    for fields in batches:
+        kernels = np.exp(-0.5 * (np.arange(-3, 4) / fields.draw.kernel[:, None]) ** 2)
+        correlation = kernels.sum(axis=1) ** 2 / (kernels**2).sum(axis=1)
+        for k, each in enumerate(zip(*shown(fields), strict=True)):
+            values, psf = (part.numpy() for part in each)
+            answer = take_apart(inference, values, psf, correlation=correlation[k], purity=_ANY)
+            at = torch.from_numpy(answer.positions).float()
+            _, right, counts = judged(fields, k, at)
+            heat.append(torch.from_numpy(answer.probability).logit()[counts])
+            true.append(right[counts].double())
+    network.calibration.copy_(fitted(torch.cat(heat), torch.cat(true)))
 
 
 def _field_errors(deblender, fields):

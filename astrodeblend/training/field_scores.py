@@ -8,7 +8,7 @@ import torch
 from ..networks import UNCALIBRATED, find_centres, least_probability
 from .field_losses import FAINT, match, shown, snr
 
-__all__ = ["calibrate", "score_fields", "table"]
+__all__ = ["calibrate", "fitted", "judged", "score_fields", "table"]
 
 #: Edges of bins of signal to noise.
 EDGES = (5, 10, 20, 100, np.inf)
@@ -24,20 +24,39 @@ def _detections(network, fields, autocast, least=0.02):
     blend, psf = shown(fields)
     with autocast():
         maps = network.find(blend, psf=psf)
-    strong = snr(fields) > FAINT
-    ignored = fields.mask.all(dim=1)
-    height, width = ignored.shape[1:]
-    found = []
-    for k, (at, chance, size) in enumerate(find_centres(*maps, network.calibration, least=least)):
-        which = match(fields, k, at)
-        column, row = (
-            at[:, axis].round().long().clamp(0, side - 1)
-            for axis, side in ((0, width), (1, height))
+    return [
+        (at, chance, size, *judged(fields, k, at))
+        for k, (at, chance, size) in enumerate(
+            find_centres(*maps, network.calibration, least=least)
         )
-        true = (which >= 0) & strong[k, which]
-        counts = ~ignored[k, row, column] & (true | (which < 0))
-        found.append((at, chance, size, which, true, counts))
-    return found
+    ]
+
+
+def judged(fields, k, at):
+    """Judge detections in a field.
+
+    Parameters
+    ----------
+    fields : astrodeblend.simulate.Fields
+        Fields with known truth.
+    k : int
+        Index of the field.
+    at : torch.Tensor
+        Shape (m, 2): positions of the detections.
+
+    Returns
+    -------
+    which, true, counts : torch.Tensor
+        Shape (m,): indices of sources, -1 for none; whether they are strong enough; whether the
+        detection counts: those of faint sources, or without data, are neither true nor false.
+    """
+    which, ignored = match(fields, k, at), fields.mask[k].all(dim=0)
+    column, row = (
+        at[:, axis].round().long().clamp(0, side - 1)
+        for axis, side in enumerate(ignored.shape[::-1])
+    )
+    true = (which >= 0) & (snr(fields) > FAINT)[k, which]
+    return which, true, ~ignored[row, column] & (true | (which < 0))
 
 
 def calibrate(network, batches, autocast):
@@ -52,23 +71,39 @@ def calibrate(network, batches, autocast):
     autocast : callable
         As in `field_losses`.
     """
-    fit = torch.tensor(UNCALIBRATED)
-    network.calibration.copy_(fit)
+    network.calibration.copy_(torch.tensor(UNCALIBRATED))
     heat, true = [], []
     for fields in batches:
         for _, chance, _, _, right, counts in _detections(network, fields, autocast, _DOUBTFUL):
             heat.append(chance[counts].double().logit().cpu())
             true.append(right[counts].double().cpu())
-    heat, true = torch.cat(heat), torch.cat(true)
+    network.calibration.copy_(fitted(torch.cat(heat), torch.cat(true)))
+
+
+def fitted(heat, true):
+    """Fit the two numbers of a calibration, by logistic regression.
+
+    Parameters
+    ----------
+    heat, true : torch.Tensor
+        Shape (m,): heat of detections, and 1 for sources, 0 for others.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (2,), as `astrodeblend.networks.centre_probability` takes it; that of no calibration
+        for fewer than 20 sources or others.
+    """
+    fit = torch.tensor(UNCALIBRATED).double()
     if true.sum() < 20 or (1 - true).sum() < 20:
-        return  # too few for a fit
-    design, fit = torch.stack([heat, torch.ones_like(heat)], dim=1), fit.double()
+        return fit
+    design = torch.stack([heat, torch.ones_like(heat)], dim=1)
     for _ in range(50):  # Newton's method
         chance = (design @ fit).sigmoid()
         weight = chance * (1 - chance)
         hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(2)
         fit = fit + torch.linalg.solve(hessian, design.T @ (true - chance)).clamp(-1, 1)
-    network.calibration.copy_(fit)
+    return fit
 
 
 @torch.no_grad()
