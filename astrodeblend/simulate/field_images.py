@@ -250,15 +250,16 @@ class FieldRenderer:
         total = light.paint()
         electrons = np.minimum(seen.electrons * seen.noise, np.sqrt(draw.counts))
         variance = 1 + total.clamp(min=0) / self._tensor(electrons)[..., None, None]
-        sky = F.interpolate(self._tensor(draw.sky), self.size, mode="bilinear", align_corners=True)
-        sky = sky + self._trails(draw)
+        sky = draw.defects.sky_of(self.size, self.device)
         image = total + sky + variance.sqrt() * self._noise(draw)
         for k in np.flatnonzero(np.isfinite(draw.counts[:, 0])):
             image[k] = self._counted(draw, k, total[k] + sky[k])
         full = self._tensor(draw.full).view(-1, 1, 1, 1)
-        bleeds = self._bleeds(draw)
+        star = seen.position[np.arange(len(draw.star)), draw.star]
+        star[draw.star < 0] = np.nan
+        bleeds = draw.defects.bleeding(star, self.size, self.device)
         saturated = (total > full) | bleeds
-        mask = self._mask(draw)
+        mask = draw.defects.mask(self.size, self.device)
         mask |= saturated & self._tensor(draw.full_masked, bool).view(-1, 1, 1, 1)
         image = torch.where(saturated, torch.minimum(image, full), image)
         image = torch.where(bleeds, full, image).masked_fill(mask, 0)
@@ -430,40 +431,6 @@ class FieldRenderer:
         generator = torch.Generator(self.device).manual_seed(int(draw.seen.noise_seed[field]))
         photons = torch.poisson((sky + light * sky.sqrt()).clamp(min=0), generator=generator)
         return (photons - sky) / sky.sqrt()
-
-    def _across(self, angle, offset):
-        """Return the distances of pixels from lines, in pixels."""
-        ny, nx = self.size
-        x = torch.arange(nx, device=self.device) - (nx - 1) / 2
-        y = torch.arange(ny, device=self.device)[:, None] - (ny - 1) / 2
-        return (x * angle.cos() + y * angle.sin() - offset).abs()
-
-    def _trails(self, draw):
-        """Return the light of trails."""
-        angle, offset, sigma = self._tensor(draw.trails, float)[..., None, None].unbind(2)
-        profile = torch.exp(-0.5 * (self._across(angle, offset) / sigma) ** 2).float()
-        return (self._tensor(draw.trail_light)[..., None, None] * profile[:, :, None]).sum(dim=1)
-
-    def _bleeds(self, draw):
-        """Return the pixels over which light of bright stars runs, shape (n, 1, y, x)."""
-        ny, nx = self.size
-        at = draw.seen.position[np.arange(len(draw.star)), draw.star]
-        x, y = self._tensor(at)[..., None, None].unbind(1)
-        half = np.where(draw.star[:, None] < 0, 0, draw.bleeds)
-        width, length = self._tensor(half)[..., None, None].unbind(1)
-        column, row = torch.arange(nx, device=self.device), torch.arange(ny, device=self.device)
-        return (((column - x).abs() < width) & ((row[:, None] - y).abs() < length))[:, None]
-
-    def _mask(self, draw):
-        ny, nx = self.size
-        angle, offset, half = self._tensor(draw.strips, float)[..., None, None].unbind(2)
-        strips = self._across(angle, offset) < half
-        of = self._tensor(draw.strip_bands, bool)[..., None, None]
-        mask = (strips[:, :, None] & of).any(dim=1)
-        x, y, radius = self._tensor(draw.holes)[..., None, None].unbind(2)
-        column, row = torch.arange(nx, device=self.device), torch.arange(ny, device=self.device)
-        inside = torch.hypot(column - x, row[:, None] - y) <= radius
-        return mask | inside.any(dim=1)[:, None]
 
 
 def _measure(light, flux, position, weight):

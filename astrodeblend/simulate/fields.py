@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from .defects import Defects
 from .field_images import FieldRenderer, Fields, Light
 from .populations import draw_brightest, draw_sources
 from .survey_batches import SurveyDraw, SurveyStream
@@ -14,13 +15,9 @@ from .surveys import AB_NANOJANSKY, get_survey
 __all__ = ["FieldDraw", "FieldStream", "simulate_fields"]
 
 _MARGIN = 16  # pixels: largest distance of sources beyond the edges
-_STRIPS = 3  # largest number of strips without data
-_CLOUD = 32  # pixels between the nodes of uneven sky
-_HOLES = 5  # largest number of sources with a hole in the data
 _THIN = 3  # largest number of thin disks
 _FRONT = 6  # largest number of bright sources in front of a large galaxy
 _COUNTS = (-1.2, 2.5)  # log10 of the sky's photons per pixel: range of fields of counted photons
-_EVERYWHERE = 1e6  # pixels: half width of the strip beyond an edge of the data
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +44,8 @@ class FieldDraw:
         Shape (n,): whether saturated pixels are masked; else they are clipped.
     kernel : numpy.ndarray
         Shape (n,): standard deviation in pixels of the Gaussian that correlates the noise.
-    sky : numpy.ndarray
-        Shape (n, b, m, m): residual sky at nodes from edge to edge, in units of the sky noise.
-    trails : numpy.ndarray
-        Shape (n, 2, 3): angle, offset from the middle and standard deviation in pixels of trails.
-    trail_light : numpy.ndarray
-        Shape (n, 2, b): light of trails in a pixel, in units of the sky noise.
-    bleeds : numpy.ndarray
-        Shape (n, 2): half width and half length in pixels of what runs over from the bright star.
-    strips : numpy.ndarray
-        Shape (n, 3, 3): angle, offset from the middle and half width of strips without data.
-    strip_bands : numpy.ndarray
-        Shape (n, 3, b): bands without data in each strip.
-    holes : numpy.ndarray
-        Shape (n, 5, 3): x and y of disks without data in any band, and their radii in pixels.
+    defects : Defects
+        Residual sky, and what is wrong with the data.
     stated : numpy.ndarray
         Shape (n, b): whether the width of the PSF is stated.
     counts : numpy.ndarray
@@ -79,13 +64,7 @@ class FieldDraw:
     full: np.ndarray
     full_masked: np.ndarray
     kernel: np.ndarray
-    sky: np.ndarray
-    trails: np.ndarray
-    trail_light: np.ndarray
-    bleeds: np.ndarray
-    strips: np.ndarray
-    strip_bands: np.ndarray
-    holes: np.ndarray
+    defects: Defects
     stated: np.ndarray
     counts: np.ndarray
 
@@ -340,15 +319,19 @@ class FieldStream:
             full=10 ** rng.uniform(3.3, 4.5, n),
             full_masked=rng.random(n) < 0.5,
             counts=counts,
-            kernel=np.where(
-                rng.random(n) < shares["correlated"], rng.uniform(0.4, 0.9, n), 1e-2
+            kernel=np.where(rng.random(n) < shares["correlated"], rng.uniform(0.4, 0.9, n), 1e-2),
+            defects=Defects.draw(
+                rng,
+                extra,
+                shares,
+                size=self.size,
+                fwhm=fwhm,
+                sky=sky,
+                present=present,
+                position=position,
             ),
-            sky=self._uneven(extra, sky),
-            **self._trails(extra, fwhm),
-            **self._strips(rng, n, bands),
-            holes=self._holes(extra, present, position),
             stated=stated,
-        )  # fmt: skip
+        )
 
     def _layout(self, rng, area, fwhm, later, growth):
         """Draw number and positions of sources; two places of each field are filled later.
@@ -379,56 +362,6 @@ class FieldStream:
         position = np.where(pair[..., None], near, position)
         return number, index < number[:, None], position, pair, host
 
-    def _strips(self, rng, n, bands):
-        shares, (ny, nx) = self.shares, self.size
-        shape = (n, _STRIPS)
-        angle = np.where(
-            rng.random(shape) < 0.7,
-            rng.choice([0, np.pi / 2], shape),
-            rng.uniform(0, np.pi, shape),
-        ) + np.pi * rng.integers(2, size=shape)
-        offset = rng.uniform(-0.5, 0.5, shape) * min(ny, nx)
-        half = rng.uniform(1, 10, shape)
-        offset[:, 0] = rng.uniform(0.15, 0.45, n) * min(ny, nx) + _EVERYWHERE
-        half[:, 0] = _EVERYWHERE
-        there = rng.random(shape) < [shares["edges"], shares["gaps"], shares["gaps"] / 3]
-        everywhere = rng.random(shape) < 0.6
-        of = rng.random((*shape, bands)) < np.where(everywhere, 1, 0.5)[..., None]
-        return {
-            "strips": np.stack([angle, offset, half], axis=-1),
-            "strip_bands": of & there[..., None],
-        }
-
-    def _uneven(self, rng, sky):
-        """Return residual sky at more nodes, uneven in some of the fields."""
-        if not self.shares["uneven"]:
-            return sky
-        n, bands = sky.shape[:2]
-        nodes = max(2, round(max(self.size) / _CLOUD)) + 1
-        along = np.linspace([1, 0], [0, 1], nodes)
-        height = np.where(rng.random(n) < self.shares["uneven"], 10 ** rng.uniform(-1, 0.3, n), 0)
-        height = height[:, None] * rng.uniform(0.5, 1.5, (n, bands))
-        uneven = rng.standard_normal((n, 1, nodes, nodes))
-        return along @ sky @ along.T + height[..., None, None] * uneven
-
-    def _trails(self, rng, fwhm):
-        """Draw trails, and what runs over from bright stars."""
-        n, bands = fwhm.shape
-        shape = (n, 2)
-        there = (rng.random((n, 1)) < self.shares["trails"]) & (rng.random(shape) < [1, 0.3])
-        lines = [
-            rng.uniform(0, np.pi, shape), rng.uniform(-0.5, 0.5, shape) * min(self.size),
-            fwhm.mean(axis=1, keepdims=True) / 2.355 * rng.uniform(1, 3, shape),
-        ]  # fmt: skip
-        one = np.arange(bands) == rng.integers(bands, size=(*shape, 1))
-        light = 10 ** (
-            rng.uniform(-0.5, 2, shape)[..., None] + 0.1 * rng.normal(size=(*shape, bands))
-        )
-        of = there[..., None] & (one | (rng.random(shape) < 0.5)[..., None])
-        bleeds = np.exp(rng.uniform((-0.7, 2), (1.5, 4.5), shape))
-        bleeds *= rng.random((n, 1)) < self.shares["bleeds"]
-        return {"trails": np.stack(lines, axis=-1), "trail_light": light * of, "bleeds": bleeds}
-
     def _in_front(self, rng, radius, brightness):
         """Draw places around a large galaxy, and peaks of sources there in units of the noise."""
         number = rng.integers(1, _FRONT + 1)
@@ -451,19 +384,6 @@ class FieldStream:
         those.ellipticity[:, 1] = ellipticity
         those.radius[:] = scale * radius[:, None] / [4, 1.678]
         return those
-
-    def _holes(self, rng, present, position):
-        """Draw disks without data at the middle of sources."""
-        n, most = present.shape
-        shape = (n, min(_HOLES, most))
-        of = np.argsort(rng.random((n, most)), axis=1)[:, : shape[1]]
-        there = np.take_along_axis(present, of, axis=1) & (
-            np.arange(shape[1]) < rng.integers(1, _HOLES + 1, n)[:, None]
-        )
-        there &= rng.random((n, 1)) < self.shares["holes"]
-        at = np.take_along_axis(position, of[..., None], axis=1) + rng.normal(0, 0.7, (*shape, 2))
-        radius = np.exp(rng.uniform(np.log(0.5), np.log(4), shape))
-        return np.concatenate([at, np.where(there, radius, -1)[..., None]], axis=2)
 
     def __getitem__(self, number):
         """Return batch ``number``, a `Fields`."""
