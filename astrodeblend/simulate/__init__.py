@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "batched": ["Simulator"],
+        "defects": ["Defects"],
         "field_images": ["Fields", "Light"],
         "fields": ["FieldDraw", "FieldStream", "simulate_fields"],
         "morphology": [

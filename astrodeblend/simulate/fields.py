@@ -145,7 +145,7 @@ class FieldStream:
         density=(10, 120), wider=(1,), magnitudes=(-8.0, 0.0), slope=0.31, close=1 / 3,
         alike=0.0, growth=1.0, psf=(2.0, 8.0), vary=0.1, stars=0.1, large=0.1, bright=0.04,
         gaps=0.2, edges=0.1, correlated=0.5, counted=0.0, residual=0.5, front=0.0,
-        thin=0.0, holes=0.0, trails=0.0, uneven=0.0, bleeds=0.0, device="cpu",
+        trails=0.0, uneven=0.0, bleeds=0.0, thin=0.0, holes=0.0, device="cpu",
     ):  # fmt: skip
         self.size = tuple(np.broadcast_to(size, 2).tolist())
         if min(self.size) < 16:
