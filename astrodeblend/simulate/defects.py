@@ -103,7 +103,9 @@ class Defects:
         ----------
         star : numpy.ndarray
             Shape (n, 2): x and y of the bright star in pixels; NaN for none.
-        size, device
+        size : (int, int)
+            As for `sky_of`.
+        device : torch.device
             As for `sky_of`.
         """
         numbers = np.concatenate([star, self.bleeds], axis=1).astype(np.float32)
@@ -116,7 +118,9 @@ class Defects:
 
         Parameters
         ----------
-        size, device
+        size : (int, int)
+            As for `sky_of`.
+        device : torch.device
             As for `sky_of`.
         """
         angle, offset, half = torch.as_tensor(self.strips, device=device)[..., None, None].unbind(2)
