@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import KDTree
 from torch.nn import functional as F
 
 from astrodeblend.networks import (
@@ -89,7 +90,7 @@ def take_apart(
     given = np.reshape([] if positions is None else np.asarray(positions, float), (-1, 2))
     finds = len(given) < 2
     # Rows of x, y, probability, size and scale, the last three of given positions filled in later.
-    known, small = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan), []
+    known, small = np.pad(given, [(0, 0), (0, 3)], constant_values=np.nan), np.empty((0, 5))
     with inference.arithmetic():
         for times in _COARSER if min(shape) >= 16 * _COARSER[0] else ():
             maps = _maps(inference, *_coarser(values, psf, correlation, times))
@@ -99,7 +100,7 @@ def take_apart(
                 found[:, :2] = np.clip(found[:, :2], 0, np.array(shape[::-1]) - 1)
                 large = found[:, 3] >= times * _LARGE
                 known = np.concatenate([known, found[large]])
-                small.extend(found[~large])
+                small = np.concatenate([small, found[~large]])
         rows, sources, pixels = _look(inference, values, psf, known, finds=finds, watch=watch)
         _raise(rows[len(known) :], small)
         certain = np.append(np.ones(len(given)), rows[len(given) :, 2])
@@ -249,11 +250,9 @@ def _read(rows, maps, calibration, times):
 
 def _raise(rows, others):
     """Raise the probabilities of sources to those of the same ones on coarser pixels."""
-    for *place, chance, size, _ in others if len(rows) else ():
-        apart = np.hypot(*(rows[:, :2] - place).T)
-        nearest = apart.argmin()
-        if apart[nearest] <= max(2.0, size / 4):
-            rows[nearest, 2] = max(rows[nearest, 2], chance)
+    apart, nearest = KDTree(rows[:, :2]).query(others[:, :2])
+    same = apart <= np.maximum(2.0, others[:, 3] / 4)
+    np.maximum.at(rows[:, 2], nearest[same], others[same, 2])
 
 
 def _chosen(rows, given, large, values, least):
