@@ -160,8 +160,7 @@ class FieldNet(BandUNet):
         Shape (2,), as `centre_probability` takes it.
     """
 
-    # layers that estimate errors, of which light does not depend, and those that split the light;
-    # all others see it and find sources
+    # layers that estimate errors, on which light does not depend; and with them all that split it
     errors = ("std_query", "log_std", "flux_query", "flux_sums", "flux_told", "log_flux_std")
     splitting = (
         "key", "nobody", "query", "shape", "place", "neighbour", "requery", "reshape", *errors,
