@@ -100,6 +100,19 @@ def test_the_truth_costs_least(fields):
     assert wrong["total"] > 0.01
     assert wrong["pixel"] > 0.3
     assert wrong["flux"] > 0.3
+    assert wrong["share"] > right["share"] > 0  # of overlapping sources it is their entropy
+
+
+@pytest.mark.parametrize("logit", [-15.0, -1.0, 0.5, 6.0])
+def test_shares_learn_even_where_there_is_no_light(logit):
+    """The gradient of the cross-entropy is the share less the right one; it is least there."""
+    logit = torch.tensor([logit], dtype=torch.float64, requires_grad=True)
+    losses._cross_entropy(logit.sigmoid(), 0.7).backward()
+    assert logit.grad.item() == pytest.approx(logit.sigmoid().item() - 0.7, abs=1e-6)
+    shares = torch.linspace(0, 1, 101)
+    assert losses._cross_entropy(shares, 0.7).argmin() == 70
+    assert losses._cross_entropy(shares, 0.0).argmin() == 0
+    assert losses._cross_entropy(shares, 1.0).isfinite().all()
 
 
 def test_an_error_is_that_of_two_thirds():
@@ -234,6 +247,51 @@ def test_only_some_layers_are_trained(tmp_path, only, some):
     }
     assert some <= changed <= set(getattr(after, only))
     assert set(after.errors) < set(after.splitting) < {name for name, _ in after.named_children()}
+
+
+TOGETHER = """
+import sys
+
+import torch
+import torch.distributed as dist
+
+import astrodeblend.training.fields as module
+from astrodeblend.training import FieldConfig
+
+average, met = module._average, []
+
+
+def recorded(parameters, world):
+    before = [p.detach().clone() for p in parameters]
+    average(parameters, world)
+    met.append((before, [p.detach().clone() for p in parameters]))
+
+
+module._average, module._APART = recorded, 2
+config = FieldConfig(
+    network={network}, surveys=("lsst",), sizes=(32,), bands={{1: 1.0}}, batch=1, blocks=7,
+    warmup=1, options={few},
+)
+module.train_fields(config, sys.argv[1], judge=0, device="cpu")
+torch.save(met, sys.argv[1] + f"/met{{dist.get_rank()}}.pt")
+"""
+
+
+def test_two_processes_average_what_they_learn(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TOGETHER.format(network=TINY, few=FEW))
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*runner, script, tmp_path / "two"], capture_output=True, text=True,
+                          timeout=240)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / "two" / f"met{k}.pt") for k in range(2))
+    assert len(one) == len(other) == 3  # at steps 0, 2 and 4, of two blocks each
+    for step, ((mine, after), (its, same)) in enumerate(zip(one, other, strict=True)):
+        for a, b, mean, again in zip(mine, its, after, same, strict=True):
+            torch.testing.assert_close(mean, (a + b) / 2)
+            assert torch.equal(mean, again)
+        assert any((a != b).any() for a, b in zip(mine, its, strict=True)) == (step > 0)
+    assert load_model(tmp_path / "two" / "model.safetensors")[1].training["blocks"] == 8
 
 
 def test_a_share_of_the_fields_is_as_observed(tmp_path, monkeypatch):

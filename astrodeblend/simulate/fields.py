@@ -131,7 +131,7 @@ class FieldStream:
     bleeds : float, optional
         Share of bright stars whose light runs over along y.
     thin : float, optional
-        Share of fields with up to three thin disks of a half-light radius of 2 to 20 pixels along
+        Share of fields with up to three thin disks of a half-light radius of 2 to 40 pixels along
         the major axis, 1 to 300 times as bright as the noise, two thirds of them without a bulge.
     holes : float, optional
         Share of fields with up to five sources whose middle has no data, in disks of radius 0.5 to
@@ -372,7 +372,7 @@ class FieldStream:
 
     def _thin(self, rng, number, noise, scale, wavelength):
         """Draw thin disks."""
-        radius = np.exp(rng.uniform(np.log(2), np.log(20), number))
+        radius = np.exp(rng.uniform(np.log(2), np.log(40), number))
         ellipticity = rng.uniform(0.5, 0.85, number)
         area = 2 * np.pi * radius**2 * (1 - ellipticity) / (1 + ellipticity)
         flux = noise * area * 10 ** rng.uniform(0, 2.5, number)

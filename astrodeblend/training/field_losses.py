@@ -27,6 +27,7 @@ _WIDE = 8.0  # a source's half-light radius over the reach of pixels that learn 
 _WITHIN = 0.683  # share of fluxes within their errors
 _NOTHING = 6.0  # units of the sky noise: noise limit of false sources
 _EXACT = 0.02  # relative tolerance of light and flux
+_FAIR = 5.0  # signal to noise at which a source's shares have half of their weight
 _HOPELESS = 10.0  # error, in tolerances, beyond which the loss grows as its logarithm
 
 
@@ -182,7 +183,7 @@ def field_losses(network, fields, seed, *, autocast, asked=1):
         question = ask(fields, asked * seed + k)
         question = _with_found(question, fields, maps, network.calibration)
         windows = network.windows(seen, question.positions, question.present, question.sizes)
-        for name, loss in _splitting_losses(windows, fields, question).items():
+        for name, loss in _splitting_losses(windows, fields, question, seen.total).items():
             losses[name] = losses.get(name, 0) + loss / asked
     return losses
 
@@ -240,13 +241,18 @@ def _total_loss(total, fields):
     return _robust(_DENSE * error).sum() / use.sum().clamp(min=1)
 
 
-def _splitting_losses(windows, fields, question):
-    """Return losses of each source's light, its flux, and its standard deviation."""
+def _splitting_losses(windows, fields, question, total):
+    """Return losses of each source's share, light and flux, and of their standard deviations.
+
+    ``total`` (n, b, y, x) is the light that is shared.
+    """
     bands, height, width = fields.image.shape[1:]
     slots, most = question.present.shape[1], fields.present.shape[1]
     good = F.pad(~(fields.mask | fields.saturated), 4 * (1,))  # with a border of False
     variance = F.pad(fields.variance, 4 * (1,), value=1)
-    sums = {name: fields.image.new_zeros(()) for name in ("pixel", "flux", "std", "flux_std")}
+    every, total = (F.pad(each.float(), 4 * (1,)) for each in (fields.light.paint(), total))
+    names = ("share", "pixel", "flux", "std", "flux_std")
+    sums = {name: fields.image.new_zeros(()) for name in names}
     number = judges = 0
     for source, corner, (light, std, flux_std) in windows:
         field, slot = source // slots, source % slots
@@ -261,19 +267,27 @@ def _splitting_losses(windows, fields, question):
         use, noise = good[at], variance[at]
         error = (light.float() - truth) * use
         limit = torch.where(known[:, None], fields.limit[field, which], _NOTHING)
+        flux_of = torch.where(known[:, None], fields.flux[field, which], 0).clamp(min=1e-9)
         large = _weight(question.sizes[field, slot])[:, None]
         here = (use.sum(dim=(2, 3)) > 0) * large
         unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))
         pixel = (error.square() / noise).sum(dim=(2, 3)) / unit
+        # the cross-entropy has a gradient for a source that gets nothing, too
+        right = (truth / every[at].clamp(min=1e-9)).clamp(0, 1)
+        share = light.float() / total[at].clamp(min=1e-9)
+        part = _cross_entropy(share, right) * truth * use
+        part = part.sum(dim=(2, 3)) / (truth * use).sum(dim=(2, 3)).clamp(min=1e-9)
+        significance = known[:, None] / (1 + (_FAIR * limit / flux_of).square())
         unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()
-        total = error.sum(dim=(2, 3))
-        flux = total.square() / unit
+        off = error.sum(dim=(2, 3))
+        flux = off.square() / unit
         # of positions as they are found: those that are drawn have larger errors
         judged = here * (known & question.found[field])[:, None] / large
-        expects = interval_loss(total.detach(), flux_std)
+        expects = interval_loss(off.detach(), flux_std)
         sums["flux_std"] = sums["flux_std"] + (expects * judged).sum()
         judges = judges + judged.sum()
         expected = std_loss(light.float() * use, torch.where(use, std.float(), 1), truth * use)
+        sums["share"] = sums["share"] + (part * significance * here).sum()
         for name, loss in (("pixel", pixel), ("flux", flux)):
             sums[name] = sums[name] + (_robust(loss) * here).sum()
         sums["std"] = sums["std"] + expected * here.sum()
@@ -301,6 +315,12 @@ def interval_loss(error, std):
     """
     off = (error.abs() + 0.01).log() - std.log()
     return torch.where(off > 0, _WITHIN, _WITHIN - 1) * off
+
+
+def _cross_entropy(share, right):
+    """Return the cross-entropy of shares of the light and the right ones."""
+    share = share.clamp(1e-9, 1 - 1e-6)
+    return -(right * share.log() + (1 - right) * (-share).log1p())
 
 
 def _robust(square):

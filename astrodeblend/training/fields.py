@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from ..networks import build
@@ -23,13 +24,13 @@ from ..weights import Card, save_model
 from .field_losses import field_losses
 from .field_scores import calibrate, score_fields, table
 from .loop import _interruptible, _plain, _update_average
-from .run import load_checkpoint, load_parent, save_checkpoint
+from .run import load_checkpoint, load_parent, processes, save_checkpoint
 
 __all__ = ["train_fields"]
 
 _WEIGHTS = {
-    "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2, "std": 0.1,
-    "flux_std": 0.1,
+    "share": 3.0, "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2,
+    "std": 0.1, "flux_std": 0.1,
 }  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
@@ -37,6 +38,7 @@ _MOST = 16  # largest number of blocks in an update: more updates help more than
 _OBSERVED = {"psf": None, "residual": 0.1}
 _CHECKPOINT = 120.0  # seconds between checkpoints
 _USES = 2  # updates with the same noiseless light, each with new noise
+_APART = 64  # updates after which processes average their parameters
 _AHEAD = 2  # draws rendered in advance
 
 
@@ -45,6 +47,9 @@ def train_fields(
     minutes=math.inf, state=None, judge=8, device=None, log=print,
 ):  # fmt: skip
     """Train a network on fields of galaxies.
+
+    Processes that ``torchrun`` starts each make their own fields, and average their parameters
+    every 64 updates.
 
     Parameters
     ----------
@@ -76,9 +81,24 @@ def train_fields(
     pathlib.Path
         The model's weight file.
     """
+    with processes(device) as (rank, world, device):
+        return _train(
+            config, Path(out), rank, world, device, log if rank == 0 else _silent,
+            galaxies=galaxies, judged_by=judged_by, start=start, resume=resume, minutes=minutes,
+            state=state, judge=judge if rank == 0 else 0,
+        )  # fmt: skip
+
+
+def _silent(line):
+    """Log nothing."""
+
+
+def _train(
+    config, out, rank, world, device, log, *, galaxies, judged_by, start, resume, minutes, state,
+    judge,
+):  # fmt: skip
+    """Train as `train_fields`, as one of ``world`` processes."""
     began = time.monotonic()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     state = Path(state or out / "state.safetensors")
     if state.exists() and not resume:
@@ -129,6 +149,8 @@ def train_fields(
         return scores
 
     def save():
+        if rank > 0:
+            return
         card = Card(
             name=out.resolve().name, description="finds and splits the sources of a field",
             network={}, bands=(), modes=("sum",), recipe="survey", scaling="noise",
@@ -147,31 +169,37 @@ def train_fields(
     if device.type == "cuda":  # only a GPU works in parallel
         workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
     drawn = DataLoader(
-        _Draws(streams, config), sampler=itertools.count(step // _USES), batch_size=None,
-        **workers,
+        _Draws(streams, config, world), batch_size=None,
+        sampler=itertools.count(step // _USES * world + rank, world), **workers,
     )  # fmt: skip
-    log(f"{batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
+    log(f"{world} x {batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
     reserve = 60 * min(minutes, 1) if judge else 2  # seconds for the end of the run
     ran = time.monotonic()
-    record = (out / "log.txt").open("a")
+    record = (out / "log.txt").open("a") if rank == 0 else nullcontext()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    apart = 1 if world == 1 else _APART
     sums, last = {}, ran
     rendered = _ahead(drawn, streams, device)
     for _ in range(step % _USES):  # used before the run stopped
         next(rendered)
     with _interruptible() as interrupted, record, closing(rendered):
         for fields in rendered:
-            now = time.monotonic()
-            passed = (now - began) / max(1e-9, 60 * minutes - reserve)
+            passed = (time.monotonic() - began) / max(1e-9, 60 * minutes - reserve)
             done = max(blocks / config.blocks, passed if math.isfinite(minutes) else 0)
-            if done >= 1 or interrupted(1, device):
-                break
+            if step % apart == 0:
+                _average(trained, world)
+                done = _first(done, world, device)
+                if done >= 1 or interrupted(world, device):
+                    break
+            done = min(done, 1)
             rate = min(1, (blocks + 1) / max(1, config.warmup)) * min(1, (1 - done) / config.decay)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
+            number = len(fields)
             try:
                 losses = field_losses(
-                    network, fields, config.seed * 1_000_003 + step, autocast=autocast,
-                    asked=config.asked,
+                    network, fields, config.seed * 1_000_003 + step * world + rank,
+                    autocast=autocast, asked=config.asked,
                 )  # fmt: skip
                 total = sum(_WEIGHTS[name] * value for name, value in losses.items())
                 optimizer.zero_grad(set_to_none=True)
@@ -180,16 +208,15 @@ def train_fields(
             except torch.OutOfMemoryError:  # one crowded batch does not end the run
                 log(f"out of memory at step {step}: batch skipped")
                 optimizer.zero_grad(set_to_none=True)
-                fields = total = losses = None
+                fields = total = None
+                losses = {}
                 torch.cuda.empty_cache()
-                step += 1
-                continue
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
             losses["gradient"] = norm
             if torch.isfinite(norm):
                 optimizer.step()
                 _update_average(average, network, config.average, step)
-            step, blocks = step + 1, blocks + len(fields)
+            step, blocks = step + 1, blocks + number * world
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach()
             sums["n"] = sums.get("n", 0) + 1
@@ -198,7 +225,8 @@ def train_fields(
                 line = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
                 line = f"{step}, {blocks} blocks, {time.monotonic() - began:.0f} s, {line}"
                 log(line)
-                print(line, file=record, flush=True)
+                if rank == 0:
+                    print(line, file=record, flush=True)
                 sums = {}
             if time.monotonic() - last > _CHECKPOINT:
                 save()
@@ -212,35 +240,53 @@ def train_fields(
         calibrate(average, some, autocast)
         save()
         scores["end"] = judged(average)
-    (out / "scores.json").write_text(json.dumps(scores, indent=1))
+    if rank == 0:
+        (out / "scores.json").write_text(json.dumps(scores, indent=1))
     return out / "model.safetensors"
+
+
+@torch.no_grad()
+def _average(parameters, world):
+    """Average parameters over processes."""
+    if world == 1:
+        return
+    mean = torch.cat([p.flatten() for p in parameters]) / world
+    dist.all_reduce(mean)
+    for p, part in zip(parameters, mean.split([p.numel() for p in parameters]), strict=True):
+        p.copy_(part.view(p.shape))
+
+
+def _first(value, world, device):
+    """Return a number of the first process."""
+    value = torch.tensor(float(value), device=device)
+    if world > 1:
+        dist.broadcast(value, 0)
+    return float(value)
 
 
 class _Draws:
     """Random numbers of updates: which stream, and its fields' draws."""
 
-    def __init__(self, streams, config):
-        self.streams, self.config = streams, config
+    def __init__(self, streams, config, world):
+        self.streams, self.config, self.world = streams, config, world
 
     def __getitem__(self, number):
-        rng = np.random.default_rng([self.config.seed, number])
+        rng = np.random.default_rng([self.config.seed, number // self.world])
         size = self.config.sizes[rng.integers(len(self.config.sizes))]
         observed = bool(rng.random() < self.config.observed)
         return size, observed, self.streams[size, observed].draw(number)
 
 
 def _ahead(drawn, streams, device):
-    """Yield the fields of each update; a GPU renders them during the updates before."""
-    if device.type != "cuda":
-        for *which, draw in drawn:
-            yield from _rendered(streams[*which], draw)
-        return
-    stream, waiting = torch.cuda.Stream(device), deque()
+    """Yield the fields of each update; those of later ones are rendered in the meantime."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    waiting = deque()
 
     def render(size, observed, draw):
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):  # does nothing for None
             fields = list(_rendered(streams[size, observed], draw))
-            stream.synchronize()
+            if stream is not None:
+                stream.synchronize()
         return fields
 
     with ThreadPoolExecutor(1) as thread:
@@ -248,8 +294,8 @@ def _ahead(drawn, streams, device):
             waiting.append(thread.submit(render, *each))
             if len(waiting) > _AHEAD:
                 yield from waiting.popleft().result()
-                # Their memory must be free before it is given to the next ones.
-                torch.cuda.current_stream(device).synchronize()
+                if stream is not None:  # their memory must be free before it is given to others
+                    torch.cuda.current_stream(device).synchronize()
 
 
 def _rendered(stream, draw):
