@@ -1,6 +1,6 @@
 """Train the network for fields in a given time.
 
-    python examples/train_fields.py pack data.npz galaxies.npz large.npz val.npz val_large.npz
+    python examples/train_fields.py pack data.npz galaxies.npz large.npz
     python examples/train_fields.py run OUT --data data.npz --start MODEL.safetensors --minutes 10
 
 The first command packs real galaxies, cut out of pictures as cut_galaxies and cut_large_galaxies
@@ -20,7 +20,7 @@ import numpy as np
 from astrodeblend.simulate import Morphologies, draw_spirals
 from astrodeblend.training import FieldConfig, train_fields
 
-SETS = ("galaxies", "large", "val", "val_large")
+SETS = ("galaxies", "large")
 SPIRALS = 600  # drawn ones beside the real large galaxies, whose arms are not as sharp
 
 
@@ -84,7 +84,7 @@ def main():
     commands = parser.add_subparsers(required=True, dest="command")
     packing = commands.add_parser("pack", help="pack galaxies into one file")
     packing.add_argument("out")
-    packing.add_argument("sources", nargs=4, metavar=" ".join(SETS))
+    packing.add_argument("sources", nargs=2, metavar=SETS)
     packing.add_argument("--limit", type=float, default=16, help="MiB")
     run = commands.add_parser("run", help="train")
     run.add_argument("out", help="folder")
@@ -107,7 +107,6 @@ def main():
             )  # fmt: skip
     run.add_argument("--sizes", type=int, nargs="+", default=FieldConfig.sizes)
     run.add_argument("--bfloat16", action="store_const", const=True, help="on a CPU, too")
-    run.add_argument("--judge", type=int, default=8, help="fields to judge it by")
     run.add_argument("--spirals", type=int, default=SPIRALS, help="drawn ones")
     run.add_argument("--device")
     given = parser.parse_args()
@@ -120,8 +119,8 @@ def main():
     large = with_spirals(sets["large"], given.spirals, given.seed)
     train_fields(
         config, given.out, galaxies=(sets["galaxies"], large),
-        judged_by=(sets["val"], sets["val_large"]), start=given.start, state=given.state,
-        resume=given.resume, minutes=given.minutes, judge=given.judge, device=given.device,
+        start=given.start, state=given.state, resume=given.resume, minutes=given.minutes,
+        device=given.device,
     )  # fmt: skip
 
 

@@ -24,8 +24,7 @@ OPTIONS = {
     "isolated_stamps.py": ["", "3"],
     "pinned_set.py": ["GALAXIES", "--few"],
     "train_fields.py": [
-        "run", "out", "--blocks", "1", "--batch", "1", "--sizes", "32", "--judge", "0",
-        "--spirals", "2",
+        "run", "out", "--blocks", "1", "--batch", "1", "--sizes", "32", "--spirals", "2",
     ],
     "real_blends.py": ["GALAXIES", "--number", "1"],
     "three_branches.py": ["GALAXIES", "--steps", "1", "--batch", "2", "--blends", "2"],

@@ -12,8 +12,9 @@ from scipy import ndimage
 from astrodeblend import Deblender, Flag, field_inference
 from astrodeblend.field_inference import overlap, take_apart
 from astrodeblend.inference import Inference
-from astrodeblend.networks import build
+from astrodeblend.networks import UNCALIBRATED, build
 from astrodeblend.score import add_field_calibration
+from astrodeblend.score.calibrating import fitted
 from astrodeblend.simulate import simulate_fields
 from astrodeblend.weights import load_model, read_card, save_model
 
@@ -398,3 +399,12 @@ class TestShippedWeights:
         assert np.isnan(catalog["segment_flux"][left][:, 0]).all()
         assert (catalog["segment_flux"][left][:, 1] > 0).mean() > 0.9
         assert all(Flag(int(flags)) & Flag.MASKED for flags in catalog["flags"][left])
+
+
+def test_probabilities_are_fitted_to_what_is_true():
+    rng = torch.Generator().manual_seed(3)
+    heat = torch.randn(20_000, generator=rng, dtype=torch.float64) * 2
+    chance = (1.7 * heat - 0.6).sigmoid()
+    true = (torch.rand(20_000, generator=rng, dtype=torch.float64) < chance).double()
+    assert fitted(heat, true).tolist() == pytest.approx([1.7, -0.6], abs=0.06)
+    assert fitted(heat[:30], true[:30]).tolist() == list(UNCALIBRATED)  # too few to tell

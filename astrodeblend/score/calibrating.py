@@ -16,8 +16,7 @@ from astrodeblend.inference import Inference
 from astrodeblend.light import LIGHTS
 from astrodeblend.networks import UNCALIBRATED
 from astrodeblend.simulate import SCENE_MODES, SURVEYS, FieldStream, simulate_fields
-from astrodeblend.training.field_losses import shown
-from astrodeblend.training.field_scores import fitted, judged
+from astrodeblend.training.field_losses import FAINT, match, shown, snr
 from astrodeblend.weights import check_model, load_model, save_model, stored_dtype, write_card
 
 from .scenes import draw_scenes, measure_truth, pixel_errors
@@ -211,6 +210,59 @@ def _calibrate(network, card, batches):
             heat.append(torch.from_numpy(answer.probability).logit()[counts])
             true.append(right[counts].double())
     network.calibration.copy_(fitted(torch.cat(heat), torch.cat(true)))
+
+
+def judged(fields, k, at):
+    """Judge detections in a field.
+
+    Parameters
+    ----------
+    fields : astrodeblend.simulate.Fields
+        Fields with known truth.
+    k : int
+        Index of the field.
+    at : torch.Tensor
+        Shape (m, 2): positions of the detections.
+
+    Returns
+    -------
+    which, true, counts : torch.Tensor
+        Shape (m,): indices of sources, -1 for none; whether they are strong enough; whether the
+        detection counts: those of faint sources, or without data, are neither true nor false.
+    """
+    which, ignored = match(fields, k, at), fields.mask[k].all(dim=0)
+    column, row = (
+        at[:, axis].round().long().clamp(0, side - 1)
+        for axis, side in enumerate(ignored.shape[::-1])
+    )
+    true = (which >= 0) & (snr(fields) > FAINT)[k, which]
+    return which, true, ~ignored[row, column] & (true | (which < 0))
+
+
+def fitted(heat, true):
+    """Fit the two numbers of a calibration, by logistic regression.
+
+    Parameters
+    ----------
+    heat, true : torch.Tensor
+        Shape (m,): heat of detections, and 1 for sources, 0 for others.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (2,), as `astrodeblend.networks.centre_probability` takes it; that of no calibration
+        for fewer than 20 sources or others.
+    """
+    fit = torch.tensor(UNCALIBRATED).double()
+    if true.sum() < 20 or (1 - true).sum() < 20:
+        return fit
+    design = torch.stack([heat, torch.ones_like(heat)], dim=1)
+    for _ in range(50):  # Newton's method
+        chance = (design @ fit).sigmoid()
+        weight = chance * (1 - chance)
+        hessian = design.T @ (weight[:, None] * design) + 1e-3 * torch.eye(2)
+        fit = fit + torch.linalg.solve(hessian, design.T @ (true - chance)).clamp(-1, 1)
+    return fit
 
 
 def _field_errors(deblender, fields):

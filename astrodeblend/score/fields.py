@@ -18,7 +18,6 @@ from tqdm import tqdm
 from astrodeblend.plot import in_colour
 from astrodeblend.simulate import get_survey, simulate_fields
 from astrodeblend.training.field_losses import FAINT, match
-from astrodeblend.training.field_scores import CLOSE, EDGES
 
 from . import figures
 from .blends import name_apart, platform_of
@@ -41,6 +40,8 @@ from .report import (
 #: that there is one noise limit; and a residual sky of up to 0.1 of the noise, as surveys leave.
 CONDITIONS = {"close": 0.0, "correlated": 0.0, "residual": 0.1}
 
+#: Edges of classes of signal to noise, and pixels: the distance of neighbours in close pairs.
+EDGES, CLOSE = (5, 10, 20, 100, np.inf), 8.0
 _ALL = (-np.inf, np.inf)
 _BRIGHT = 20  # signal-to-noise ratio of the sources whose flux is judged first
 _SIZES = (0, 3, 4, 6, np.inf)  # edges of classes of half-light radius, in pixels

@@ -9,7 +9,17 @@ from ..networks import HOLE, find_centres
 from ..networks.blocks import draw_spots, sample
 from .losses import std_loss
 
-__all__ = ["FAINT", "Question", "ask", "field_losses", "interval_loss", "match", "shown", "snr"]
+__all__ = [
+    "FAINT",
+    "Question",
+    "ask",
+    "field_losses",
+    "interval_loss",
+    "log_ratio",
+    "match",
+    "shown",
+    "snr",
+]
 
 #: Signal to noise in all bands together below which a source may be missed without loss.
 FAINT = 3.0
@@ -27,7 +37,8 @@ _WIDE = 8.0  # a source's half-light radius over the reach of pixels that learn 
 _WITHIN = 0.683  # share of fluxes within their errors
 _NOTHING = 6.0  # units of the sky noise: noise limit of false sources
 _EXACT = 0.02  # relative tolerance of light and flux
-_FAIR = 5.0  # signal to noise at which a source's shares have half of their weight
+_LEAST = 1e-3  # ratio of light to truth below which sources learn no more from it
+_FAIR = 5.0  # signal to noise at which the ratio of a source's light has half of its weight
 _HOPELESS = 10.0  # error, in tolerances, beyond which the loss grows as its logarithm
 
 
@@ -183,7 +194,7 @@ def field_losses(network, fields, seed, *, autocast, asked=1):
         question = ask(fields, asked * seed + k)
         question = _with_found(question, fields, maps, network.calibration)
         windows = network.windows(seen, question.positions, question.present, question.sizes)
-        for name, loss in _splitting_losses(windows, fields, question, seen.total).items():
+        for name, loss in _splitting_losses(windows, fields, question).items():
             losses[name] = losses.get(name, 0) + loss / asked
     return losses
 
@@ -241,17 +252,13 @@ def _total_loss(total, fields):
     return _robust(_DENSE * error).sum() / use.sum().clamp(min=1)
 
 
-def _splitting_losses(windows, fields, question, total):
-    """Return losses of each source's share, light and flux, and of their standard deviations.
-
-    ``total`` (n, b, y, x) is the light that is shared.
-    """
+def _splitting_losses(windows, fields, question):
+    """Return losses of each source's light, its flux, their ratio, and standard deviations."""
     bands, height, width = fields.image.shape[1:]
     slots, most = question.present.shape[1], fields.present.shape[1]
     good = F.pad(~(fields.mask | fields.saturated), 4 * (1,))  # with a border of False
     variance = F.pad(fields.variance, 4 * (1,), value=1)
-    every, total = (F.pad(each.float(), 4 * (1,)) for each in (fields.light.paint(), total))
-    names = ("share", "pixel", "flux", "std", "flux_std")
+    names = ("ratio", "pixel", "flux", "std", "flux_std")
     sums = {name: fields.image.new_zeros(()) for name in names}
     number = judges = 0
     for source, corner, (light, std, flux_std) in windows:
@@ -272,12 +279,8 @@ def _splitting_losses(windows, fields, question, total):
         here = (use.sum(dim=(2, 3)) > 0) * large
         unit = _GAIN + _EXACT**2 * ((truth * use).square() / noise).sum(dim=(2, 3))
         pixel = (error.square() / noise).sum(dim=(2, 3)) / unit
-        # the cross-entropy has a gradient for a source that gets nothing, too
-        right = (truth / every[at].clamp(min=1e-9)).clamp(0, 1)
-        share = light.float() / total[at].clamp(min=1e-9)
-        part = _cross_entropy(share, right) * truth * use
-        part = part.sum(dim=(2, 3)) / (truth * use).sum(dim=(2, 3)).clamp(min=1e-9)
         significance = known[:, None] / (1 + (_FAIR * limit / flux_of).square())
+        ratio = log_ratio(light.float() * use, truth * use) * significance
         unit = limit.square() + (_EXACT * (truth * use).sum(dim=(2, 3))).square()
         off = error.sum(dim=(2, 3))
         flux = off.square() / unit
@@ -287,7 +290,7 @@ def _splitting_losses(windows, fields, question, total):
         sums["flux_std"] = sums["flux_std"] + (expects * judged).sum()
         judges = judges + judged.sum()
         expected = std_loss(light.float() * use, torch.where(use, std.float(), 1), truth * use)
-        sums["share"] = sums["share"] + (part * significance * here).sum()
+        sums["ratio"] = sums["ratio"] + (ratio * here).sum()
         for name, loss in (("pixel", pixel), ("flux", flux)):
             sums[name] = sums[name] + (_robust(loss) * here).sum()
         sums["std"] = sums["std"] + expected * here.sum()
@@ -317,10 +320,25 @@ def interval_loss(error, std):
     return torch.where(off > 0, _WITHIN, _WITHIN - 1) * off
 
 
-def _cross_entropy(share, right):
-    """Return the cross-entropy of shares of the light and the right ones."""
-    share = share.clamp(1e-9, 1 - 1e-6)
-    return -(right * share.log() + (1 - right) * (-share).log1p())
+def log_ratio(light, truth):
+    """Return the absolute logarithm of the ratio of light to truth, weighted by the truth.
+
+    Its minimum for uncertain light is the median. A source that gets next to nothing of a pixel's
+    light learns from it, where the gradient of its error vanishes.
+
+    Parameters
+    ----------
+    light, truth : torch.Tensor
+        Shape (m, b, y, x).
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (m, b); 0 where there is no true light.
+    """
+    right = truth.square().sum(dim=(2, 3))
+    least = _LEAST * right + 1e-9
+    return ((((light * truth).sum(dim=(2, 3)) + least) / (right + least)).log()).abs()
 
 
 def _robust(square):

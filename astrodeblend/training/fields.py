@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import json
 import math
 import os
 import time
@@ -22,20 +21,20 @@ from ..networks import build
 from ..simulate import FieldStream
 from ..weights import Card, save_model
 from .field_losses import field_losses
-from .field_scores import calibrate, score_fields, table
 from .loop import _interruptible, _plain, _update_average
 from .run import load_checkpoint, load_parent, processes, save_checkpoint
 
 __all__ = ["train_fields"]
 
 _WEIGHTS = {
-    "share": 3.0, "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2,
+    "ratio": 3.0, "pixel": 0.5, "flux": 1.0, "total": 1.0, "heat": 2.0, "offset": 1.0, "size": 0.2,
     "std": 0.1, "flux_std": 0.1,
 }  # fmt: skip
 _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
 #: Parameters of fields as surveys show them.
 _OBSERVED = {"psf": None, "residual": 0.1}
+_LAST = 2.0  # seconds for the end of a run
 _CHECKPOINT = 120.0  # seconds between checkpoints
 _USES = 2  # updates with the same noiseless light, each with new noise
 _APART = 64  # updates after which processes average their parameters
@@ -43,8 +42,8 @@ _AHEAD = 2  # draws rendered in advance
 
 
 def train_fields(
-    config, out, *, galaxies=(None, None), judged_by=(None, None), start=None, resume=False,
-    minutes=math.inf, state=None, judge=8, device=None, log=print,
+    config, out, *, galaxies=(None, None), start=None, resume=False, minutes=math.inf, state=None,
+    device=None, log=print,
 ):  # fmt: skip
     """Train a network on fields of galaxies.
 
@@ -56,10 +55,10 @@ def train_fields(
     config : FieldConfig
         Configuration of the run.
     out : str or path-like
-        Folder for ``model.safetensors`` with its card, ``log.txt`` and ``scores.json``; the model
-        is written every two minutes, on SIGTERM and at the end.
-    galaxies, judged_by : tuple of (Morphologies or None), optional
-        Small and large galaxies for training, and for validation.
+        Folder for ``model.safetensors`` with its card, and ``log.txt``; the model is written every
+        two minutes, on SIGTERM and at the end.
+    galaxies : tuple of (Morphologies or None), optional
+        Small and large galaxies.
     start : str or path-like, optional
         A model to start from, with the same network.
     resume : bool, optional
@@ -69,8 +68,6 @@ def train_fields(
     state : str or path-like, optional
         File with the state of the run, in full precision. Default: ``state.safetensors`` in
         ``out``.
-    judge : int, optional
-        Number of fields for validation, at the start and at the end; 0 for none.
     device : str or torch.device, optional
         Device of the network. Default: a GPU if there is one.
     log : callable, optional
@@ -84,8 +81,7 @@ def train_fields(
     with processes(device) as (rank, world, device):
         return _train(
             config, Path(out), rank, world, device, log if rank == 0 else _silent,
-            galaxies=galaxies, judged_by=judged_by, start=start, resume=resume, minutes=minutes,
-            state=state, judge=judge if rank == 0 else 0,
+            galaxies=galaxies, start=start, resume=resume, minutes=minutes, state=state,
         )  # fmt: skip
 
 
@@ -93,10 +89,7 @@ def _silent(line):
     """Log nothing."""
 
 
-def _train(
-    config, out, rank, world, device, log, *, galaxies, judged_by, start, resume, minutes, state,
-    judge,
-):  # fmt: skip
+def _train(config, out, rank, world, device, log, *, galaxies, start, resume, minutes, state):
     """Train as `train_fields`, as one of ``world`` processes."""
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -134,19 +127,6 @@ def _train(
             config.surveys, *galaxies, batch=number, seed=config.seed + size, size=size,
             bands=config.bands, device=device, **(_OBSERVED if observed else config.options),
         )  # fmt: skip
-    judges = [
-        FieldStream(
-            [survey], *judged_by, batch=1, seed=0, size=256, density=60, psf=None, vary=0,
-            bands=["g", "r", "i"] if survey == "sdss" else ["g", "r", "i", "z"], device=device,
-        )
-        for survey in config.surveys
-    ]  # fmt: skip
-
-    def judged(what):
-        fields = (judges[k % len(judges)][k] for k in range(judge))
-        scores = score_fields(what, fields, autocast, band=1)
-        log(table(scores))
-        return scores
 
     def save():
         if rank > 0:
@@ -162,9 +142,6 @@ def _train(
             state, **parts, step=step, blocks=blocks, parent=parent, config=_plain(config)
         )
 
-    scores = {}
-    if judge and not resume:
-        scores["start"] = judged(average)
     workers = {}
     if device.type == "cuda":  # only a GPU works in parallel
         workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
@@ -173,7 +150,6 @@ def _train(
         sampler=itertools.count(step // _USES * world + rank, world), **workers,
     )  # fmt: skip
     log(f"{world} x {batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
-    reserve = 60 * min(minutes, 1) if judge else 2  # seconds for the end of the run
     ran = time.monotonic()
     record = (out / "log.txt").open("a") if rank == 0 else nullcontext()
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -184,7 +160,7 @@ def _train(
         next(rendered)
     with _interruptible() as interrupted, record, closing(rendered):
         for fields in rendered:
-            passed = (time.monotonic() - began) / max(1e-9, 60 * minutes - reserve)
+            passed = (time.monotonic() - began) / max(1e-9, 60 * minutes - _LAST)
             done = max(blocks / config.blocks, passed if math.isfinite(minutes) else 0)
             if step % apart == 0:
                 _average(trained, world)
@@ -234,14 +210,6 @@ def _train(
     save()
     seconds = time.monotonic() - ran
     log(f"{step} steps, {blocks} blocks, {seconds:.0f} s in the loop")
-    if judge and done >= 1:
-        stream = streams[min(config.sizes), False]
-        some = [stream[10**9 + k] for k in range(max(1, 64 // batch))]
-        calibrate(average, some, autocast)
-        save()
-        scores["end"] = judged(average)
-    if rank == 0:
-        (out / "scores.json").write_text(json.dumps(scores, indent=1))
     return out / "model.safetensors"
 
 
