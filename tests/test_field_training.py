@@ -1,5 +1,6 @@
 """Training on fields: the truth is the simulator's, and a run goes on as if never stopped."""
 
+import math
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
@@ -10,12 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from astrodeblend.networks import UNCALIBRATED, build
+from astrodeblend.networks import UNCALIBRATED, FieldNet, build
 from astrodeblend.simulate import FieldStream
 from astrodeblend.training import FieldConfig, train_fields
 from astrodeblend.training import field_losses as losses
 from astrodeblend.training import fields as module
-from astrodeblend.training.field_losses import ask, field_losses, interval_loss, match, snr
+from astrodeblend.training.field_losses import (
+    ask,
+    field_losses,
+    interval_loss,
+    match,
+    shown,
+    snr,
+)
 from astrodeblend.weights import Card, load_model, save_model
 
 TINY = {"kind": "field", "band_widths": [4, 8], "widths": [8, 8], "attention": 1}
@@ -178,6 +186,7 @@ def configuration(**changes):
         ({"bands": {2.5: 1}}, "bands={2.5: 1}: give whole numbers from 1 up"),
         ({"bands": {2: -1}}, "bands={2: -1}: give chances from 0 up"),
         ({"bfloat16": 1}, "bfloat16=1: give true or false"),
+        ({"observed": 0.7, "pairs": 0.4}, "observed=0.7 with pairs=0.4: give shares whose sum is"),
     ],
 )
 def test_wrong_choices_are_named(change, message):
@@ -193,8 +202,15 @@ def test_a_clip_of_zero_is_none(tmp_path):
     assert all(map(torch.equal, free[0].parameters(), wide[0].parameters()))
 
 
-def test_a_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
-    whole = train_fields(configuration(blocks=8), tmp_path / "whole", device="cpu")
+@pytest.mark.parametrize("only", [None, "splitting"])
+def test_a_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch, only):
+    def run(name, blocks=8, **options):
+        config = configuration(blocks=blocks, only=only)
+        return train_fields(config, tmp_path / name, device="cpu", **options)
+
+    monkeypatch.setattr(module, "_KEPT", 2)
+    monkeypatch.setattr(module, "_AGAIN", 2)
+    whole = run("whole")
     # Stop the other one after some updates, as SIGTERM does.
     steps = []
     real = module._interruptible
@@ -205,14 +221,14 @@ def test_a_run_goes_on_as_if_never_stopped(tmp_path, monkeypatch):
             yield lambda *_: len(steps) >= 3 or steps.append(0)
 
     monkeypatch.setattr(module, "_interruptible", after_three)
-    part = train_fields(configuration(blocks=8), tmp_path / "part", device="cpu")
+    part = run("part")
     assert part.read_bytes() != whole.read_bytes()
     monkeypatch.setattr(module, "_interruptible", real)
     with pytest.raises(FileExistsError, match="holds a run already"):
-        train_fields(configuration(blocks=8), tmp_path / "part", device="cpu")
+        run("part")
     with pytest.raises(ValueError, match="other choices"):
-        train_fields(configuration(blocks=9), tmp_path / "part", resume=True)
-    part = train_fields(configuration(blocks=8), tmp_path / "part", resume=True, device="cpu")
+        run("part", blocks=9, resume=True)
+    part = run("part", resume=True)
     assert part.read_bytes() == whole.read_bytes()
     network, card = load_model(part)
     assert card.scaling == "noise"
@@ -251,6 +267,22 @@ def test_only_some_layers_are_trained(tmp_path, only, some):
     }
     assert some <= changed <= set(getattr(after, only))
     assert set(after.errors) < set(after.splitting) < {name for name, _ in after.named_children()}
+
+
+def test_held_layers_look_once_at_each_block(tmp_path, monkeypatch):
+    looks, real = [], FieldNet.look
+    monkeypatch.setattr(FieldNet, "look", lambda *a, **k: looks.append(0) or real(*a, **k))
+    train_fields(configuration(blocks=33, only="splitting", sizes=(32,)), tmp_path, device="cpu")
+    assert len(looks) == math.ceil(33 / module._AGAIN)
+
+
+def test_what_was_seen_before_has_the_same_losses(fields):
+    torch.manual_seed(1)
+    network = build(**TINY)
+    seen = network.look(*shown(fields))
+    want, got = (field_losses(network, fields, 5, autocast=nullcontext, seen=s)
+                 for s in (None, seen))  # fmt: skip
+    torch.testing.assert_close(got, want)
 
 
 TOGETHER = """
@@ -298,22 +330,27 @@ def test_two_processes_average_what_they_learn(tmp_path):
     assert load_model(tmp_path / "two" / "model.safetensors")[1].training["blocks"] == 8
 
 
-def test_a_share_of_the_fields_is_as_observed(tmp_path, monkeypatch):
+def test_shares_of_the_fields_are_as_observed_and_pairs(tmp_path, monkeypatch):
     drawn = []
 
     class Recorded(FieldStream):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            self.observed = "large" not in options
+            observed = "slope" not in options and "thin" not in options
+            self.recorded = "observed" if observed else options.get("slope")
 
         def draw(self, number):
-            drawn.append(self.observed)
+            drawn.append(self.recorded)
             return super().draw(number)
 
     monkeypatch.setattr(module, "FieldStream", Recorded)
-    train_fields(configuration(blocks=40, observed=0.4, sizes=(32,)), tmp_path, device="cpu")
-    assert len(drawn) >= 20  # each used twice
-    assert 0.1 < np.mean(drawn) < 0.7
+    config = configuration(
+        blocks=60, observed=0.3, pairs=0.3, sizes=(32,), options={**FEW, "thin": 0.1}
+    )
+    train_fields(config, tmp_path, device="cpu")
+    assert len(drawn) >= 30  # each used twice
+    assert set(drawn) == {"observed", 0.0, None}
+    assert all(0.1 < np.mean([d == kind for d in drawn]) < 0.6 for kind in set(drawn))
 
 
 def test_training_needs_no_astropy(tmp_path):

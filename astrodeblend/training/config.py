@@ -241,6 +241,9 @@ class FieldConfig:
     observed: float = choice(0.0,
         "Share of updates whose fields are as surveys show them: their number counts, PSFs and "
         "sizes, without ``options``.", most=1)
+    pairs: float = choice(0.0,
+        "Share of updates whose fields are bright pairs: few sources, most of them with a "
+        "neighbour of like brightness; else ``options``.", most=1)
     batch: int = choice(0,
         "Number of blocks of the largest size per update; smaller blocks in proportion to their "
         "number of pixels. 0: as many as fit in half of the memory of a GPU; 2 without a GPU.")
@@ -259,7 +262,8 @@ class FieldConfig:
         "costs more than to split it.", least=1)
     only: str | None = choice(None,
         "The layers to train, all others held: those that split the light, or those that estimate "
-        "its errors. None: all layers.", among=("splitting", "errors"))
+        "its errors; what the others see of a block is then used in 8 updates. None: all layers.",
+        among=("splitting", "errors"))
     seed: int = choice(1, "Seed of all random numbers.")
     bfloat16: bool | None = choice(None,
         "Whether the arithmetic of the network is bfloat16. None: where the processor multiplies "
@@ -268,3 +272,8 @@ class FieldConfig:
 
     def __post_init__(self):
         check(self)
+        if self.observed + self.pairs > 1:
+            raise ValueError(
+                f"observed={self.observed!r} with pairs={self.pairs!r}: give shares whose sum is "
+                "at most 1"
+            )

@@ -165,7 +165,7 @@ def _with_found(question, fields, maps, calibration):
     return replace(question, positions=positions, sizes=sizes, present=present, truth=truth)
 
 
-def field_losses(network, fields, seed, *, autocast, asked=1):
+def field_losses(network, fields, seed, *, autocast, asked=1, seen=None):
     """Return the losses of a network on fields, by name; each is a number.
 
     Parameters
@@ -180,14 +180,16 @@ def field_losses(network, fields, seed, *, autocast, asked=1):
         Returns the context in which the network runs.
     asked : int, optional
         Sets of positions among which the light is split.
+    seen : Seen, optional
+        What the network's shared layers see of the fields, if they are held.
 
     Returns
     -------
     dict of str to torch.Tensor
     """
-    blend, psf = shown(fields)
-    with autocast():
-        seen = network.look(blend, psf)
+    if seen is None:
+        with autocast():
+            seen = network.look(*shown(fields))
     maps = network.heat(seen)
     losses = _finding_losses(maps, fields) | {"total": _total_loss(seen.total, fields)}
     for k in range(asked):

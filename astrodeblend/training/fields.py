@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from ..networks import build
 from ..simulate import FieldStream
 from ..weights import Card, save_model
-from .field_losses import field_losses
+from .field_losses import field_losses, shown
 from .loop import _interruptible, _plain, _update_average
 from .run import load_checkpoint, load_parent, processes, save_checkpoint
 
@@ -34,11 +34,16 @@ _BYTES = 3000  # bytes of activations per pixel and band
 _MOST = 16  # largest number of blocks in an update: more updates help more than larger ones
 #: Parameters of fields as surveys show them.
 _OBSERVED = {"psf": None, "residual": 0.1}
+#: Parameters of fields of bright pairs, beside those that are the run's.
+_PAIRS = {"density": (10, 60), "magnitudes": (-8.0, -2.0), "slope": 0.0, "close": 0.95,
+          "alike": 0.9, "large": 0.1, "bright": 0.0}  # fmt: skip
 _LAST = 2.0  # seconds for the end of a run
 _CHECKPOINT = 120.0  # seconds between checkpoints
 _USES = 2  # updates with the same noiseless light, each with new noise
 _APART = 64  # updates after which processes average their parameters
 _AHEAD = 2  # draws rendered in advance
+# Where the shared layers are held: updates with each batch of fields, and batches kept for them
+_AGAIN, _KEPT = 8, 8
 
 
 def train_fields(
@@ -121,11 +126,12 @@ def _train(config, out, rank, world, device, log, *, galaxies, start, resume, mi
     # The fields.
     batch = config.batch or _batch_that_fits(config, device)
     streams = {}
-    for size, observed in itertools.product(config.sizes, {False, config.observed > 0}):
+    kinds = {"": config.options, "observed": _OBSERVED, "pairs": config.options | _PAIRS}
+    for size, kind in itertools.product(config.sizes, kinds):
         number = max(1, round(batch * (max(config.sizes) / size) ** 2))
-        streams[size, observed] = FieldStream(
+        streams[size, kind] = FieldStream(
             config.surveys, *galaxies, batch=number, seed=config.seed + size, size=size,
-            bands=config.bands, device=device, **(_OBSERVED if observed else config.options),
+            bands=config.bands, device=device, **kinds[kind],
         )  # fmt: skip
 
     def save():
@@ -145,9 +151,11 @@ def _train(config, out, rank, world, device, log, *, galaxies, start, resume, mi
     workers = {}
     if device.type == "cuda":  # only a GPU works in parallel
         workers = {"num_workers": min(8, os.cpu_count()), "multiprocessing_context": "fork"}
+    times = 1 if config.only is None else _AGAIN
+    first = max(0, step // times - (_KEPT if config.only else 0))  # of the fields
     drawn = DataLoader(
         _Draws(streams, config, world), batch_size=None,
-        sampler=itertools.count(step // _USES * world + rank, world), **workers,
+        sampler=itertools.count(first // _USES * world + rank, world), **workers,
     )  # fmt: skip
     log(f"{world} x {batch} blocks of {max(config.sizes)} pixels on {device}, from block {blocks}")
     ran = time.monotonic()
@@ -156,10 +164,13 @@ def _train(config, out, rank, world, device, log, *, galaxies, start, resume, mi
     apart = 1 if world == 1 else _APART
     sums, last = {}, ran
     rendered = _ahead(drawn, streams, device)
-    for _ in range(step % _USES):  # used before the run stopped
+    for _ in range(first % _USES):  # used before the run stopped
         next(rendered)
+    looked = ((fields, None) for fields in rendered)
+    if config.only:
+        looked = _again(rendered, first, step, network, autocast)
     with _interruptible() as interrupted, record, closing(rendered):
-        for fields in rendered:
+        for fields, seen in looked:
             passed = (time.monotonic() - began) / max(1e-9, 60 * minutes - _LAST)
             done = max(blocks / config.blocks, passed if math.isfinite(minutes) else 0)
             if step % apart == 0:
@@ -175,7 +186,7 @@ def _train(config, out, rank, world, device, log, *, galaxies, start, resume, mi
             try:
                 losses = field_losses(
                     network, fields, config.seed * 1_000_003 + step * world + rank,
-                    autocast=autocast, asked=config.asked,
+                    autocast=autocast, asked=config.asked, seen=seen,
                 )  # fmt: skip
                 total = sum(_WEIGHTS[name] * value for name, value in losses.items())
                 optimizer.zero_grad(set_to_none=True)
@@ -184,7 +195,7 @@ def _train(config, out, rank, world, device, log, *, galaxies, start, resume, mi
             except torch.OutOfMemoryError:  # one crowded batch does not end the run
                 log(f"out of memory at step {step}: batch skipped")
                 optimizer.zero_grad(set_to_none=True)
-                fields = total = None
+                fields = seen = total = None
                 losses = {}
                 torch.cuda.empty_cache()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
@@ -241,8 +252,9 @@ class _Draws:
     def __getitem__(self, number):
         rng = np.random.default_rng([self.config.seed, number // self.world])
         size = self.config.sizes[rng.integers(len(self.config.sizes))]
-        observed = bool(rng.random() < self.config.observed)
-        return size, observed, self.streams[size, observed].draw(number)
+        kinds, shares = ["observed", "pairs"], [self.config.observed, self.config.pairs]
+        kind = rng.choice([*kinds, ""], p=[*shares, 1 - sum(shares)])
+        return size, kind, self.streams[size, kind].draw(number)
 
 
 def _ahead(drawn, streams, device):
@@ -250,9 +262,9 @@ def _ahead(drawn, streams, device):
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     waiting = deque()
 
-    def render(size, observed, draw):
+    def render(size, kind, draw):
         with torch.cuda.stream(stream):  # does nothing for None
-            fields = list(_rendered(streams[size, observed], draw))
+            fields = list(_rendered(streams[size, kind], draw))
             if stream is not None:
                 stream.synchronize()
         return fields
@@ -266,6 +278,16 @@ def _ahead(drawn, streams, device):
                     torch.cuda.current_stream(device).synchronize()
 
 
+def _again(rendered, first, step, network, autocast):
+    """Yield fields and what shared layers see of them, from an update on, each several times."""
+    kept = deque(maxlen=_KEPT)
+    for number, fields in enumerate(rendered, first):
+        with torch.no_grad(), autocast():
+            kept.append((fields, network.look(*shown(fields))))
+        for update in range(max(step, number * _AGAIN), (number + 1) * _AGAIN):
+            yield kept[np.random.default_rng(update).integers(len(kept))]
+
+
 def _rendered(stream, draw):
     """Yield the fields of a draw with new noise each time: rendering the light takes longest."""
     light, seen = stream.light(draw), draw.seen
@@ -277,5 +299,5 @@ def _rendered(stream, draw):
 def _batch_that_fits(config, device):
     if device.type != "cuda":
         return 2
-    pixels = max(config.sizes) ** 2 * max(config.bands) * _BYTES
+    pixels = max(config.sizes) ** 2 * max(config.bands) * _BYTES * (_KEPT if config.only else 1)
     return int(min(_MOST, max(1, 0.5 * torch.cuda.mem_get_info(device)[0] // pixels)))
