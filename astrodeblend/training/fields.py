@@ -127,7 +127,7 @@ def _train(config, out, rank, world, device, log, *, galaxies, start, resume, mi
     batch = config.batch or _batch_that_fits(config, device)
     streams = {}
     kinds = {"": config.options, "observed": _OBSERVED, "pairs": config.options | _PAIRS}
-    for size, kind in itertools.product(config.sizes, kinds):
+    for size, kind in itertools.product(config.sizes, _shares(config)):
         number = max(1, round(batch * (max(config.sizes) / size) ** 2))
         streams[size, kind] = FieldStream(
             config.surveys, *galaxies, batch=number, seed=config.seed + size, size=size,
@@ -243,6 +243,13 @@ def _first(value, world, device):
     return float(value)
 
 
+def _shares(config):
+    """Return the shares of updates with each kind of fields, without those that have none."""
+    others = {"observed": config.observed, "pairs": config.pairs}
+    shares = {"": 1 - sum(others.values()), **others}
+    return {kind: share for kind, share in shares.items() if share > 0}
+
+
 class _Draws:
     """Random numbers of updates: which stream, and its fields' draws."""
 
@@ -252,8 +259,8 @@ class _Draws:
     def __getitem__(self, number):
         rng = np.random.default_rng([self.config.seed, number // self.world])
         size = self.config.sizes[rng.integers(len(self.config.sizes))]
-        kinds, shares = ["observed", "pairs"], [self.config.observed, self.config.pairs]
-        kind = rng.choice([*kinds, ""], p=[*shares, 1 - sum(shares)])
+        shares = _shares(self.config)
+        kind = rng.choice([*shares], p=[*shares.values()])
         return size, kind, self.streams[size, kind].draw(number)
 
 
